@@ -1,0 +1,100 @@
+//! `/livez`, `/readyz` and `/health`.
+
+use super::json;
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use axum::routing::get;
+use picket_protocol::{BuildInfo, LivezReport, OverallStatus};
+use picket_telemetry::Health;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Instant;
+
+/// What the health routes need.
+#[derive(Clone)]
+pub(crate) struct HealthApi {
+    /// Which build answers.
+    pub(crate) build: BuildInfo,
+    /// The agent's identity.
+    pub(crate) agent_id: String,
+    /// When the process started.
+    pub(crate) started: Instant,
+    /// The checks.
+    pub(crate) health: Arc<Health>,
+    /// Whether it serves.
+    pub(crate) readiness: Readiness,
+}
+
+/// Whether the agent serves: starting, ready, draining.
+#[derive(Clone, Default)]
+pub(crate) struct Readiness(Arc<AtomicU8>);
+
+const READY: u8 = 1;
+const DRAINING: u8 = 2;
+
+impl Readiness {
+    /// The agent serves from now on.
+    pub(crate) fn ready(&self) {
+        self.0.store(READY, Ordering::Relaxed);
+    }
+
+    /// The agent was told to stop.
+    pub(crate) fn draining(&self) {
+        self.0.store(DRAINING, Ordering::Relaxed);
+    }
+
+    fn word(&self) -> &'static str {
+        match self.0.load(Ordering::Relaxed) {
+            READY => "ready",
+            DRAINING => "draining",
+            _ => "starting",
+        }
+    }
+}
+
+impl HealthApi {
+    /// The routes of the health server.
+    pub(crate) fn router(self) -> Router {
+        Router::new()
+            .route("/livez", get(livez))
+            .route("/readyz", get(readyz))
+            .route("/health", get(health))
+            .with_state(self)
+    }
+
+    /// `/health` alone, for the metrics server.
+    pub(crate) fn health_route(self) -> Router {
+        Router::new().route("/health", get(health)).with_state(self)
+    }
+
+    fn uptime(&self) -> u64 {
+        self.started.elapsed().as_secs()
+    }
+}
+
+async fn livez(State(api): State<HealthApi>) -> Response {
+    let report = LivezReport {
+        status: "alive".to_owned(),
+        version: api.build.version.clone(),
+        pid: std::process::id(),
+        uptime_seconds: api.uptime(),
+    };
+    json(StatusCode::OK, &report)
+}
+
+async fn readyz(State(api): State<HealthApi>) -> Response {
+    let word = api.readiness.word();
+    let status = if word == "ready" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    json(status, &serde_json::json!({ "status": word }))
+}
+
+async fn health(State(api): State<HealthApi>) -> Response {
+    let report = api.health.report(&api.build, &api.agent_id, api.uptime());
+    let status = match report.status {
+        OverallStatus::Healthy => StatusCode::OK,
+        OverallStatus::Unhealthy => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    json(status, &report)
+}

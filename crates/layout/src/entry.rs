@@ -1,0 +1,122 @@
+//! The permission table: each place with its kind, owner and mode.
+
+use crate::{Layout, Scope};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// One row of the table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// The place.
+    pub path: PathBuf,
+    /// Folder, file or link.
+    pub kind: Kind,
+    /// Who owns it.
+    pub owner: Owner,
+    /// Its permission bits; 0 for a link, which has none of its own.
+    pub mode: u32,
+    /// What happens to it at uninstall.
+    pub class: Class,
+}
+
+/// What stands at a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// A folder.
+    Dir,
+    /// A file.
+    File,
+    /// A symbolic link.
+    Link,
+}
+
+/// The owner of a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    /// The user.
+    pub user: Account,
+    /// The group.
+    pub group: Account,
+}
+
+/// An account, resolved when it is applied. Outside a system installation both are the caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Account {
+    /// `root`.
+    Root,
+    /// [`crate::SERVICE_USER`].
+    Service,
+}
+
+/// What uninstall does with a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Class {
+    /// Removed.
+    Program,
+    /// Removed; a reboot would do the same.
+    Runtime,
+    /// Kept, unless `--purge`.
+    Data,
+    /// A folder of the system that we may have had to create (`/usr/local/lib/systemd/system`): removed only if we
+    /// made it and it is empty.
+    Shared,
+}
+
+const ROOT: Owner = Owner { user: Account::Root, group: Account::Root };
+const SERVICE: Owner = Owner { user: Account::Service, group: Account::Service };
+const ROOT_FOR_SERVICE: Owner = Owner { user: Account::Root, group: Account::Service };
+
+fn row(path: impl Into<PathBuf>, kind: Kind, owner: Owner, mode: u32, class: Class) -> Entry {
+    Entry { path: path.into(), kind, owner, mode, class }
+}
+
+impl Layout {
+    /// The fixed folders and links of an installation, parents before children. Files are in [`Layout::file_entry`];
+    /// versions come and go and follow [`Layout::version_mode`].
+    pub fn entries(&self) -> Vec<Entry> {
+        use Class::{Data, Program, Runtime, Shared};
+        use Kind::{Dir, Link};
+        vec![
+            row(self.program_dir(), Dir, ROOT, 0o755, Program),
+            row(self.versions_dir(), Dir, ROOT, 0o755, Program),
+            row(self.bin_link().parent().unwrap_or(Path::new("/")), Dir, ROOT, 0o755, Shared),
+            row(self.unit_dir(), Dir, ROOT, 0o755, Shared),
+            row(self.config_dir(), Dir, ROOT_FOR_SERVICE, 0o750, Data),
+            row(self.config_dir().join("health.d"), Dir, ROOT_FOR_SERVICE, 0o750, Data),
+            row(self.required_hooks(), Dir, ROOT_FOR_SERVICE, 0o750, Data),
+            row(self.wanted_hooks(), Dir, ROOT_FOR_SERVICE, 0o750, Data),
+            row(self.config_dir().join("update.d"), Dir, ROOT_FOR_SERVICE, 0o750, Data),
+            row(self.busy_hooks(), Dir, ROOT_FOR_SERVICE, 0o750, Data),
+            row(self.state_dir(), Dir, SERVICE, 0o700, Data),
+            row(self.update_dir(), Dir, ROOT, 0o700, Data),
+            row(self.log_dir(), Dir, SERVICE, 0o750, Data),
+            row(self.run_dir(), Dir, SERVICE, 0o750, Runtime),
+            row(self.update_run_dir(), Dir, ROOT, 0o755, Runtime),
+            row(self.current_link(), Link, ROOT, 0, Program),
+            row(self.bin_link(), Link, ROOT, 0, Program),
+        ]
+    }
+
+    /// Owner, mode and class of a file the installer or the updater makes at `path`.
+    pub fn file_entry(&self, path: &Path) -> Entry {
+        if path.starts_with(self.config_dir()) {
+            row(path, Kind::File, ROOT_FOR_SERVICE, 0o640, Class::Data)
+        } else if path.starts_with(self.versions_dir()) && path.file_name().is_some_and(|n| n == crate::EXECUTABLE) {
+            row(path, Kind::File, ROOT, 0o755, Class::Program)
+        } else {
+            row(path, Kind::File, ROOT, 0o644, Class::Program)
+        }
+    }
+
+    /// The mode of a version's folder.
+    pub const fn version_mode() -> u32 {
+        0o755
+    }
+
+    /// Whether owners other than the caller are meant: only root can install for the system.
+    pub fn has_service_user(&self) -> bool {
+        matches!(self.scope(), Scope::System)
+    }
+}

@@ -1,0 +1,350 @@
+//! Where everything of an installation lies, who owns it, and with which mode.
+//!
+//! No other crate spells a path of an installation. The system layout (Linux) is
+//!
+//! ```text
+//! /opt/picket/versions/<version>/…   root:root 0755   complete or absent, never writable by the service user
+//! /opt/picket/current                -> versions/<proven version>; what boot starts
+//! /opt/picket/previous               -> the version `update rollback` returns to
+//! /opt/picket/receipt.json           root:root 0644   each thing the installer made
+//! /usr/local/bin/picket              -> ../../../opt/picket/current/picket
+//! /etc/picket/                       root:picket 0750; config.{yaml,json,toml} 0640
+//! /var/lib/picket/                   picket:picket 0700   the agent's state
+//! /var/lib/picket-update/            root:root 0700   trust, journal, downloads: out of the agent's reach
+//! /var/log/picket/                   picket:picket 0750   logs, where no journal takes them
+//! /run/picket/, /run/picket-update/  0750, 0755   sockets and published status, gone at reboot
+//! ```
+//!
+//! `--prefix DIR` is the same tree below `DIR`, owned by the caller; `--user` is the same shape in the folders of the
+//! XDG base directory specification, which the `directories` crate knows.
+
+mod entry;
+mod scope;
+
+pub use entry::{Account, Class, Entry, Kind, Owner};
+pub use scope::Scope;
+
+use directories::BaseDirs;
+use semver::Version;
+use std::path::{Path, PathBuf};
+
+/// The system user that the agent runs as in a system installation.
+pub const SERVICE_USER: &str = "picket";
+/// The executable's file name.
+pub const EXECUTABLE: &str = "picket";
+
+/// The places of one installation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layout {
+    scope: Scope,
+    program: PathBuf,
+    bin: PathBuf,
+    config: PathBuf,
+    state: PathBuf,
+    update: PathBuf,
+    log: PathBuf,
+    run: PathBuf,
+    update_run: PathBuf,
+    units: PathBuf,
+    trial_units: PathBuf,
+}
+
+/// The home folder is not known, so a `--user` installation has no place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoHome;
+
+impl std::fmt::Display for NoHome {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("the home folder is not known: set HOME, or use --prefix DIR")
+    }
+}
+
+impl std::error::Error for NoHome {}
+
+impl Layout {
+    /// The layout of `scope` on this machine.
+    ///
+    /// # Errors
+    /// [`NoHome`] for [`Scope::User`] when there is no home folder.
+    pub fn of(scope: Scope) -> Result<Self, NoHome> {
+        match scope {
+            Scope::System => Ok(Self::rooted(Scope::System, Path::new("/"))),
+            Scope::Prefix(dir) => Ok(Self::rooted(Scope::Prefix(dir.clone()), &dir)),
+            Scope::User => Self::user(),
+        }
+    }
+
+    fn rooted(scope: Scope, root: &Path) -> Self {
+        let at = |path: &str| root.join(path);
+        Self {
+            scope,
+            program: at("opt/picket"),
+            bin: at("usr/local/bin"),
+            config: at("etc/picket"),
+            state: at("var/lib/picket"),
+            update: at("var/lib/picket-update"),
+            log: at("var/log/picket"),
+            run: at("run/picket"),
+            update_run: at("run/picket-update"),
+            // systemd.unit(5), "Unit File Load Path": /etc overrides /run, which overrides /usr/local/lib. So a trial in
+            // /run overrides ours and is gone at reboot, and an administrator's drop-ins in /etc override both.
+            units: at("usr/local/lib/systemd/system"),
+            trial_units: at("run/systemd/system"),
+        }
+    }
+
+    fn user() -> Result<Self, NoHome> {
+        let base = BaseDirs::new().ok_or(NoHome)?;
+        let data = base.data_local_dir();
+        let state = base.state_dir().unwrap_or(data);
+        // Without a login session there is no runtime folder; the state folder is on disk but ours.
+        let run = base.runtime_dir().map_or_else(|| state.join("picket-run"), Path::to_owned);
+        let bin = base.executable_dir().map_or_else(|| base.home_dir().join(".local/bin"), Path::to_owned);
+        Ok(Self {
+            scope: Scope::User,
+            program: data.join("picket"),
+            bin,
+            config: base.config_dir().join("picket"),
+            state: state.join("picket"),
+            update: state.join("picket-update"),
+            log: state.join("picket-log"),
+            run: run.join("picket"),
+            update_run: run.join("picket-update"),
+            // The user manager's load path: ~/.config overrides $XDG_RUNTIME_DIR, which overrides ~/.local/share.
+            units: data.join("systemd/user"),
+            trial_units: run.join("systemd/user"),
+        })
+    }
+
+    /// Which kind of installation this is.
+    pub fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    /// The folder of the program: versions, links, receipt.
+    pub fn program_dir(&self) -> &Path {
+        &self.program
+    }
+
+    /// The folder of all installed versions.
+    pub fn versions_dir(&self) -> PathBuf {
+        self.program.join("versions")
+    }
+
+    /// Where a new version is unpacked before it is complete: on the install volume, so that it can be renamed.
+    pub fn staging_dir(&self) -> PathBuf {
+        self.versions_dir().join(".staging")
+    }
+
+    /// The folder of one version.
+    pub fn version_dir(&self, version: &Version) -> PathBuf {
+        self.versions_dir().join(version.to_string())
+    }
+
+    /// The executable of one version.
+    pub fn version_exe(&self, version: &Version) -> PathBuf {
+        self.version_dir(version).join(EXECUTABLE)
+    }
+
+    /// The link to the proven version: the one switch.
+    pub fn current_link(&self) -> PathBuf {
+        self.program.join("current")
+    }
+
+    /// The link to the version that `update rollback` returns to.
+    pub fn previous_link(&self) -> PathBuf {
+        self.program.join("previous")
+    }
+
+    /// The executable through the `current` link: what units and people start.
+    pub fn current_exe(&self) -> PathBuf {
+        self.current_link().join(EXECUTABLE)
+    }
+
+    /// What a version link holds: a relative path, so that the tree can be moved as one.
+    pub fn link_target(version: &Version) -> PathBuf {
+        Path::new("versions").join(version.to_string())
+    }
+
+    /// The list of each thing the installer made.
+    pub fn receipt(&self) -> PathBuf {
+        self.program.join("receipt.json")
+    }
+
+    /// The link that puts `picket` on people's PATH.
+    pub fn bin_link(&self) -> PathBuf {
+        self.bin.join(EXECUTABLE)
+    }
+
+    /// What [`Layout::bin_link`] holds.
+    pub fn bin_target(&self) -> PathBuf {
+        match self.scope {
+            Scope::User => self.current_exe(),
+            Scope::System | Scope::Prefix(_) => Path::new("../../../opt/picket/current").join(EXECUTABLE),
+        }
+    }
+
+    /// The folder of the configuration.
+    pub fn config_dir(&self) -> &Path {
+        &self.config
+    }
+
+    /// The release root that this installation trusts, as the operator or the build gave it.
+    pub fn release_root(&self) -> PathBuf {
+        self.config.join("release-root.json")
+    }
+
+    /// Health hooks that must pass before a new version is kept.
+    pub fn required_hooks(&self) -> PathBuf {
+        self.config.join("health.d/required")
+    }
+
+    /// Health hooks that are run and reported, but do not decide.
+    pub fn wanted_hooks(&self) -> PathBuf {
+        self.config.join("health.d/wanted")
+    }
+
+    /// Hooks that may ask a scheduled update to wait.
+    pub fn busy_hooks(&self) -> PathBuf {
+        self.config.join("update.d/busy")
+    }
+
+    /// The agent's own state.
+    pub fn state_dir(&self) -> &Path {
+        &self.state
+    }
+
+    /// The lock of the one agent of this installation.
+    pub fn agent_lock(&self) -> PathBuf {
+        self.state.join("agent.lock")
+    }
+
+    /// The format in which the agent last wrote its state: one number.
+    pub fn state_format(&self) -> PathBuf {
+        self.state.join("state-format")
+    }
+
+    /// Where the agent wishes for an update.
+    pub fn wish(&self) -> PathBuf {
+        self.state.join("update-wish")
+    }
+
+    /// The updater's state: trust, journal, downloads.
+    pub fn update_dir(&self) -> &Path {
+        &self.update
+    }
+
+    /// The agent's and the supervisor's log files, where no journal takes them.
+    pub fn log_dir(&self) -> &Path {
+        &self.log
+    }
+
+    /// The agent's sockets and locks of this boot.
+    pub fn run_dir(&self) -> &Path {
+        &self.run
+    }
+
+    /// The control socket of `picket service run`.
+    pub fn supervisor_socket(&self) -> PathBuf {
+        self.run.join("supervisor.sock")
+    }
+
+    /// What the updater publishes for everybody to read: status and progress of this boot.
+    pub fn update_run_dir(&self) -> &Path {
+        &self.update_run
+    }
+
+    /// The updater's published status.
+    pub fn update_status(&self) -> PathBuf {
+        self.update_run.join("status.json")
+    }
+
+    /// The steps of the running or last update of this boot, one JSON object a line.
+    pub fn update_progress(&self) -> PathBuf {
+        self.update_run.join("progress.ndjson")
+    }
+
+    /// Where unit files are installed.
+    pub fn unit_dir(&self) -> &Path {
+        &self.units
+    }
+
+    /// Where a trial overrides them until the next boot.
+    pub fn trial_unit_dir(&self) -> &Path {
+        &self.trial_units
+    }
+
+    /// The installation that the executable at `exe` (links resolved) belongs to: it lies in a `versions` folder of a
+    /// system, prefix or user tree. `None` for a copy that lies elsewhere.
+    pub fn scope_of_executable(exe: &Path) -> Option<Scope> {
+        let versions = exe.parent()?.parent()?;
+        let program = versions.parent()?;
+        if versions.file_name()? != "versions" {
+            return None;
+        }
+        if program == Path::new("/opt/picket") {
+            return Some(Scope::System);
+        }
+        if Self::of(Scope::User).is_ok_and(|user| user.program == program) {
+            return Some(Scope::User);
+        }
+        if program.ends_with("opt/picket") {
+            return Some(Scope::Prefix(program.parent()?.parent()?.to_owned()));
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_has_the_shape_of_the_system() {
+        let system = Layout::of(Scope::System).unwrap();
+        let prefix = Layout::of(Scope::Prefix("/srv/p".into())).unwrap();
+        for (a, b) in system.entries().iter().zip(prefix.entries()) {
+            assert_eq!(Path::new("/srv/p").join(a.path.strip_prefix("/").unwrap()), b.path);
+        }
+        assert_eq!(prefix.current_exe(), Path::new("/srv/p/opt/picket/current/picket"));
+    }
+
+    #[test]
+    fn the_link_on_the_path_leads_to_the_current_executable() {
+        let layout = Layout::of(Scope::System).unwrap();
+        let bin = layout.bin_link();
+        let mut reached = bin.parent().unwrap().to_owned();
+        for part in layout.bin_target().components() {
+            match part {
+                std::path::Component::ParentDir => {
+                    reached.pop();
+                }
+                other => reached.push(other),
+            }
+        }
+        assert_eq!(reached, layout.current_exe());
+    }
+
+    #[test]
+    fn an_executable_knows_the_installation_it_belongs_to() {
+        let scope = |path: &str| Layout::scope_of_executable(Path::new(path));
+        assert_eq!(scope("/opt/picket/versions/1.2.3/picket"), Some(Scope::System));
+        assert_eq!(scope("/srv/p/opt/picket/versions/1.2.3/picket"), Some(Scope::Prefix("/srv/p".into())));
+        assert_eq!(scope("/home/ann/target/release/picket"), None);
+        assert_eq!(scope("/picket"), None);
+    }
+
+    #[test]
+    fn the_updaters_state_is_out_of_the_service_users_reach() {
+        let layout = Layout::of(Scope::System).unwrap();
+        for entry in layout.entries() {
+            let root_only = [layout.program_dir(), layout.update_dir(), layout.unit_dir()]
+                .iter()
+                .any(|d| entry.path.starts_with(d));
+            if root_only {
+                assert_eq!(entry.owner.user, Account::Root, "{}", entry.path.display());
+                assert_eq!(entry.mode & 0o022, 0, "{} is writable by others", entry.path.display());
+            }
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! HTTP over TLS as Picket speaks it: https or loopback, bounded in size and time.
+//!
+//! One TLS stack (rustls) and one provider (ring), chosen in [`provider`] and nowhere else. Every URL is `https`, or
+//! `http` to this very machine; redirects are followed by hand so that this holds for each hop. Certificates are
+//! checked by the platform's verifier against the machine's own authorities; a machine that has none falls back to the
+//! authorities compiled in, and says so.
+//!
+//! No request has a total time limit, because a large file on a slow line is not an error; each has limits on
+//! connecting, on the wait for the answer and on the silence between two reads, and whoever reads a body bounds its
+//! size and may bound its rate.
+
+mod client;
+mod error;
+mod url;
+
+pub use client::{Client, Request, Response, Timeouts, read_error};
+pub use error::TransportError;
+pub use url::{SafeUrl, UrlError};
+
+use std::sync::Arc;
+
+/// The crypto provider of every TLS connection this product makes or takes: a switch of provider is this line.
+pub fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::ring::default_provider())
+}

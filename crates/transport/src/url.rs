@@ -1,0 +1,150 @@
+//! URLs that may be fetched: `https` anywhere, `http` only to this machine.
+
+use http::Uri;
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+/// A URL that passed the rule. Shown without user name, password, query and fragment: those may be secrets.
+#[derive(Clone, PartialEq, Eq)]
+pub struct SafeUrl {
+    uri: Uri,
+}
+
+/// A URL that is not allowed, and why.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UrlError {
+    /// It is not a URL with scheme and host.
+    #[error("{0:?} is not a URL (for example https://releases.example.com/picket)")]
+    Malformed(String),
+    /// Plain http to another machine, or another scheme.
+    #[error("{0} is refused: only https, or http to this machine, is allowed")]
+    Insecure(String),
+    /// It names a user or a password.
+    #[error("a URL must not hold a user name or password")]
+    Credentials,
+}
+
+impl SafeUrl {
+    /// Whether the URL's host is this machine.
+    pub fn is_loopback(&self) -> bool {
+        self.uri.host().is_some_and(is_loopback_host)
+    }
+
+    /// The URL as a request needs it.
+    pub fn as_uri(&self) -> &Uri {
+        &self.uri
+    }
+
+    /// The URL of `path` below this one, as if this one were a folder.
+    ///
+    /// # Errors
+    /// [`UrlError::Malformed`] when `path` has characters a URL cannot hold.
+    pub fn join(&self, path: &str) -> Result<Self, UrlError> {
+        let text = self.uri.to_string();
+        format!("{}/{path}", text.trim_end_matches('/')).parse()
+    }
+
+    /// The URL that a redirect from this one leads to.
+    ///
+    /// # Errors
+    /// When the place is not allowed; RFC 9110 §10.2.2 lets it be absolute or relative.
+    pub fn redirected(&self, location: &str) -> Result<Self, UrlError> {
+        if location.contains("://") {
+            return location.parse();
+        }
+        let authority = self.uri.authority().map_or("", http::uri::Authority::as_str);
+        let scheme = self.uri.scheme_str().unwrap_or("https");
+        if let Some(rest) = location.strip_prefix("//") {
+            return format!("{scheme}://{rest}").parse();
+        }
+        if location.starts_with('/') {
+            return format!("{scheme}://{authority}{location}").parse();
+        }
+        let folder = self.uri.path().rsplit_once('/').map_or("", |(folder, _)| folder);
+        format!("{scheme}://{authority}{folder}/{location}").parse()
+    }
+}
+
+fn is_loopback_host(host: &str) -> bool {
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+impl FromStr for SafeUrl {
+    type Err = UrlError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let malformed = || UrlError::Malformed(text.chars().take(200).filter(|c| !c.is_control()).collect());
+        let uri: Uri = text.parse().map_err(|_| malformed())?;
+        let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else { return Err(malformed()) };
+        if authority.as_str().contains('@') {
+            return Err(UrlError::Credentials);
+        }
+        let url = Self { uri: uri.clone() };
+        match scheme {
+            "https" => Ok(url),
+            "http" if url.is_loopback() => Ok(url),
+            _ => Err(UrlError::Insecure(url.to_string())),
+        }
+    }
+}
+
+impl fmt::Display for SafeUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = self.uri.scheme_str().unwrap_or_default();
+        let authority = self.uri.authority().map_or("", http::uri::Authority::as_str);
+        write!(f, "{scheme}://{authority}{}", self.uri.path())
+    }
+}
+
+impl fmt::Debug for SafeUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SafeUrl({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn url(text: &str) -> SafeUrl {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn only_https_and_loopback_are_allowed() {
+        for allowed in ["https://example.com/x", "http://127.0.0.1:8000/", "http://localhost:1/", "http://[::1]:8000/a"]
+        {
+            assert!(allowed.parse::<SafeUrl>().is_ok(), "{allowed}");
+        }
+        for refused in [
+            "http://example.com/",
+            "http://127.0.0.1.example.com/",
+            "ftp://localhost/",
+            "file:///etc/passwd",
+            "https://user:secret@example.com/",
+            "http://localhost@example.com/",
+            "releases.example.com",
+            "",
+        ] {
+            assert!(refused.parse::<SafeUrl>().is_err(), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_redirect_is_resolved_and_cannot_leave_the_rule() {
+        let from = url("https://a.example/x/y?token=1");
+        assert_eq!(from.redirected("https://b.example/z").unwrap(), url("https://b.example/z"));
+        assert_eq!(from.redirected("/z").unwrap(), url("https://a.example/z"));
+        assert_eq!(from.redirected("z").unwrap(), url("https://a.example/x/z"));
+        assert_eq!(from.redirected("//b.example/z").unwrap(), url("https://b.example/z"));
+        assert!(from.redirected("http://b.example/z").is_err());
+    }
+
+    #[test]
+    fn a_shown_url_keeps_its_query_to_itself() {
+        assert_eq!(url("https://a.example/x?token=secret").to_string(), "https://a.example/x");
+        assert!(!format!("{:?}", url("https://a.example/x?token=secret")).contains("secret"));
+    }
+}

@@ -1,0 +1,29 @@
+//! The words that different versions and lives of Picket share: release documents, health, self-test reports, wishes.
+//!
+//! Two versions of Picket meet on every machine that updates: the proven one judges the new one. What they say to each
+//! other is here and nowhere else, so that it changes only on purpose. Rules for every document in this crate:
+//!
+//! - unknown fields are ignored, so that an older reader survives a newer writer;
+//! - a change that an older reader must not misread raises the document's `schema` number;
+//! - every parser is bounded in size before it looks at a byte.
+
+pub mod build_info;
+pub mod channel;
+pub mod digest;
+pub mod health;
+pub mod self_test;
+pub mod target;
+pub mod update_status;
+pub mod wish;
+
+pub use build_info::BuildInfo;
+pub use channel::{Artifact, Channel, ChannelError, Release, Yank};
+pub use digest::Sha256Digest;
+pub use health::{CheckReport, CheckScope, CheckStatus, HealthReport, LivezReport, OverallStatus, Severity};
+pub use self_test::{SelfTestCheck, SelfTestReport, StateFormat, UnitText};
+pub use target::TargetTriple;
+pub use update_status::{UpdateOutcome, UpdateStatus};
+pub use wish::{Wish, WishError};
+
+/// The product every release document, trusted comment and path is about.
+pub const PRODUCT: &str = "picket";
