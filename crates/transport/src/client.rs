@@ -110,6 +110,13 @@ impl Client {
         Err(TransportError::TooManyRedirects { url: url.clone(), limit: MAX_REDIRECTS })
     }
 
+    /// Gets a small document that comes with any status, as health reports do; follows no redirect.
+    pub fn get_any_status(&self, url: &SafeUrl, max_bytes: u64) -> Result<Vec<u8>, TransportError> {
+        let response = self.send(url, &Request::default())?;
+        Response { status: response.status().as_u16(), etag: None, url: url.clone(), body: response.into_body() }
+            .read(max_bytes)
+    }
+
     fn send(&self, url: &SafeUrl, request: &Request<'_>) -> Result<http::Response<ureq::Body>, TransportError> {
         let mut builder = self.agent.get(url.as_uri().clone());
         // Offsets and hashes are of the bytes as stored; a proxy must not compress them on the way.

@@ -1,0 +1,49 @@
+//! The updater's configuration keys.
+
+use picket_config::{ByteSize, Interval};
+
+picket_config::choice! {
+    /// Which releases the machine takes by itself.
+    pub enum AutoUpdate {
+        /// None: a person or a package manager decides.
+        Off = "off",
+        /// Those that the vendor calls critical.
+        Critical = "critical",
+        /// Every release of the channel.
+        All = "all",
+    }
+}
+
+picket_config::settings! {
+    /// Becoming the next version.
+    pub struct UpdateSettings {
+        /// Where releases are: the address of a release tree (`https://…`, or `http://127.0.0.1…`), or of a GitHub
+        /// repository.
+        pub releases: String = env!("CARGO_PKG_REPOSITORY").to_owned(),
+        /// Which of the vendor's channels this machine follows.
+        pub channel: String = "stable".to_owned(),
+        /// Which releases the daily check applies by itself; the others it only reports.
+        pub auto: AutoUpdate = AutoUpdate::Critical,
+        /// How long a new version may take to become ready before it is rolled back.
+        pub start_deadline: Interval = Interval::seconds(30),
+        /// How long a new version is watched, once it is ready, before it is kept.
+        pub soak: Interval = Interval::seconds(60),
+        /// How much longer to wait when the release server cannot be reached by anyone, so that the new version cannot
+        /// prove that it will be able to take the next update.
+        pub network_patience: Interval = Interval::seconds(600),
+        /// How long a replaced version is kept on disk.
+        pub keep_previous: Interval = Interval::days(7),
+        /// How much space an update must leave free.
+        pub disk_reserve: ByteSize = ByteSize(200 << 20),
+        /// How long a version that failed its trial is not tried again.
+        pub hold_for: Interval = Interval::days(7),
+        /// After how many failed trials a version is not tried again unless it is asked for by name.
+        pub retry_budget: u32 = 3,
+        /// How long hooks that call the machine busy may put off a scheduled update.
+        pub defer_at_most: Interval = Interval::days(7),
+        /// How long one hook may run.
+        pub hook_limit: Interval = Interval::seconds(10),
+        /// How long a download may stand still before it is broken off, to be resumed later.
+        pub stall_limit: Interval = Interval::seconds(30),
+    }
+}

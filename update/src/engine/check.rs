@@ -1,0 +1,162 @@
+//! Looking at the release server: what is there, what may be trusted, what this machine should do about it.
+
+use super::{Engine, EngineError};
+use crate::decide::{Asked, Decision, Facts, decide};
+use crate::held::Hold;
+use crate::state::{self, CheckRecord};
+use crate::trust::client::MetadataSource;
+use crate::trust::{TrustClient, TrustError, TrustStore, Trusted, VerifiedTarget};
+use picket_protocol::channel::CHANNEL_MAX_BYTES;
+use picket_protocol::update_status::{AvailableRelease, LastCheck};
+use picket_protocol::{Artifact, Channel, Release, TargetTriple};
+use semver::Version;
+
+/// A look at the release server that brought a complete, trusted picture.
+#[derive(Debug, Clone)]
+pub struct Checked {
+    /// The trusted metadata.
+    pub trusted: Trusted,
+    /// The signed channel.
+    pub channel: Channel,
+    /// What this machine should do.
+    pub decision: Decision,
+}
+
+/// What a person is told.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Offer {
+    /// Whether there is a release to take.
+    pub update_available: bool,
+    /// The version that runs.
+    pub current: Version,
+    /// The release.
+    pub version: Option<Version>,
+    /// Its notes.
+    pub release_notes: Option<String>,
+    /// Whether the vendor calls it critical.
+    pub critical: Option<bool>,
+    /// Why it is not taken by itself, or why there is none.
+    pub reason: Option<String>,
+}
+
+impl Checked {
+    /// The artifact of `version` for `target`, with what the vendor signed about it.
+    pub fn artifact(&self, version: &Version, target: &TargetTriple) -> Result<(Artifact, VerifiedTarget), TrustError> {
+        let artifact = self.channel.releases.get(version).and_then(|release| release.artifacts.get(target));
+        let artifact =
+            artifact.ok_or_else(|| TrustError::NoArtifact { version: version.clone(), target: target.clone() })?;
+        Ok((artifact.clone(), self.trusted.target(&artifact.path)?))
+    }
+
+    /// What a person is told about it.
+    pub fn offer(&self, current: &Version) -> Offer {
+        let (version, reason) = match &self.decision {
+            Decision::Take { version } => (Some(version), None),
+            Decision::Offer { version, waiting } => (Some(version), Some(waiting.clone())),
+            Decision::Stay { reason } | Decision::Refuse { reason } => (None, Some(reason.clone())),
+        };
+        let release = version.and_then(|version| self.channel.releases.get(version));
+        Offer {
+            update_available: version.is_some(),
+            current: current.clone(),
+            version: version.cloned(),
+            release_notes: release.map(|release| release.notes.clone()),
+            critical: release.map(|release| release.critical),
+            reason,
+        }
+    }
+}
+
+/// Refreshes what is trusted in `store` and fetches the channel document.
+pub(super) fn look(
+    engine: &Engine<'_>,
+    store: &TrustStore,
+    pinned: Option<&[u8]>,
+) -> Result<(Trusted, Channel), TrustError> {
+    let trusted = TrustClient::new(store, &engine.clock).refresh(pinned, engine.server)?;
+    let channel = fetch_channel(engine.server, &trusted, &engine.settings.channel)?;
+    Ok((trusted, channel))
+}
+
+/// Fetches the channel document that `trusted` lists.
+pub fn fetch_channel(server: &crate::fetch::Server, trusted: &Trusted, name: &str) -> Result<Channel, TrustError> {
+    let target = trusted.target(&Channel::target_path(name))?;
+    let limit = target.length.min(CHANNEL_MAX_BYTES);
+    let url = server.location.target(&target.path, &target.sha256).map_err(picket_transport::TransportError::from)?;
+    let bytes = server.optional(&url, limit)?.ok_or_else(|| TrustError::Missing(target.path.clone()))?;
+    trusted.channel(name, &target, &bytes)
+}
+
+/// Fetches and verifies the release metadata into `store`, from whatever root it holds: what a candidate must be able
+/// to do.
+pub fn fetch_metadata(
+    source: &dyn MetadataSource,
+    store: &TrustStore,
+    clock: &crate::clock::Clock,
+) -> Result<Trusted, TrustError> {
+    TrustClient::new(store, clock).refresh(None, source)
+}
+
+impl Engine<'_> {
+    /// Looks at the release server on a person's behalf, and remembers what it saw.
+    ///
+    /// # Errors
+    /// When another updater runs, or the releases cannot be reached or trusted.
+    pub fn check(&self, asked: &Asked) -> Result<Checked, EngineError> {
+        let _lock = Self::lock(self.layout)?;
+        let checked = self.check_locked(asked);
+        state::publish(self.layout, &self.status());
+        checked
+    }
+
+    pub(super) fn check_locked(&self, asked: &Asked) -> Result<Checked, EngineError> {
+        let result = self.look_and_decide(asked);
+        let (error, available) = match &result {
+            Ok(checked) => (None, self.available(checked)?),
+            Err(error) => (Some(error.chain()), None),
+        };
+        let record = CheckRecord { check: LastCheck { at: self.clock.now(), error }, available };
+        state::last_check(self.layout.update_dir()).save(&record)?;
+        result
+    }
+
+    fn look_and_decide(&self, asked: &Asked) -> Result<Checked, EngineError> {
+        let (trusted, channel) = look(self, &self.trust_store(), self.pinned_root.as_deref())?;
+        let decision = self.decide(&trusted, &channel, asked)?;
+        Ok(Checked { trusted, channel, decision })
+    }
+
+    fn decide(&self, trusted: &Trusted, channel: &Channel, asked: &Asked) -> Result<Decision, EngineError> {
+        let current = self.current()?;
+        let pin = state::pin(self.layout.update_dir()).load();
+        let held = self.held()?;
+        let now = self.clock.now();
+        let hold = |_: &Version, release: &Release| -> Option<Hold> {
+            let artifact = release.artifacts.get(&self.build.target)?;
+            let target = trusted.target(&artifact.path).ok()?;
+            held.in_force(&target.sha256, now).cloned()
+        };
+        let facts = Facts {
+            current: &current,
+            channel,
+            target: &self.build.target,
+            pinned: pin.as_ref().map(|pin| &pin.version),
+            auto: self.settings.auto,
+            held: &hold,
+        };
+        Ok(decide(&facts, asked))
+    }
+
+    /// What the status offers: decided as the daily check would, whoever looked.
+    fn available(&self, checked: &Checked) -> Result<Option<AvailableRelease>, EngineError> {
+        let decision = self.decide(&checked.trusted, &checked.channel, &Asked::BySchedule)?;
+        let (version, waiting) = match decision {
+            Decision::Take { version } => (version, None),
+            Decision::Offer { version, waiting } => (version, Some(waiting)),
+            Decision::Stay { .. } | Decision::Refuse { .. } => return Ok(None),
+        };
+        let release = &checked.channel.releases[&version];
+        let (critical, notes) = (release.critical, release.notes.clone());
+        Ok(Some(AvailableRelease { version, critical, notes, waiting }))
+    }
+}

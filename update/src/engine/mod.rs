@@ -1,0 +1,279 @@
+//! The updater at work: one run takes up what was asked, decides, and carries one update through to its end.
+//!
+//! A run is a process that the service manager owns. It holds the updater's lock from the first to the last, begins by
+//! finishing or undoing what an earlier run left, and ends with the status published.
+
+mod check;
+mod error;
+mod prepare;
+mod recover;
+mod settle;
+mod trial;
+
+pub use check::{Checked, Offer};
+pub use error::EngineError;
+
+use crate::clock::Clock;
+use crate::config::UpdateSettings;
+use crate::decide::{Asked, Decision};
+use crate::fetch::Server;
+use crate::gate::Probe;
+use crate::held::{HeldVersions, HoldPolicy};
+use crate::journal::{JOURNAL_SCHEMA, Journal, JournalStore, Kind};
+use crate::machine::Machine;
+use crate::progress::{Event, Progress};
+use crate::request::{Request, Wanted, take_wish};
+use crate::self_test::SelfTests;
+use crate::stage::VersionDirs;
+use crate::state;
+use crate::trust::{TrustClient, TrustStore};
+use picket_durable::{Lock, LockError};
+use picket_layout::Layout;
+use picket_protocol::update_status::{UpdateOutcome, UpdateStatus};
+use picket_protocol::wish::Wish;
+use picket_protocol::{Artifact, BuildInfo, Sha256Digest};
+use semver::Version;
+use std::path::Path;
+use std::sync::atomic::AtomicBool;
+
+/// The updater of one installation, with everything it needs from outside.
+pub struct Engine<'a> {
+    /// Where things are.
+    pub layout: &'a Layout,
+    /// How it is configured.
+    pub settings: &'a UpdateSettings,
+    /// Which build judges: the proven one.
+    pub build: &'a BuildInfo,
+    /// The service manager.
+    pub machine: &'a dyn Machine,
+    /// The agent's health port.
+    pub probe: &'a dyn Probe,
+    /// The release server.
+    pub server: &'a Server,
+    /// The release root that was given at install or built in.
+    pub pinned_root: Option<Vec<u8>>,
+    /// How versions test themselves.
+    pub self_tests: SelfTests,
+    /// Whether this version can use the configuration in a folder.
+    pub config_check: &'a dyn Fn(&Path) -> Result<(), String>,
+    /// The clock.
+    pub clock: Clock,
+    /// Where progress is told.
+    pub progress: &'a Progress,
+    /// Set when the process is told to stop.
+    pub interrupted: &'a AtomicBool,
+}
+
+/// How a run of the updater ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// How its update ended; `None` when there was nothing to do.
+    pub outcome: Option<UpdateOutcome>,
+    /// The version that is proven now.
+    pub version: Option<Version>,
+    /// In words.
+    pub reason: String,
+    /// What to do about it, where there is something.
+    pub hint: Option<String>,
+}
+
+/// What an update is to do.
+struct Plan {
+    kind: Kind,
+    trigger: String,
+    to: Version,
+    sha256: Sha256Digest,
+    artifact: Option<Artifact>,
+    checked: Option<Checked>,
+    /// Whether hooks may put it off.
+    may_defer: bool,
+}
+
+impl Engine<'_> {
+    fn journals(&self) -> JournalStore {
+        JournalStore::new(self.layout.update_dir(), &self.clock)
+    }
+
+    fn versions(&self) -> VersionDirs<'_> {
+        VersionDirs::new(self.layout)
+    }
+
+    fn held(&self) -> Result<HeldVersions, EngineError> {
+        Ok(HeldVersions::load(self.layout.update_dir())?)
+    }
+
+    fn hold_policy(&self) -> HoldPolicy {
+        HoldPolicy { hold_for: self.settings.hold_for.get(), retry_budget: self.settings.retry_budget }
+    }
+
+    fn trust_store(&self) -> TrustStore {
+        TrustStore::new(self.layout.update_dir().join("tuf"))
+    }
+
+    fn current(&self) -> Result<Version, EngineError> {
+        self.versions().current().ok_or_else(|| EngineError::NotInstalled(self.layout.current_link()))
+    }
+
+    /// Takes the updater's lock.
+    ///
+    /// # Errors
+    /// When another updater runs; the caller says so and does not wait.
+    pub fn lock(layout: &Layout) -> Result<Lock, EngineError> {
+        picket_durable::create_dir(layout.update_dir(), 0o700)?;
+        match Lock::acquire(&layout.update_dir().join("lock")) {
+            Ok(lock) => Ok(lock),
+            Err(error @ LockError::Held { .. }) => Err(EngineError::Busy(error)),
+            Err(error) => Err(EngineError::Lock(error)),
+        }
+    }
+
+    /// One run: finishes what was left, takes up a request or a wish, or does the daily check.
+    ///
+    /// # Errors
+    /// Only what kept it from deciding. An update that was tried and failed is a [`Report`].
+    pub fn run(&self) -> Result<Report, EngineError> {
+        let _lock = Self::lock(self.layout)?;
+        let request = Request::take(self.layout.update_dir())?;
+        let id = request.as_ref().map(|request| request.id.clone());
+        self.progress.tell(Event::Started { request: id });
+        let result = self.run_locked(request);
+        let report = match &result {
+            Ok(report) => report.clone(),
+            Err(error) => {
+                Report { outcome: None, version: self.versions().current(), reason: error.chain(), hint: error.hint() }
+            }
+        };
+        state::publish(self.layout, &self.status());
+        self.progress.tell(Event::Finished {
+            outcome: report.outcome,
+            version: report.version,
+            reason: report.reason,
+            hint: report.hint,
+        });
+        result
+    }
+
+    fn run_locked(&self, request: Option<Request>) -> Result<Report, EngineError> {
+        let wish = take_wish(&self.layout.wish())?;
+        if let Some(recovered) = self.recover_locked()? {
+            self.progress.note(format!("an interrupted update was settled first: {}", recovered.reason));
+        }
+        match request {
+            Some(Request { wanted: Wanted::Rollback, by, .. }) => self.rollback(&by),
+            Some(Request { wanted: Wanted::Installed { version }, by, .. }) => self.installed(&version, &by),
+            Some(Request { wanted: Wanted::Apply { version, now }, by, .. }) => {
+                self.follow(&Asked::ByPerson(version), by, !now)
+            }
+            None => match wish {
+                Some(Wish::Latest) => self.follow(&Asked::ByWish(None), "wish".to_owned(), true),
+                Some(Wish::Version(version)) => self.follow(&Asked::ByWish(Some(version)), "wish".to_owned(), true),
+                None => self.follow(&Asked::BySchedule, "schedule".to_owned(), true),
+            },
+        }
+    }
+
+    /// Follows the channel: checks, decides, and updates if that is the decision.
+    fn follow(&self, asked: &Asked, trigger: String, may_defer: bool) -> Result<Report, EngineError> {
+        let checked = self.check_locked(asked)?;
+        let stay = |reason: String| Report { outcome: None, version: self.versions().current(), reason, hint: None };
+        let version = match &checked.decision {
+            Decision::Take { version } => version.clone(),
+            Decision::Stay { reason } => return Ok(stay(reason.clone())),
+            Decision::Offer { version, waiting } => {
+                return Ok(stay(format!("release {version} is available; {waiting}")));
+            }
+            Decision::Refuse { reason } => return Err(EngineError::Refused(reason.clone())),
+        };
+        if *asked == Asked::BySchedule && !self.machine.view()?.state.is_wanted() {
+            return Ok(stay(format!(
+                "release {version} waits: the agent is stopped, so it could not be watched; start it, or apply the \
+                 release with `picket update apply`"
+            )));
+        }
+        let (artifact, target) = checked.artifact(&version, &self.build.target)?;
+        let plan = Plan {
+            kind: Kind::Release,
+            trigger,
+            to: version,
+            sha256: target.sha256,
+            artifact: Some(artifact),
+            checked: Some(checked),
+            may_defer,
+        };
+        self.transact(plan)
+    }
+
+    /// Goes back to the previous version, under the same trial and gate.
+    fn rollback(&self, by: &str) -> Result<Report, EngineError> {
+        let to = self.versions().previous().ok_or(EngineError::NoPrevious)?;
+        let record = self.versions().intact(&to)?;
+        self.transact(Plan {
+            kind: Kind::Rollback,
+            trigger: by.to_owned(),
+            to,
+            sha256: record.source.sha256(),
+            artifact: None,
+            checked: None,
+            may_defer: false,
+        })
+    }
+
+    /// Tries a version that `picket install` put in place.
+    fn installed(&self, version: &Version, by: &str) -> Result<Report, EngineError> {
+        let record = self.versions().intact(version)?;
+        self.transact(Plan {
+            kind: Kind::Installed,
+            trigger: by.to_owned(),
+            to: version.clone(),
+            sha256: record.source.sha256(),
+            artifact: None,
+            checked: None,
+            may_defer: false,
+        })
+    }
+
+    /// Carries one update from its first mark to its last.
+    fn transact(&self, plan: Plan) -> Result<Report, EngineError> {
+        let from = self.current()?;
+        if plan.to == from {
+            let reason = format!("version {from} is the one that runs");
+            return Ok(Report { outcome: None, version: Some(from), reason, hint: None });
+        }
+        if plan.may_defer
+            && let Some(reason) = self.deferred(&plan.to)?
+        {
+            return Ok(Report { outcome: None, version: Some(from), reason, hint: None });
+        }
+        let mut journal = Journal {
+            schema: JOURNAL_SCHEMA,
+            id: uuid::Uuid::now_v7().to_string(),
+            kind: plan.kind,
+            trigger: plan.trigger,
+            from: from.clone(),
+            to: plan.to,
+            sha256: plan.sha256,
+            artifact: plan.artifact,
+            was_wanted: self.machine.view()?.state.is_wanted(),
+            started: self.clock.now(),
+            entries: Vec::new(),
+            units: Vec::new(),
+            baseline: None,
+            evidence: crate::gate::Evidence::default(),
+            verdict: None,
+            outcome: None,
+            reason: String::new(),
+        };
+        self.progress.tell(Event::Update { id: journal.id.clone(), from, to: journal.to.clone() });
+        match self.prepare(&mut journal, plan.checked.as_ref())? {
+            Ok(()) => self.try_out(journal),
+            Err(failure) => self.settle_refused(journal, failure),
+        }
+    }
+
+    /// The status as it is now, with the expiry of what is trusted.
+    pub fn status(&self) -> UpdateStatus {
+        let store = self.trust_store();
+        let trust = TrustClient::new(&store, &self.clock).offline(self.pinned_root.as_deref()).ok();
+        state::derive(self.layout, &self.clock, trust)
+    }
+}

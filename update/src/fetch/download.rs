@@ -1,0 +1,213 @@
+//! One large file, whole or not at all: resumable, capped, watched for stalls and for drips.
+//!
+//! The bytes go to `<sha256>.unverified`; beside it `<sha256>.etag` remembers which version of the file they are of, so
+//! that a later attempt can ask for the rest. The name without `.unverified` is given only by the caller, after every
+//! check. Nothing here trusts the server: the length is the signed one, and one byte more breaks off.
+
+use crate::trust::VerifiedTarget;
+use picket_durable::Context;
+use picket_protocol::Sha256Digest;
+use picket_transport::{Client, Request, Response, SafeUrl, TransportError, read_error};
+use sha2::{Digest, Sha256};
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// A download that brings fewer bytes than this in [`DRIP_WINDOW`] is broken off: somebody may be keeping the line busy.
+/// 1 KiB/s is below any usable line; a 6 MiB release would take 100 minutes.
+const DRIP_BYTES: u64 = 60 << 10;
+/// See [`DRIP_BYTES`].
+const DRIP_WINDOW: Duration = Duration::from_secs(60);
+
+/// A file that is to be downloaded.
+pub struct Download<'a> {
+    /// How to ask.
+    pub client: &'a Client,
+    /// Where it is.
+    pub url: SafeUrl,
+    /// What it must be.
+    pub target: &'a VerifiedTarget,
+    /// The folder for partial files.
+    pub dir: &'a Path,
+    /// Told the bytes that are there and the bytes in all.
+    pub progress: &'a dyn Fn(u64, u64),
+}
+
+/// A download that did not finish.
+#[derive(Debug, thiserror::Error)]
+pub enum DownloadError {
+    /// The server or the network failed; what has arrived is kept for the next attempt.
+    #[error("the download broke off; what has arrived is kept")]
+    Transport(#[from] TransportError),
+    /// It came in too slowly to be honest.
+    #[error("{url}: fewer than {DRIP_BYTES} bytes in {} s; what has arrived is kept", DRIP_WINDOW.as_secs())]
+    Drip {
+        /// Where from.
+        url: SafeUrl,
+    },
+    /// It is not the file that was signed; it was thrown away.
+    #[error(transparent)]
+    Mismatch(#[from] crate::trust::TrustError),
+    /// It could not be written.
+    #[error("the download cannot be written")]
+    File(#[from] picket_durable::Error),
+}
+
+impl Download<'_> {
+    /// Downloads the file, going on where an earlier attempt stopped, and returns the path of the complete bytes: still
+    /// named `.unverified`, of the signed length and hash, and synced.
+    pub fn run(&self) -> Result<PathBuf, DownloadError> {
+        picket_durable::create_dir(self.dir, 0o700)?;
+        let path = self.dir.join(format!("{}.unverified", self.target.sha256));
+        let etag_path = self.dir.join(format!("{}.etag", self.target.sha256));
+        let mut state = Partial::open(&path, self.target.length)?;
+        if state.length < self.target.length {
+            self.receive(&mut state, &path, &etag_path)?;
+        }
+        let sha256 = Sha256Digest::new(state.hasher.finalize().into());
+        if sha256 != self.target.sha256 {
+            // A file that was resumed from another version's bytes is as worthless as a forged one.
+            picket_durable::remove_if_present(&path)?;
+            picket_durable::remove_if_present(&etag_path)?;
+            let detail = format!("SHA-256 {sha256} instead of {}", self.target.sha256);
+            return Err(crate::trust::TrustError::Mismatch { name: self.target.path.clone(), detail }.into());
+        }
+        state.file.sync_all().doing("sync", &path)?;
+        picket_durable::sync_dir(self.dir)?;
+        picket_durable::remove_if_present(&etag_path)?;
+        Ok(path)
+    }
+
+    fn receive(&self, state: &mut Partial, path: &Path, etag_path: &Path) -> Result<(), DownloadError> {
+        let known = picket_durable::read_if_present(etag_path, 512)?.and_then(|bytes| String::from_utf8(bytes).ok());
+        // A weak ETag names a file that means the same, not one that has the same bytes (RFC 9110 §8.8.1).
+        let validator = known.as_deref().filter(|etag| etag.starts_with('"') && state.length > 0);
+        let request = Request { resume: validator.map(|etag| (state.length, etag)), ..Request::default() };
+        let response = self.client.get(&self.url, &request)?;
+        if response.status != 206 {
+            // The server sends the whole file: it changed, or ranges are not its business.
+            state.restart(path)?;
+        }
+        if let Some(etag) = &response.etag {
+            picket_durable::write_atomic(etag_path, etag.as_bytes(), 0o600)?;
+        }
+        self.copy(response, state, path)
+    }
+
+    fn copy(&self, response: Response, state: &mut Partial, path: &Path) -> Result<(), DownloadError> {
+        let url = response.url().clone();
+        let mut body = response.reader();
+        let mut buffer = vec![0; 64 << 10];
+        let mut drip = DripWatch::new(Instant::now(), state.length);
+        (self.progress)(state.length, self.target.length);
+        while state.length < self.target.length {
+            let room = usize::try_from(self.target.length - state.length).unwrap_or(usize::MAX).min(buffer.len());
+            let read = body.read(&mut buffer[..room]).map_err(|e| read_error(&url, e))?;
+            if read == 0 {
+                let reason = format!("it ended after {} of {} bytes", state.length, self.target.length);
+                return Err(TransportError::Broken { url, reason }.into());
+            }
+            state.append(&buffer[..read], path)?;
+            (self.progress)(state.length, self.target.length);
+            if drip.is_too_slow(Instant::now(), state.length) {
+                return Err(DownloadError::Drip { url });
+            }
+        }
+        // One byte more than was signed is an endless-data attack, or another file.
+        if body.read(&mut buffer[..1]).is_ok_and(|more| more > 0) {
+            picket_durable::remove_if_present(path)?;
+            return Err(TransportError::TooLarge { url, limit: self.target.length }.into());
+        }
+        Ok(())
+    }
+}
+
+/// The bytes that are there, with the hash of all of them.
+struct Partial {
+    file: File,
+    length: u64,
+    hasher: Sha256,
+}
+
+impl Partial {
+    /// Opens what an earlier attempt left, or a new file; a file longer than it may be is begun anew.
+    fn open(path: &Path, limit: u64) -> Result<Self, picket_durable::Error> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .doing("open", path)?;
+        let mut partial = Self { file, length: 0, hasher: Sha256::new() };
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            let read = partial.file.read(&mut buffer).doing("read", path)?;
+            if read == 0 {
+                break;
+            }
+            partial.hasher.update(&buffer[..read]);
+            partial.length += read as u64;
+        }
+        if partial.length > limit {
+            partial.restart(path)?;
+        }
+        Ok(partial)
+    }
+
+    fn restart(&mut self, path: &Path) -> Result<(), picket_durable::Error> {
+        use std::io::Seek;
+        self.file.set_len(0).doing("empty", path)?;
+        self.file.rewind().doing("rewind", path)?;
+        self.length = 0;
+        self.hasher = Sha256::new();
+        Ok(())
+    }
+
+    fn append(&mut self, bytes: &[u8], path: &Path) -> Result<(), picket_durable::Error> {
+        self.file.write_all(bytes).doing("write", path)?;
+        self.hasher.update(bytes);
+        self.length += bytes.len() as u64;
+        Ok(())
+    }
+}
+
+/// Notices a server that sends just enough not to be called silent.
+struct DripWatch {
+    since: Instant,
+    from: u64,
+}
+
+impl DripWatch {
+    fn new(now: Instant, length: u64) -> Self {
+        Self { since: now, from: length }
+    }
+
+    fn is_too_slow(&mut self, now: Instant, length: u64) -> bool {
+        if now.duration_since(self.since) < DRIP_WINDOW {
+            return false;
+        }
+        let too_slow = length - self.from < DRIP_BYTES;
+        *self = Self::new(now, length);
+        too_slow
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drip_is_noticed_after_its_window_and_a_slow_line_is_not_a_drip() {
+        let start = Instant::now();
+        let mut watch = DripWatch::new(start, 0);
+        assert!(!watch.is_too_slow(start + Duration::from_secs(59), 10));
+        assert!(watch.is_too_slow(start + Duration::from_secs(60), 60));
+        let mut watch = DripWatch::new(start, 0);
+        assert!(!watch.is_too_slow(start + Duration::from_secs(60), DRIP_BYTES));
+        assert!(watch.is_too_slow(start + Duration::from_secs(120), DRIP_BYTES + 1));
+    }
+}

@@ -1,0 +1,36 @@
+//! Getting bytes from a release server: where they are, and how they come in whole.
+
+mod download;
+mod location;
+
+pub use download::{Download, DownloadError};
+pub use location::Location;
+
+use crate::trust::client::MetadataSource;
+use picket_transport::{Client, SafeUrl, TransportError};
+
+/// A release server.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// How to ask.
+    pub client: Client,
+    /// Where things are.
+    pub location: Location,
+}
+
+impl MetadataSource for Server {
+    fn fetch(&self, name: &str, max_bytes: u64) -> Result<Option<Vec<u8>>, TransportError> {
+        self.optional(&self.location.metadata(name)?, max_bytes)
+    }
+}
+
+impl Server {
+    /// A small file; `None` where the server has no such file.
+    pub fn optional(&self, url: &SafeUrl, max_bytes: u64) -> Result<Option<Vec<u8>>, TransportError> {
+        match self.client.get_bytes(url, max_bytes) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}

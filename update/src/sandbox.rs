@@ -1,0 +1,162 @@
+//! A new version's first steps, with its hands tied: no network, no write outside one folder, no way back to root.
+//!
+//! The proven version starts itself as `picket sandbox …`, confines that process, and only then becomes (`execve`) the
+//! new version. What confines it, where the kernel has it:
+//!
+//! - the service user's identity, when the updater is root: it owns nothing of Picket's program;
+//! - Landlock (Linux 5.13): writing is possible in the scratch folder and to `/dev/null` only;
+//! - seccomp: `socket(2)` makes Unix sockets only, and `io_uring`, which could make others, is refused;
+//! - `no_new_privs`: no set-uid program helps.
+//!
+//! Which of these applied is reported in the evidence of the update, not assumed.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The user that a confined process becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+}
+
+impl Identity {
+    /// The service user of a system installation, when this process is root and can become it.
+    pub fn of_service_user(name: &str) -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            return None;
+        }
+        let user = nix::unistd::User::from_name(name).ok()??;
+        Some(Self { uid: user.uid.as_raw(), gid: user.gid.as_raw() })
+    }
+}
+
+/// How a process is confined.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Confinement {
+    /// The one folder it may write to.
+    pub scratch: PathBuf,
+    /// Whether it may use the network.
+    pub network: bool,
+}
+
+/// What could be enforced, for the evidence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Enforced {
+    /// Whether writes are confined by the kernel.
+    pub writes: bool,
+    /// Whether the network is closed by the kernel; `false` also when it was meant to stay open.
+    pub network: bool,
+}
+
+/// The command that starts `exe` with `arguments` confined: `judge sandbox … -- exe arguments`.
+pub fn command(
+    judge: &Path,
+    confinement: &Confinement,
+    identity: Option<Identity>,
+    exe: &Path,
+    arguments: &[OsString],
+) -> Command {
+    let mut command = Command::new(judge);
+    command.arg("sandbox").arg("--scratch").arg(&confinement.scratch);
+    if confinement.network {
+        command.arg("--network");
+    }
+    command.arg("--").arg(exe).args(arguments).env_clear().current_dir(&confinement.scratch);
+    command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("HOME", &confinement.scratch);
+    command.env("TMPDIR", &confinement.scratch);
+    if let Some(identity) = identity {
+        // The standard library drops the supplementary groups along with root.
+        command.gid(identity.gid).uid(identity.uid);
+    }
+    command
+}
+
+/// Confines this process and becomes `exe`. Returns only when that failed.
+pub fn become_confined(confinement: &Confinement, exe: &Path, arguments: &[OsString]) -> io::Error {
+    let enforced = match confine(confinement) {
+        Ok(enforced) => enforced,
+        Err(error) => return error,
+    };
+    let mut command = Command::new(exe);
+    command.args(arguments);
+    command.env("PICKET_SANDBOX", enforced.describe());
+    command.exec()
+}
+
+impl Enforced {
+    /// The words for the evidence.
+    pub fn describe(&self) -> String {
+        let yes_no = |yes: bool| if yes { "closed" } else { "open" };
+        format!("writes {}, network {}", yes_no(self.writes), yes_no(self.network))
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn confine(confinement: &Confinement) -> io::Result<Enforced> {
+    rustix::thread::set_no_new_privs(true)?;
+    let writes = linux::confine_writes(&confinement.scratch)?;
+    let network = if confinement.network { false } else { linux::close_network()? };
+    Ok(Enforced { writes, network })
+}
+
+#[cfg(not(target_os = "linux"))]
+fn confine(_confinement: &Confinement) -> io::Result<Enforced> {
+    Ok(Enforced { writes: false, network: false })
+}
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use landlock::{
+        ABI, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
+        RulesetStatus,
+    };
+    use seccompiler::{
+        BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+    };
+    use std::collections::BTreeMap;
+    use std::io;
+    use std::path::Path;
+
+    /// Landlock's first ABI that also refuses truncation (Linux 6.2); older kernels enforce what they know.
+    const LANDLOCK: ABI = ABI::V3;
+
+    /// Makes everything but `scratch` and `/dev/null` read-only; says whether the kernel does it.
+    pub(super) fn confine_writes(scratch: &Path) -> io::Result<bool> {
+        let write = AccessFs::from_write(LANDLOCK);
+        let build = || {
+            let ruleset = Ruleset::default()
+                .set_compatibility(CompatLevel::BestEffort)
+                .handle_access(write)?
+                .create()?
+                .add_rule(PathBeneath::new(PathFd::new(scratch)?, write))?
+                .add_rule(PathBeneath::new(PathFd::new("/dev/null")?, AccessFs::WriteFile))?;
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(ruleset.restrict_self()?)
+        };
+        let status = build().map_err(io::Error::other)?;
+        Ok(status.ruleset != RulesetStatus::NotEnforced)
+    }
+
+    /// Lets `socket(2)` make Unix sockets only, and refuses `io_uring`; says whether the kernel does it.
+    pub(super) fn close_network() -> io::Result<bool> {
+        let not_unix = SeccompCondition::new(
+            0,
+            SeccompCmpArgLen::Dword,
+            SeccompCmpOp::Ne,
+            u64::try_from(libc::AF_UNIX).unwrap_or(1),
+        );
+        let rule = not_unix.and_then(|condition| SeccompRule::new(vec![condition])).map_err(io::Error::other)?;
+        let rules = BTreeMap::from([(libc::SYS_socket, vec![rule]), (libc::SYS_io_uring_setup, vec![])]);
+        let arch = std::env::consts::ARCH.try_into().map_err(io::Error::other)?;
+        let refuse = SeccompAction::Errno(u32::try_from(libc::EPERM).unwrap_or(1));
+        let filter = SeccompFilter::new(rules, SeccompAction::Allow, refuse, arch).map_err(io::Error::other)?;
+        let program: BpfProgram = filter.try_into().map_err(io::Error::other)?;
+        // A kernel without seccomp filters (containers of old) says EINVAL; the other layers stand.
+        Ok(seccompiler::apply_filter(&program).is_ok())
+    }
+}

@@ -1,0 +1,295 @@
+//! The TUF client workflow, step by step (specification v1.0.33, §5), over any source of metadata.
+//!
+//! The verification is [`sigstore_tuf::TrustedMetadataSet`]'s; this module decides what to ask for, in which order, and
+//! makes sure that what was trusted is on disk before anything is built on it.
+
+use super::store::TrustStore;
+use super::{MINISIGN_FIELD, MinisignKeys, TrustError, provider};
+use crate::clock::Clock;
+use picket_protocol::update_status::TrustExpiry;
+use picket_protocol::{Channel, Sha256Digest};
+use picket_transport::TransportError;
+use sigstore_tuf::{Error as TufError, Metadata, Snapshot, TrustedMetadataSet};
+
+/// Roots are followed one by one; more than this at once is an endless-data attack or a very old machine
+/// (TUF §5.3.3 leaves the number open; python-tuf's is 256).
+const MAX_ROOT_ROTATIONS: u64 = 256;
+/// Limits of each role's file, in bytes (python-tuf's `UpdaterConfig`).
+const MAX_ROOT: u64 = 512_000;
+const MAX_TIMESTAMP: u64 = 16_384;
+const MAX_SNAPSHOT: u64 = 2_000_000;
+const MAX_TARGETS: u64 = 5_000_000;
+
+/// Where metadata comes from. `Ok(None)` means that there is no such file.
+pub trait MetadataSource {
+    /// The bytes of the metadata file called `name`, at most `max_bytes` of them.
+    fn fetch(&self, name: &str, max_bytes: u64) -> Result<Option<Vec<u8>>, TransportError>;
+}
+
+/// Follows one release repository from one pinned root.
+pub struct TrustClient<'a> {
+    store: &'a TrustStore,
+    clock: &'a Clock,
+}
+
+/// A complete, fresh set of verified metadata.
+#[derive(Debug, Clone)]
+pub struct Trusted {
+    set: TrustedMetadataSet,
+}
+
+/// A file whose length and hash the vendor signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifiedTarget {
+    /// Its TUF path.
+    pub path: String,
+    /// Its length in bytes.
+    pub length: u64,
+    /// Its hash.
+    pub sha256: Sha256Digest,
+}
+
+impl<'a> TrustClient<'a> {
+    /// A client on `store`, which may be empty.
+    pub fn new(store: &'a TrustStore, clock: &'a Clock) -> Self {
+        provider::install();
+        Self { store, clock }
+    }
+
+    /// The trusted root: the stored one, or `pinned` where none is stored yet (§5.2).
+    ///
+    /// # Errors
+    /// When neither is usable.
+    pub fn root(&self, pinned: Option<&[u8]>) -> Result<TrustedMetadataSet, TrustError> {
+        if let Some(stored) = self.store.load("root")? {
+            match TrustedMetadataSet::from_root(&stored) {
+                Ok(set) => return Ok(set),
+                // A damaged disk must not end updates for ever while the pinned root still stands.
+                Err(error) if pinned.is_some() => {
+                    tracing::warn!(%error, "the stored release root is damaged; starting from the pinned one");
+                }
+                Err(error) => return Err(TrustError::PinnedRoot(error)),
+            }
+        }
+        let pinned = pinned.ok_or(TrustError::NoRoot)?;
+        let set = TrustedMetadataSet::from_root(pinned).map_err(TrustError::PinnedRoot)?;
+        self.store.keep("root", pinned)?;
+        Ok(set)
+    }
+
+    /// What is trusted without asking anyone: for status and expiry.
+    pub fn offline(&self, pinned: Option<&[u8]>) -> Result<TrustExpiry, TrustError> {
+        let mut set = self.root(pinned)?;
+        self.load_floors(&mut set)?;
+        let stored_targets = self.store.load("targets")?;
+        let targets = stored_targets.and_then(|bytes| Metadata::<sigstore_tuf::Targets>::from_slice(&bytes).ok());
+        let mut expiry = expiry(&set);
+        expiry.targets = targets.map(|targets| targets.signed().expires);
+        Ok(expiry)
+    }
+
+    /// Brings the trusted metadata up to date with `source`.
+    ///
+    /// # Errors
+    /// Every refusal of the workflow; the trusted metadata on disk is then as before, or further along a chain that was
+    /// verified up to that point.
+    pub fn refresh(&self, pinned: Option<&[u8]>, source: &dyn MetadataSource) -> Result<Trusted, TrustError> {
+        let mut set = self.root(pinned)?;
+        self.follow_roots(&mut set, source)?;
+        // §5.3.10: an expired root stops the update, not before the newest one is known.
+        set.check_root_expired(self.clock.now()).map_err(refused("root"))?;
+        let snapshot_floor = self.load_floors(&mut set)?;
+        self.update_timestamp(&mut set, source)?;
+        self.update_snapshot(&mut set, source, snapshot_floor.as_ref())?;
+        self.update_targets(&mut set, source)?;
+        Ok(Trusted { set })
+    }
+
+    /// §5.3: root N+1, N+2, … until there is no next one.
+    fn follow_roots(&self, set: &mut TrustedMetadataSet, source: &dyn MetadataSource) -> Result<(), TrustError> {
+        let first = set.root().version;
+        for version in first.saturating_add(1)..=first.saturating_add(MAX_ROOT_ROTATIONS) {
+            let Some(bytes) = source.fetch(&format!("{version}.root.json"), MAX_ROOT)? else { return Ok(()) };
+            set.update_root(&bytes).map_err(refused("root"))?;
+            self.store.keep("root", &bytes)?;
+            tracing::info!(version, "the vendor's root was renewed");
+        }
+        Err(TrustError::Missing(format!("end to its roots after {MAX_ROOT_ROTATIONS} of them")))
+    }
+
+    /// Loads the last trusted timestamp and snapshot as floors, expired or not; returns the snapshot even where the
+    /// timestamp no longer pins it (a crash between two writes), so that its versions still count.
+    fn load_floors(&self, set: &mut TrustedMetadataSet) -> Result<Option<Metadata<Snapshot>>, TrustError> {
+        // An authenticated file is a floor whatever its date: the earliest date makes no file expired.
+        let any_time = jiff::Timestamp::MIN;
+        if let Some(bytes) = self.store.load("timestamp")?
+            && let Err(error) = set.update_timestamp(&bytes, any_time)
+        {
+            self.drop_floor("timestamp", &error)?;
+        }
+        let Some(bytes) = self.store.load("snapshot")? else { return Ok(None) };
+        let floor = Metadata::<Snapshot>::from_slice(&bytes).and_then(|floor| {
+            let keys = set.root().role("snapshot").ok_or_else(|| TufError::UnknownRole("snapshot".to_owned()))?;
+            floor.verify_threshold(&set.root().keys, keys, "snapshot")?;
+            Ok(floor)
+        });
+        match floor {
+            Ok(floor) => {
+                if set.timestamp().is_some() {
+                    // Fails when a newer timestamp is already trusted; the snapshot is then fetched again.
+                    let _ = set.update_snapshot(&bytes, any_time);
+                }
+                Ok(Some(floor))
+            }
+            Err(error) => {
+                self.drop_floor("snapshot", &error)?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// §5.3.11: a new root with new online keys makes the old files worthless, and lets a vendor recover from a
+    /// fast-forward attack. A damaged file is worthless, too.
+    fn drop_floor(&self, role: &'static str, error: &TufError) -> Result<(), TrustError> {
+        tracing::warn!(role, %error, "stored metadata no longer verifies and is dropped");
+        Ok(self.store.forget(role)?)
+    }
+
+    /// §5.4.
+    fn update_timestamp(&self, set: &mut TrustedMetadataSet, source: &dyn MetadataSource) -> Result<(), TrustError> {
+        let now = self.clock.now();
+        let bytes = source
+            .fetch("timestamp.json", MAX_TIMESTAMP)?
+            .ok_or_else(|| TrustError::Missing("timestamp.json".to_owned()))?;
+        match set.update_timestamp(&bytes, now) {
+            Ok(()) => self.store.keep("timestamp", &bytes)?,
+            // §5.4.3.1: the same version again is no news and no fault.
+            Err(TufError::EqualVersion { .. }) => {}
+            Err(error) => return Err(refused("timestamp")(error)),
+        }
+        // The kept one is used now, so it must be fresh now.
+        set.check_timestamp_expired(now).map_err(refused("timestamp"))
+    }
+
+    /// §5.5.
+    fn update_snapshot(
+        &self,
+        set: &mut TrustedMetadataSet,
+        source: &dyn MetadataSource,
+        floor: Option<&Metadata<Snapshot>>,
+    ) -> Result<(), TrustError> {
+        let now = self.clock.now();
+        let pinned = set.timestamp().and_then(sigstore_tuf::Timestamp::snapshot_meta).map(|meta| meta.version);
+        let pinned = pinned.ok_or_else(|| TrustError::Missing("snapshot version in its timestamp".to_owned()))?;
+        if set.snapshot().is_some_and(|snapshot| snapshot.version == pinned) {
+            return set.check_snapshot_expired(now).map_err(refused("snapshot"));
+        }
+        let name = versioned(set, pinned, "snapshot");
+        let bytes = source.fetch(&name, MAX_SNAPSHOT)?.ok_or_else(|| TrustError::Missing(name))?;
+        set.update_snapshot(&bytes, now).map_err(refused("snapshot"))?;
+        if let (Some(floor), Some(snapshot)) = (floor, set.snapshot()) {
+            check_floor(floor.signed(), snapshot)?;
+        }
+        Ok(self.store.keep("snapshot", &bytes)?)
+    }
+
+    /// §5.6.
+    fn update_targets(&self, set: &mut TrustedMetadataSet, source: &dyn MetadataSource) -> Result<(), TrustError> {
+        let now = self.clock.now();
+        if let Some(bytes) = self.store.load("targets")?
+            && set.update_targets(&bytes, now).is_ok()
+        {
+            return Ok(());
+        }
+        let pinned = set.snapshot().and_then(|snapshot| snapshot.meta.get("targets.json")).map(|meta| meta.version);
+        let pinned = pinned.ok_or_else(|| TrustError::Missing("targets version in its snapshot".to_owned()))?;
+        let name = versioned(set, pinned, "targets");
+        let bytes = source.fetch(&name, MAX_TARGETS)?.ok_or_else(|| TrustError::Missing(name))?;
+        set.update_targets(&bytes, now).map_err(refused("targets"))?;
+        Ok(self.store.keep("targets", &bytes)?)
+    }
+}
+
+fn refused(role: &'static str) -> impl FnOnce(TufError) -> TrustError {
+    move |source| TrustError::Refused { role, source }
+}
+
+fn versioned(set: &TrustedMetadataSet, version: u64, role: &str) -> String {
+    if set.root().consistent_snapshot { format!("{version}.{role}.json") } else { format!("{role}.json") }
+}
+
+/// §5.5.5: no targets file may disappear or go backwards from one trusted snapshot to the next.
+fn check_floor(floor: &Snapshot, offered: &Snapshot) -> Result<(), TrustError> {
+    for (name, trusted) in &floor.meta {
+        let offered = offered.meta.get(name).map_or(0, |meta| meta.version);
+        if offered < trusted.version {
+            return Err(TrustError::Floor { name: name.clone(), trusted: trusted.version, offered });
+        }
+    }
+    Ok(())
+}
+
+fn expiry(set: &TrustedMetadataSet) -> TrustExpiry {
+    TrustExpiry {
+        root: set.root().expires,
+        targets: set.targets_role("targets").map(|targets| targets.expires),
+        snapshot: set.snapshot().map(|snapshot| snapshot.expires),
+        timestamp: set.timestamp().map(|timestamp| timestamp.expires),
+    }
+}
+
+impl Trusted {
+    /// What the vendor signed about the file at `path`.
+    ///
+    /// # Errors
+    /// When it is not listed, or has no SHA-256.
+    pub fn target(&self, path: &str) -> Result<VerifiedTarget, TrustError> {
+        let unknown = || TrustError::UnknownTarget(path.to_owned());
+        let target = self.set.targets_role("targets").and_then(|role| role.target(path)).ok_or_else(unknown)?;
+        let sha256 = target.hashes.get("sha256").and_then(|hex| hex.parse().ok()).ok_or_else(unknown)?;
+        Ok(VerifiedTarget { path: path.to_owned(), length: target.length, sha256 })
+    }
+
+    /// Checks `bytes` against the signed length and hash of `target` and reads them as the channel called `name`.
+    pub fn channel(&self, name: &str, target: &VerifiedTarget, bytes: &[u8]) -> Result<Channel, TrustError> {
+        target.check(bytes)?;
+        Ok(Channel::parse(bytes, name)?)
+    }
+
+    /// The minisign keys that the root names.
+    pub fn minisign_keys(&self) -> MinisignKeys {
+        MinisignKeys::from_root_field(self.set.root().extra.get(MINISIGN_FIELD))
+    }
+
+    /// When each role expires.
+    pub fn expiry(&self) -> TrustExpiry {
+        expiry(&self.set)
+    }
+
+    /// The version of each role, for people: root, timestamp, snapshot, targets.
+    pub fn versions(&self) -> [u64; 4] {
+        [
+            self.set.root().version,
+            self.set.timestamp().map_or(0, |role| role.version),
+            self.set.snapshot().map_or(0, |role| role.version),
+            self.set.targets_role("targets").map_or(0, |role| role.version),
+        ]
+    }
+}
+
+impl VerifiedTarget {
+    /// Checks that `bytes` are this file.
+    pub fn check(&self, bytes: &[u8]) -> Result<(), TrustError> {
+        use sha2::{Digest, Sha256};
+        let mismatch = |detail: String| TrustError::Mismatch { name: self.path.clone(), detail };
+        if bytes.len() as u64 != self.length {
+            return Err(mismatch(format!("{} bytes instead of {}", bytes.len(), self.length)));
+        }
+        let sha256 = Sha256Digest::new(Sha256::digest(bytes).into());
+        if sha256 == self.sha256 {
+            Ok(())
+        } else {
+            Err(mismatch(format!("SHA-256 {sha256} instead of {}", self.sha256)))
+        }
+    }
+}
