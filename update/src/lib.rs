@@ -7,6 +7,7 @@
 //! - at every instant, what boot would start is a proven, complete version;
 //! - one atomic rename commits.
 
+mod archive;
 mod child;
 pub mod clock;
 pub mod config;
@@ -24,7 +25,6 @@ pub mod sandbox;
 pub mod schedule;
 pub mod self_test;
 mod snapshot;
-pub mod stage;
 pub mod state;
 pub mod trust;
 

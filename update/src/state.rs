@@ -3,13 +3,13 @@
 use crate::clock::Clock;
 use crate::held::HeldVersions;
 use crate::journal::{Journal, JournalStore, Mark, Step};
-use crate::stage::VersionDirs;
 use picket_durable::Error;
 use picket_layout::Layout;
 use picket_protocol::update_status::{
     AvailableRelease, EndedUpdate, LastCheck, RunningUpdate, TrustExpiry, UPDATE_STATUS_SCHEMA, UpdateOutcome,
     UpdateStatus,
 };
+use picket_versions::VersionDirs;
 use semver::Version;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};

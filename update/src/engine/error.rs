@@ -3,9 +3,9 @@
 use crate::gate::{Fault, HookError};
 use crate::journal::JournalError;
 use crate::machine::MachineError;
-use crate::stage::RecordError;
 use crate::trust::TrustError;
 use picket_durable::LockError;
+use picket_versions::RecordError;
 use std::path::PathBuf;
 
 /// An error of the updater itself. A version that fails is not one.

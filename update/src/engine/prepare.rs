@@ -3,6 +3,7 @@
 use super::check::Checked;
 use super::error::{Failure, chain};
 use super::{Engine, EngineError};
+use crate::archive::{ArchiveError, Format, unpack};
 use crate::fetch::{Download, DownloadError};
 use crate::gate::{Baseline, Fault, Hooks};
 use crate::journal::{Journal, Mark, Step};
@@ -10,13 +11,13 @@ use crate::machine::ViewState;
 use crate::progress::Event;
 use crate::self_test::Test;
 use crate::snapshot::Snapshots;
-use crate::stage::{ArchiveError, StageError, VersionSource};
 use crate::state::{self, Deferral};
 use crate::trust::minisign::{MAX_SIGNATURE_BYTES, trusted_comment};
 use crate::trust::{TrustError, VerifiedTarget};
 use picket_durable::Context;
 use picket_protocol::{Artifact, SelfTestReport};
 use picket_transport::TransportError;
+use picket_versions::{PlaceError, VersionSource};
 use semver::Version;
 use std::fs::File;
 use std::io::BufReader;
@@ -38,7 +39,8 @@ impl Engine<'_> {
                 Err(failure) => return Ok(Err(failure)),
             };
             let text = format!("unpack into {}", self.layout.version_dir(&journal.to).display());
-            let staged = self.step(journal, Step::Stage, &text, |journal| self.stage(journal, &artifact, &path))?;
+            let staged =
+                self.step(journal, Step::Stage, &text, |journal| Ok(self.unpack_and_place(journal, &artifact, &path)))?;
             if let Err(failure) = staged {
                 return Ok(Err(failure));
             }
@@ -146,26 +148,25 @@ impl Engine<'_> {
         Ok(verified)
     }
 
-    fn stage(&self, journal: &Journal, artifact: &Artifact, path: &Path) -> Attempt {
+    fn unpack_and_place(&self, journal: &Journal, artifact: &Artifact, path: &Path) -> Result<(), Failure> {
         let versions = self.versions();
-        let staged = versions.unpack(path, &artifact.path, artifact.unpacked).and_then(|_| {
-            crate::failpoint::reach("stage-unpacked");
-            let source = VersionSource::Release { sha256: journal.sha256 };
-            versions.place(&journal.to, &self.build.target, source, self.clock.now())
-        });
-        Ok(match staged {
-            Ok(()) => {
-                // The release is in place; its archive is only in the way.
-                picket_durable::remove_if_present(path)?;
-                Ok(())
+        let staging = versions.fresh_staging()?;
+        let format = Format::of(&artifact.path);
+        format.and_then(|format| unpack(path, format, &staging, artifact.unpacked)).map_err(|error| match error {
+            ArchiveError::File(error) => error.into(),
+            error => Failure::of_version(chain(&error)),
+        })?;
+        crate::failpoint::reach("stage-unpacked");
+        let source = VersionSource::Release { sha256: journal.sha256 };
+        versions.place(&journal.to, &self.build.target, source, self.clock.now()).map_err(|error| match error {
+            PlaceError::File(error) => error.into(),
+            error @ PlaceError::InUse { .. } => {
+                Failure::of_environment(chain(&error), Some("the vendor published one number twice; tell the vendor"))
             }
-            Err(StageError::File(error) | StageError::Archive(ArchiveError::File(error))) => Err(error.into()),
-            Err(error @ StageError::InUse { .. }) => Err(Failure::of_environment(
-                chain(&error),
-                Some("the vendor published one number twice; tell the vendor"),
-            )),
-            Err(StageError::Archive(error)) => Err(Failure::of_version(chain(&error))),
-        })
+        })?;
+        // The release is in place; its archive is only in the way.
+        picket_durable::remove_if_present(path)?;
+        Ok(())
     }
 
     fn preflight(&self, journal: &mut Journal, release_format: Option<u32>) -> Attempt {

@@ -13,7 +13,7 @@ use std::io::Read;
 use std::path::Path;
 
 /// The record's file name.
-pub(super) const NAME: &str = "version.json";
+pub(crate) const NAME: &str = "version.json";
 /// The largest record, in bytes.
 const MAX_BYTES: u64 = 1 << 20;
 
@@ -107,7 +107,7 @@ impl VersionRecord {
     }
 
     /// Writes the record into `dir`.
-    pub(super) fn save(&self, dir: &Path) -> Result<(), picket_durable::Error> {
+    pub(crate) fn save(&self, dir: &Path) -> Result<(), picket_durable::Error> {
         picket_durable::write_json(&dir.join(NAME), self, 0o644)
     }
 
@@ -126,7 +126,7 @@ impl VersionRecord {
 }
 
 /// Records every file below `dir`, sorted by path; folders are walked, anything else is not there by construction.
-pub(super) fn record_files(dir: &Path) -> Result<Vec<FileRecord>, picket_durable::Error> {
+pub(crate) fn record_files(dir: &Path) -> Result<Vec<FileRecord>, picket_durable::Error> {
     let mut records = Vec::new();
     let mut folders = vec![dir.to_owned()];
     while let Some(folder) = folders.pop() {

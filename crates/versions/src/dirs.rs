@@ -1,7 +1,6 @@
 //! The folder of versions: how one gets in, which ones are linked, and which may go.
 
-use super::archive::{ArchiveError, Format, unpack};
-use super::record::{RecordError, VersionRecord, VersionSource, hash, record_files};
+use crate::record::{RecordError, VersionRecord, VersionSource, hash, record_files};
 use picket_durable::Context;
 use picket_layout::{EXECUTABLE, Layout};
 use picket_protocol::TargetTriple;
@@ -19,12 +18,9 @@ pub struct VersionDirs<'a> {
 
 /// A version that could not be put in place.
 #[derive(Debug, thiserror::Error)]
-pub enum StageError {
-    /// Its archive is refused.
-    #[error(transparent)]
-    Archive(#[from] ArchiveError),
+pub enum PlaceError {
     /// A file could not be written.
-    #[error("the version cannot be staged")]
+    #[error("the version cannot be put in place")]
     File(#[from] picket_durable::Error),
     /// Another build of the same version is in use.
     #[error("version {version} is {link} already, with other content (SHA-256 {sha256})")]
@@ -77,21 +73,14 @@ impl<'a> VersionDirs<'a> {
         versions
     }
 
-    /// Unpacks a verified artifact into the staging folder and returns its path; [`VersionDirs::place`] comes next.
-    pub fn unpack(&self, artifact: &Path, name: &str, max_bytes: u64) -> Result<PathBuf, StageError> {
-        let staging = self.fresh_staging()?;
-        unpack(artifact, Format::of(name)?, &staging, max_bytes)?;
-        Ok(staging)
-    }
-
     /// Copies an executable into the staging folder, as the only file of its version.
-    pub fn copy(&self, exe: &Path) -> Result<PathBuf, StageError> {
+    pub fn copy(&self, exe: &Path) -> Result<(), PlaceError> {
         let staging = self.fresh_staging()?;
-        picket_durable::copy_file(exe, &staging.join(EXECUTABLE), 0o755)?;
-        Ok(staging)
+        Ok(picket_durable::copy_file(exe, &staging.join(EXECUTABLE), 0o755)?)
     }
 
-    fn fresh_staging(&self) -> Result<PathBuf, picket_durable::Error> {
+    /// An empty staging folder, for a version to be unpacked into; [`VersionDirs::place`] comes next.
+    pub fn fresh_staging(&self) -> Result<PathBuf, picket_durable::Error> {
         let staging = self.layout.staging_dir();
         picket_durable::remove_tree(&staging)?;
         picket_durable::create_dir(&staging, Layout::version_mode())?;
@@ -110,14 +99,14 @@ impl<'a> VersionDirs<'a> {
         target: &TargetTriple,
         source: VersionSource,
         now: jiff::Timestamp,
-    ) -> Result<(), StageError> {
+    ) -> Result<(), PlaceError> {
         let staging = self.layout.staging_dir();
         let place = self.layout.version_dir(version);
         for (link, linked) in [("current", self.current()), ("previous", self.previous())] {
             let record = linked.filter(|linked| linked == version).and_then(|linked| self.record(&linked).ok());
             if let Some(sha256) = record.map(|record| record.source.sha256()) {
                 if sha256 != source.sha256() {
-                    return Err(StageError::InUse { version: version.clone(), link, sha256 });
+                    return Err(PlaceError::InUse { version: version.clone(), link, sha256 });
                 }
                 picket_durable::remove_tree(&staging)?;
                 return Ok(());
@@ -210,7 +199,7 @@ mod tests {
         Version::new(1, minor, 0)
     }
 
-    fn place(layout: &Layout, minor: u64, content: &[u8], now: jiff::Timestamp) -> Result<(), StageError> {
+    fn place(layout: &Layout, minor: u64, content: &[u8], now: jiff::Timestamp) -> Result<(), PlaceError> {
         let dirs = VersionDirs::new(layout);
         let exe = layout.program_dir().join("exe");
         picket_durable::write_atomic(&exe, content, 0o755)?;
@@ -272,7 +261,7 @@ mod tests {
         let now = jiff::Timestamp::now();
         place(&layout, 0, b"one", now).unwrap();
         point(&layout.current_link(), 0);
-        assert!(matches!(place(&layout, 0, b"other", now), Err(StageError::InUse { link: "current", .. })));
+        assert!(matches!(place(&layout, 0, b"other", now), Err(PlaceError::InUse { link: "current", .. })));
         place(&layout, 0, b"one", now).unwrap();
         assert_eq!(VersionDirs::new(&layout).current(), Some(version(0)));
     }
