@@ -46,6 +46,4 @@ pub struct Config {
     pub drain_limit: Duration,
     /// What is wrong with the configuration, though not wrong enough to keep the agent from starting.
     pub config_warnings: Vec<String>,
-    /// Whether the process must die with the supervisor that started it.
-    pub die_with_parent: bool,
 }

@@ -7,7 +7,7 @@
 //! - at every instant, what boot would start is a proven, complete version;
 //! - one atomic rename commits.
 
-mod archive;
+pub mod archive;
 mod child;
 pub mod clock;
 pub mod config;
@@ -27,6 +27,11 @@ pub mod self_test;
 mod snapshot;
 pub mod state;
 pub mod trust;
+
+/// A random id that sorts by time: a UUID of version 7.
+pub fn random_id() -> String {
+    uuid::Uuid::now_v7().to_string()
+}
 
 pub use clock::Clock;
 pub use config::{AutoUpdate, UpdateSettings};

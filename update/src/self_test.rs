@@ -26,6 +26,8 @@ pub struct SelfTests {
     pub scratch_root: PathBuf,
     /// The options that select the installation, for the units it writes.
     pub scope: Vec<OsString>,
+    /// Variables that reach the confined process: how this machine reaches the network.
+    pub environment: Vec<(String, String)>,
 }
 
 /// A self-test that did not bring a report.
@@ -82,7 +84,8 @@ impl SelfTests {
             }
         };
         let confinement = Confinement { scratch: scratch.to_owned(), network: matches!(test, Test::Fetch { .. }) };
-        let command = sandbox::command(&self.judge, &confinement, self.identity, exe, &arguments);
+        let mut command = sandbox::command(&self.judge, &confinement, self.identity, exe, &arguments);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         let outcome = child::run(command, limit, SELF_TEST_MAX_BYTES)
             .map_err(|e| SelfTestError::Failed(format!("{} cannot be started: {e}", self.judge.display())))?;
         // A self-test that found something says so in its report, and in its exit status.

@@ -171,6 +171,11 @@ impl Layout {
         self.program.join("receipt.json")
     }
 
+    /// The receipt of what an uninstallation kept: data, and whether the service user is ours.
+    pub fn kept_receipt(&self) -> PathBuf {
+        self.update.join("receipt.json")
+    }
+
     /// The link that puts `picket` on people's PATH.
     pub fn bin_link(&self) -> PathBuf {
         self.bin.join(EXECUTABLE)

@@ -10,7 +10,7 @@ mod recover;
 mod settle;
 mod trial;
 
-pub use check::{Checked, Offer};
+pub use check::{Checked, Offer, fetch_channel, fetch_metadata};
 pub use error::EngineError;
 
 use crate::clock::Clock;

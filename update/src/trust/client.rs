@@ -77,6 +77,19 @@ impl<'a> TrustClient<'a> {
         Ok(set)
     }
 
+    /// Checks that `bytes` are root metadata that is signed by its own keys, and names a minisign key.
+    ///
+    /// # Errors
+    /// [`TrustError::PinnedRoot`] when they are not.
+    pub fn check_root(&self, bytes: &[u8]) -> Result<(), TrustError> {
+        let set = TrustedMetadataSet::from_root(bytes).map_err(TrustError::PinnedRoot)?;
+        if MinisignKeys::from_root_field(set.root().extra.get(MINISIGN_FIELD)).is_empty() {
+            let error = TufError::Malformed(format!("it names no minisign key ({MINISIGN_FIELD})"));
+            return Err(TrustError::PinnedRoot(error));
+        }
+        Ok(())
+    }
+
     /// What is trusted without asking anyone: for status and expiry.
     pub fn offline(&self, pinned: Option<&[u8]>) -> Result<TrustExpiry, TrustError> {
         let mut set = self.root(pinned)?;

@@ -6,9 +6,9 @@ use sigstore_crypto::{CryptoProvider, Error, HashContext, Result, SigningScheme}
 use sigstore_types::HashAlgorithm;
 
 #[derive(Debug)]
-struct Ed25519Only;
+pub(super) struct Ed25519Only;
 
-static PROVIDER: Ed25519Only = Ed25519Only;
+pub(super) static PROVIDER: Ed25519Only = Ed25519Only;
 
 /// Makes this provider the one sigstore-tuf uses. Calling it again changes nothing.
 pub(crate) fn install() {

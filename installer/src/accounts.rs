@@ -1,0 +1,111 @@
+//! The service user: whether it is there, and how to make and remove it.
+//!
+//! Users are made with the system's own tool, which knows about `/etc/login.defs`, sub-ids and NIS: shadow's `useradd`
+//! on most distributions, busybox' `adduser` on small ones.
+
+use nix::unistd::{Group, User};
+use picket_layout::{Account, Layout, Owner, SERVICE_USER};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+/// The numbers behind the accounts of an installation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Accounts {
+    /// Owner of the program: root in a system installation, else the caller.
+    pub root: (u32, u32),
+    /// The service user; `None` while it does not exist.
+    pub service: Option<(u32, u32)>,
+}
+
+/// The service user could not be made or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum AccountError {
+    /// No tool for it was found.
+    #[error("no tool to {0} a system user was found (useradd or adduser)")]
+    NoTool(&'static str),
+    /// The tool failed.
+    #[error("{command} failed: {message}")]
+    Tool {
+        /// The command line.
+        command: String,
+        /// What it printed.
+        message: String,
+    },
+}
+
+impl Accounts {
+    /// The accounts of `layout`'s installation, as they are now.
+    pub fn of(layout: &Layout) -> Self {
+        let caller = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        if !layout.has_service_user() {
+            return Self { root: caller, service: Some(caller) };
+        }
+        let user = User::from_name(SERVICE_USER).ok().flatten();
+        let group = Group::from_name(SERVICE_USER).ok().flatten();
+        let service = user.zip(group).map(|(user, group)| (user.uid.as_raw(), group.gid.as_raw()));
+        Self { root: (0, 0), service }
+    }
+
+    /// The user and group numbers of `owner`; `None` while the service user does not exist.
+    pub fn numbers(&self, owner: Owner) -> Option<(u32, u32)> {
+        let pick = |account| match account {
+            Account::Root => Some(self.root),
+            Account::Service => self.service,
+        };
+        Some((pick(owner.user)?.0, pick(owner.group)?.1))
+    }
+}
+
+/// Makes the service user, with a group of its own, no password, no shell and no home.
+pub fn create_service_user() -> Result<(), AccountError> {
+    let shell = ["/usr/sbin/nologin", "/sbin/nologin"].into_iter().find(|path| Path::new(path).exists());
+    let shell = shell.unwrap_or("/bin/false");
+    if let Some(useradd) = tool("useradd") {
+        let mut arguments = vec!["--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent"];
+        arguments.extend(["--comment", "Picket agent", "--shell", shell, SERVICE_USER]);
+        // A group that is there already, from an interrupted attempt, is used.
+        if Group::from_name(SERVICE_USER).ok().flatten().is_some() {
+            arguments.retain(|argument| *argument != "--user-group");
+            arguments.splice(0..0, ["--gid", SERVICE_USER]);
+        }
+        return run(useradd, &arguments);
+    }
+    let adduser = tool("adduser").ok_or(AccountError::NoTool("make"))?;
+    if let Some(addgroup) = tool("addgroup").filter(|_| Group::from_name(SERVICE_USER).ok().flatten().is_none()) {
+        run(addgroup, &["-S", SERVICE_USER])?;
+    }
+    run(adduser, &["-S", "-D", "-H", "-h", "/nonexistent", "-s", shell, "-G", SERVICE_USER, SERVICE_USER])
+}
+
+/// Removes the service user and its group.
+pub fn remove_service_user() -> Result<(), AccountError> {
+    if User::from_name(SERVICE_USER).ok().flatten().is_some() {
+        let remover = tool("userdel").or_else(|| tool("deluser")).ok_or(AccountError::NoTool("remove"))?;
+        run(remover, &[SERVICE_USER])?;
+    }
+    // userdel takes the group along where login.defs says so; elsewhere it stays.
+    if Group::from_name(SERVICE_USER).ok().flatten().is_some()
+        && let Some(remover) = tool("groupdel").or_else(|| tool("delgroup"))
+    {
+        run(remover, &[SERVICE_USER])?;
+    }
+    Ok(())
+}
+
+fn tool(name: &str) -> Option<String> {
+    let places = ["/usr/sbin", "/sbin", "/usr/bin", "/bin"].into_iter().map(|dir| format!("{dir}/{name}"));
+    places.into_iter().find(|path| Path::new(path).exists())
+}
+
+fn run(program: String, arguments: &[&str]) -> Result<(), AccountError> {
+    let command = format!("{program} {}", arguments.join(" "));
+    let output = Command::new(program).args(arguments).stdin(Stdio::null()).output();
+    match output {
+        Ok(output) if output.status.success() => Ok(()),
+        Ok(output) => {
+            let message = String::from_utf8_lossy(&output.stderr).trim().chars().take(500).collect();
+            Err(AccountError::Tool { command, message })
+        }
+        Err(error) => Err(AccountError::Tool { command, message: error.to_string() }),
+    }
+}

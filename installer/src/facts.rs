@@ -1,0 +1,186 @@
+//! What is on the machine now, compared with what the layout says.
+
+use crate::accounts::Accounts;
+use crate::receipt::Receipt;
+use picket_durable::Error;
+use picket_layout::{Entry, Kind, Layout};
+use picket_protocol::Sha256Digest;
+use picket_versions::VersionDirs;
+use semver::Version;
+use std::collections::BTreeMap;
+use std::fs::Metadata;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+/// The largest file whose content is compared, in bytes.
+const MAX_FILE: u64 = 1 << 20;
+
+/// A place as it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing is there.
+    Absent,
+    /// It is as it should be.
+    Fits,
+    /// It is there, but not as it should be.
+    Differs(Vec<Misfit>),
+}
+
+/// How a place differs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Misfit {
+    /// Something of another kind is in its place.
+    Kind {
+        /// What is there, in words.
+        found: &'static str,
+    },
+    /// The owner differs.
+    Owner {
+        /// User and group that it has.
+        found: (u32, u32),
+        /// User and group that it should have.
+        wanted: (u32, u32),
+    },
+    /// The mode differs.
+    Mode {
+        /// The mode that it has.
+        found: u32,
+        /// The mode that it should have.
+        wanted: u32,
+    },
+    /// A link leads elsewhere.
+    Target {
+        /// Where it leads.
+        found: PathBuf,
+    },
+}
+
+impl std::fmt::Display for Misfit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Kind { found } => write!(f, "{found} is in its place"),
+            Self::Owner { found, wanted } => {
+                write!(f, "owner {}:{} instead of {}:{}", found.0, found.1, wanted.0, wanted.1)
+            }
+            Self::Mode { found, wanted } => write!(f, "mode {found:04o} instead of {wanted:04o}"),
+            Self::Target { found } => write!(f, "leads to {}", found.display()),
+        }
+    }
+}
+
+/// Everything the plan rests on.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// The accounts.
+    pub accounts: Accounts,
+    /// What an earlier run left.
+    pub receipt: Option<Receipt>,
+    /// Whether the program is there, and not only the data of one that was uninstalled.
+    pub installed: bool,
+    /// Each fixed place of the layout.
+    pub places: Vec<(Entry, Found)>,
+    /// The proven version, if its folder is complete.
+    pub current: Option<Version>,
+    /// Complete versions, with the hash of their executable.
+    pub versions: BTreeMap<Version, Sha256Digest>,
+    /// The content of each file that may have to be written.
+    pub files: BTreeMap<PathBuf, Vec<u8>>,
+    /// Whether the service manager starts the agent at boot.
+    pub enabled: bool,
+}
+
+impl Facts {
+    /// Looks at the machine. `files` are the paths whose content matters.
+    pub fn gather(layout: &Layout, files: &[PathBuf], enabled: bool) -> Result<Self, Error> {
+        let accounts = Accounts::of(layout);
+        let places = layout.entries().into_iter().map(|entry| {
+            let found = inspect(&entry, layout, &accounts);
+            (entry, found)
+        });
+        let places = places.collect();
+        let dirs = VersionDirs::new(layout);
+        let versions = dirs.all().into_iter().filter_map(|version| {
+            let record = dirs.record(&version).ok()?;
+            let executable = record.files.iter().find(|file| file.path == picket_layout::EXECUTABLE)?;
+            Some((version, executable.sha256))
+        });
+        let mut contents = BTreeMap::new();
+        for path in files {
+            if let Some(bytes) = picket_durable::read_if_present(path, MAX_FILE)? {
+                contents.insert(path.clone(), bytes);
+            }
+        }
+        let versions: BTreeMap<_, _> = versions.collect();
+        Ok(Self {
+            accounts,
+            receipt: Receipt::load(layout)?,
+            installed: layout.receipt().exists(),
+            places,
+            current: dirs.current().filter(|current| versions.contains_key(current)),
+            versions,
+            files: contents,
+            enabled,
+        })
+    }
+}
+
+/// Compares one place with its row of the table.
+pub fn inspect(entry: &Entry, layout: &Layout, accounts: &Accounts) -> Found {
+    let meta = match std::fs::symlink_metadata(&entry.path) {
+        Ok(meta) => meta,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Found::Absent,
+        Err(_) => return Found::Differs(vec![Misfit::Kind { found: "something that cannot be looked at" }]),
+    };
+    if kind_of(&meta) != Some(entry.kind) {
+        // A folder of the system's may well be a link to another.
+        let linked_folder = entry.class == picket_layout::Class::Shared && entry.path.is_dir();
+        return if linked_folder { Found::Fits } else { Found::Differs(vec![Misfit::Kind { found: describe(&meta) }]) };
+    }
+    // Somebody else's folder is as it is.
+    if entry.class == picket_layout::Class::Shared {
+        return Found::Fits;
+    }
+    let mut misfits = Vec::new();
+    if entry.kind == Kind::Link {
+        misfits.extend(link_misfit(&entry.path, layout));
+    } else {
+        let mode = meta.mode() & 0o7777;
+        if mode != entry.mode {
+            misfits.push(Misfit::Mode { found: mode, wanted: entry.mode });
+        }
+        let found = (meta.uid(), meta.gid());
+        if let Some(wanted) = accounts.numbers(entry.owner).filter(|wanted| *wanted != found) {
+            misfits.push(Misfit::Owner { found, wanted });
+        }
+    }
+    if misfits.is_empty() { Found::Fits } else { Found::Differs(misfits) }
+}
+
+/// The link on the PATH must lead to the current executable; which version `current` leads to is the updater's.
+fn link_misfit(path: &Path, layout: &Layout) -> Option<Misfit> {
+    let found = std::fs::read_link(path).unwrap_or_default();
+    (path == layout.bin_link() && found != layout.bin_target()).then_some(Misfit::Target { found })
+}
+
+fn kind_of(meta: &Metadata) -> Option<Kind> {
+    let kind = meta.file_type();
+    if kind.is_symlink() {
+        Some(Kind::Link)
+    } else if kind.is_dir() {
+        Some(Kind::Dir)
+    } else if kind.is_file() {
+        Some(Kind::File)
+    } else {
+        None
+    }
+}
+
+fn describe(meta: &Metadata) -> &'static str {
+    match kind_of(meta) {
+        Some(Kind::Dir) => "a folder",
+        Some(Kind::File) => "a file",
+        Some(Kind::Link) => "a link",
+        None => "something else",
+    }
+}

@@ -1,0 +1,172 @@
+//! Taking an installation off a machine: exactly what was made, and a look at what is left.
+//!
+//! It needs neither the service running, nor the binary in its place, nor a network, nor a hub. Without a receipt it
+//! goes by the layout. Data is kept unless it is asked for; a folder that is not ours is removed only if we made it and
+//! it is empty.
+
+use crate::accounts::{AccountError, remove_service_user};
+use crate::receipt::{Item, Receipt};
+use picket_durable::Error;
+use picket_layout::{Class, Kind, Layout};
+use picket_service::{Registrar, ServiceError};
+use std::path::{Path, PathBuf};
+
+/// What would be removed and what kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemovalPlan {
+    /// What goes, children before parents.
+    pub remove: Vec<Removal>,
+    /// Data that is kept.
+    pub keep: Vec<PathBuf>,
+    /// Whether the service user goes, too.
+    pub remove_user: bool,
+}
+
+/// One thing that goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Removal {
+    /// A folder with all it holds: everything in it is ours.
+    Tree(PathBuf),
+    /// A file or link.
+    File(PathBuf),
+    /// A folder, if it is empty.
+    EmptyDir(PathBuf),
+}
+
+/// A removal that failed.
+#[derive(Debug, thiserror::Error)]
+pub enum RemovalError {
+    /// The service manager refused.
+    #[error("the service cannot be removed")]
+    Service(#[from] ServiceError),
+    /// A file could not be removed.
+    #[error(transparent)]
+    File(#[from] Error),
+    /// The service user could not be removed.
+    #[error(transparent)]
+    Account(#[from] AccountError),
+}
+
+impl Removal {
+    /// The place it is about.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Tree(path) | Self::File(path) | Self::EmptyDir(path) => path,
+        }
+    }
+
+    /// The removal in words.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Tree(path) => format!("remove {} with all it holds", path.display()),
+            Self::File(path) => format!("remove {}", path.display()),
+            Self::EmptyDir(path) => format!("remove {} if it is empty", path.display()),
+        }
+    }
+}
+
+/// Plans the removal of what `receipt` lists.
+pub fn plan_removal(receipt: &Receipt, layout: &Layout, purge: bool) -> RemovalPlan {
+    let mut plan = RemovalPlan { remove: Vec::new(), keep: Vec::new(), remove_user: purge && receipt.made_user };
+    for item in receipt.items.iter().rev() {
+        let kept = item.class == Class::Data && !purge;
+        if std::fs::symlink_metadata(&item.path).is_err() {
+            continue;
+        }
+        if kept {
+            plan.keep.push(item.path.clone());
+        } else {
+            plan.remove.push(removal(item));
+        }
+    }
+    // Kept folders are told once, not with each folder in them.
+    let keep = std::mem::take(&mut plan.keep);
+    plan.keep = keep
+        .iter()
+        .filter(|path| !keep.iter().any(|other| other != *path && path.starts_with(other)))
+        .cloned()
+        .collect();
+    // The receipt's own folder holds the receipt, the links and the versions: all of it is the program.
+    plan.remove.push(Removal::Tree(layout.program_dir().to_owned()));
+    plan
+}
+
+fn removal(item: &Item) -> Removal {
+    match (item.kind, item.class) {
+        (Kind::Dir, Class::Shared) => Removal::EmptyDir(item.path.clone()),
+        (Kind::Dir, _) => Removal::Tree(item.path.clone()),
+        (Kind::File | Kind::Link, _) => Removal::File(item.path.clone()),
+    }
+}
+
+/// Does what the plan says: service first, then files, the receipt last. `told` hears of each removal.
+pub fn remove(
+    plan: &RemovalPlan,
+    receipt: &Receipt,
+    layout: &Layout,
+    registrar: &dyn Registrar,
+    mut told: impl FnMut(&Removal),
+) -> Result<(), RemovalError> {
+    registrar.unregister()?;
+    if !plan.keep.is_empty() && layout.update_dir().is_dir() {
+        receipt.save_kept(layout)?;
+    }
+    for (index, removal) in plan.remove.iter().enumerate() {
+        // The receipt goes last: what is interrupted before can be done again.
+        if plan.remove_user && index + 1 == plan.remove.len() {
+            remove_service_user()?;
+        }
+        told(removal);
+        match removal {
+            Removal::Tree(path) => {
+                picket_durable::remove_tree(path)?;
+            }
+            Removal::File(path) => {
+                picket_durable::remove_if_present(path)?;
+            }
+            Removal::EmptyDir(path) => {
+                // Not empty: somebody else uses it by now.
+                let _ = std::fs::remove_dir(path);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whatever of the installation is still there after a removal, apart from what was meant to be kept.
+pub fn leftovers(layout: &Layout, keep: &[PathBuf]) -> Vec<PathBuf> {
+    let places = layout.entries().into_iter().filter(|entry| entry.class != Class::Shared).map(|entry| entry.path);
+    let units = std::fs::read_dir(layout.unit_dir()).into_iter().flatten().flatten().map(|entry| entry.path());
+    let ours =
+        units.filter(|path| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"picket-")));
+    let present = places.chain(ours).filter(|path| std::fs::symlink_metadata(path).is_ok());
+    present.filter(|path| !keep.iter().any(|kept| path.starts_with(kept))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use picket_layout::Scope;
+    use semver::Version;
+
+    #[test]
+    fn data_is_kept_unless_it_is_asked_for_and_foreign_folders_only_if_empty() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::of(Scope::Prefix(dir.path().to_owned())).unwrap();
+        let mut receipt = Receipt::new(&layout, &Version::new(1, 0, 0), jiff::Timestamp::UNIX_EPOCH);
+        for entry in layout.entries().iter().filter(|entry| entry.kind == Kind::Dir) {
+            picket_durable::create_dir(&entry.path, entry.mode).unwrap();
+            receipt.note(&entry.path, entry.kind, entry.class);
+        }
+        let kept = plan_removal(&receipt, &layout, false);
+        assert!(kept.keep.contains(&layout.state_dir().to_owned()));
+        assert!(!kept.keep.contains(&layout.required_hooks()), "a folder in a kept folder is told twice");
+        assert!(!kept.remove.iter().any(|removal| removal.path().starts_with(layout.config_dir())));
+        let bin = layout.bin_link().parent().unwrap().to_owned();
+        assert!(kept.remove.contains(&Removal::EmptyDir(bin)));
+
+        let purged = plan_removal(&receipt, &layout, true);
+        assert!(purged.keep.is_empty());
+        assert!(purged.remove.contains(&Removal::Tree(layout.state_dir().to_owned())));
+    }
+}

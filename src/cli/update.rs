@@ -1,0 +1,65 @@
+//! `picket update …`.
+
+use super::{JsonArgs, parse_version};
+use clap::{Args, Subcommand};
+use semver::Version;
+
+/// `picket update …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum UpdateCommand {
+    /// Look whether a newer release is there.
+    Check(JsonArgs),
+    /// Update to the channel's newest release, or to one by name, under a trial.
+    ///
+    /// The new version runs on trial first. If it does not do well, the old one is back by itself; a power cut during
+    /// the trial starts the old one. It is safe to close the terminal: the service manager owns the update.
+    Apply(ApplyArgs),
+    /// Go back to the previous version, under a trial; needs no network.
+    Rollback {
+        /// Do not ask.
+        #[arg(short, long)]
+        yes: bool,
+        #[command(flatten)]
+        json: JsonArgs,
+    },
+    /// Show what runs, what happened last, and what is known.
+    Status(JsonArgs),
+    /// Show the updates of the past, newest first.
+    History {
+        /// How many.
+        #[arg(short = 'n', long, default_value_t = 10)]
+        limit: usize,
+        #[command(flatten)]
+        json: JsonArgs,
+    },
+    /// Stay on this version (or go to it) until unpinned.
+    Pin {
+        /// The version.
+        #[arg(value_parser = parse_version)]
+        version: Version,
+    },
+    /// Follow the channel again.
+    Unpin,
+    /// Remove old versions and partial downloads; never the current, the previous or a running version.
+    Clean(JsonArgs),
+    /// Finish or undo an update that a crash interrupted; runs by itself at every boot.
+    Recover(JsonArgs),
+    /// Do what the service manager starts the updater for: take up a request, or do the daily check.
+    Run,
+}
+
+/// `picket update apply`.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct ApplyArgs {
+    /// The release; the channel's newest one if not given.
+    #[arg(value_parser = parse_version)]
+    pub(crate) version: Option<Version>,
+    /// Do not ask.
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+    /// Do not wait for hooks that call the machine busy.
+    #[arg(long)]
+    pub(crate) now: bool,
+    #[command(flatten)]
+    pub(crate) json: JsonArgs,
+}

@@ -1,0 +1,307 @@
+//! `picket doctor`: looks for anything that is not as it should be, and says how to mend it.
+
+use super::Context;
+use crate::build;
+use crate::cli::{ConfigArgs, JsonArgs};
+use crate::error::CommandError;
+use crate::exit_code::ExitCode;
+use crate::output::Tone;
+use crate::{settings, wiring};
+use picket_agent::PortHolder;
+use picket_config::Gravity;
+use picket_installer::facts::inspect;
+use picket_installer::{Accounts, Found, Receipt, find_copies};
+use picket_protocol::CheckStatus;
+use picket_protocol::update_status::{UpdateOutcome, UpdateStatus};
+use picket_service::ServiceState;
+use picket_update::Clock;
+use picket_update::gate::Probe;
+use picket_update::state;
+use picket_update::trust::{TrustClient, TrustStore};
+use picket_versions::VersionDirs;
+use serde::Serialize;
+use std::net::SocketAddr;
+
+/// Something that was looked at.
+#[derive(Debug, Serialize)]
+struct Finding {
+    /// A stable name.
+    code: &'static str,
+    /// How bad it is.
+    severity: Severity,
+    /// What was found.
+    message: String,
+    /// How to mend it.
+    fix: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Severity {
+    Ok,
+    Warn,
+    Error,
+}
+
+#[derive(Default)]
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn ok(&mut self, code: &'static str, message: impl Into<String>) {
+        self.0.push(Finding { code, severity: Severity::Ok, message: message.into(), fix: None });
+    }
+
+    fn warn(&mut self, code: &'static str, message: impl Into<String>, fix: impl Into<String>) {
+        self.0.push(Finding { code, severity: Severity::Warn, message: message.into(), fix: Some(fix.into()) });
+    }
+
+    fn error(&mut self, code: &'static str, message: impl Into<String>, fix: impl Into<String>) {
+        self.0.push(Finding { code, severity: Severity::Error, message: message.into(), fix: Some(fix.into()) });
+    }
+}
+
+/// Runs `picket doctor`.
+pub(super) fn run(context: &Context<'_>, json: &JsonArgs) -> Result<ExitCode, CommandError> {
+    let mut findings = Findings::default();
+    installation(context, &mut findings)?;
+    service(context, &mut findings);
+    configuration(context, &mut findings);
+    updates(context, &mut findings);
+    machine(context, &mut findings);
+    let worst = findings.0.iter().map(|finding| finding.severity).max().unwrap_or(Severity::Ok);
+    if json.json {
+        context.output.json(&serde_json::json!({ "ok": worst < Severity::Error, "findings": findings.0 }));
+    } else {
+        for finding in &findings.0 {
+            let tone = match finding.severity {
+                Severity::Ok => Tone::Good,
+                Severity::Warn => Tone::Warn,
+                Severity::Error => Tone::Bad,
+            };
+            context.output.marked(tone, format_args!("{}: {}", finding.code, finding.message));
+            if let Some(fix) = &finding.fix {
+                context.output.marked(Tone::Plain, format_args!("fix: {fix}"));
+            }
+        }
+    }
+    Ok(if worst < Severity::Error { ExitCode::Success } else { ExitCode::Unhealthy })
+}
+
+fn again(context: &Context<'_>) -> String {
+    format!("run `picket install{}` again", context.layout.scope().as_options())
+}
+
+fn installation(context: &Context<'_>, findings: &mut Findings) -> Result<(), CommandError> {
+    let layout = &context.layout;
+    match Receipt::load(layout)?.filter(|_| layout.receipt().exists()) {
+        None => {
+            let message = format!("Picket is not installed ({})", layout.scope());
+            findings.error("installed", message, format!("`picket install{}`", layout.scope().as_options()));
+            return Ok(());
+        }
+        Some(receipt) if !receipt.complete => {
+            findings.error("installed", "the installation did not get to its end", again(context));
+        }
+        Some(receipt) => findings.ok("installed", format!("since {} ({})", receipt.installed, receipt.scope)),
+    }
+    let accounts = Accounts::of(layout);
+    let mut misfits = 0;
+    for entry in layout.entries() {
+        let place = entry.path.display().to_string();
+        match inspect(&entry, layout, &accounts) {
+            Found::Fits => continue,
+            // Folders of this boot come with the service.
+            Found::Absent if entry.class == picket_layout::Class::Runtime => continue,
+            Found::Absent if entry.class == picket_layout::Class::Shared => continue,
+            Found::Absent => findings.error("layout", format!("{place} is missing"), again(context)),
+            Found::Differs(differs) => {
+                let differs: Vec<String> = differs.iter().map(ToString::to_string).collect();
+                findings.error("layout", format!("{place}: {}", differs.join(", ")), again(context));
+            }
+        }
+        misfits += 1;
+    }
+    if misfits == 0 {
+        findings.ok("layout", "every folder and link has its owner and mode");
+    }
+    versions(context, findings);
+    Ok(())
+}
+
+fn versions(context: &Context<'_>, findings: &mut Findings) {
+    let dirs = VersionDirs::new(&context.layout);
+    match dirs.current() {
+        None => findings.error("current_version", "the `current` link names no version", again(context)),
+        Some(version) => match dirs.intact(&version) {
+            Ok(_) => findings.ok("current_version", format!("{version}, every byte as it was put there")),
+            Err(error) => findings.error(
+                "current_version",
+                format!("{version}: {error}"),
+                "`picket update rollback`, or install this version again from a fresh download",
+            ),
+        },
+    }
+    if let Some(previous) = dirs.previous() {
+        match dirs.intact(&previous) {
+            Ok(_) => findings.ok("previous_version", format!("{previous} can be gone back to")),
+            Err(error) => findings.warn(
+                "previous_version",
+                format!("{previous}: {error}"),
+                "the next update replaces it; until then there is nothing to go back to",
+            ),
+        }
+    }
+}
+
+fn service(context: &Context<'_>, findings: &mut Findings) {
+    let registrar = picket_service::registrar(&context.layout);
+    let start = format!("`picket service start{}`", context.layout.scope().as_options());
+    let status = match registrar.status() {
+        Ok(status) => status,
+        Err(error) => {
+            findings.error("service", format!("the service manager cannot be asked: {error}"), "see its own log");
+            return;
+        }
+    };
+    let what = format!("{} ({})", status.detail, status.manager);
+    match status.state {
+        ServiceState::Running => findings.ok("service", what),
+        ServiceState::Starting | ServiceState::Stopping => findings.warn("service", what, "look again in a moment"),
+        ServiceState::Stopped => findings.warn("service", what, start),
+        ServiceState::NotRegistered => {
+            findings.error("service", "the service manager does not know it", again(context));
+        }
+        ServiceState::Restarting | ServiceState::Failed => {
+            findings.error("service", what, "`picket service logs` shows why");
+        }
+    }
+    if !status.enabled && status.state != ServiceState::NotRegistered && status.manager == "systemd" {
+        findings.warn("boot", "the agent is not started at boot", "`systemctl enable picket-agent`");
+    }
+    if status.state == ServiceState::Running {
+        health(context, findings);
+    }
+}
+
+fn health(context: &Context<'_>, findings: &mut Findings) {
+    let resolved = settings::read(&context.layout, context.process, &ConfigArgs::default());
+    let address = resolved.settings.health.listen.get();
+    match super::service::probe(context).and_then(|probe| probe.health()) {
+        None => findings.error("health", format!("the agent does not answer on {address}"), port_fix(address)),
+        Some(report) => {
+            let bad = report.checks.iter().filter(|(_, check)| check.status != CheckStatus::Pass);
+            let bad: Vec<_> = bad.collect();
+            for (code, check) in &bad {
+                let message = format!("{code}: {}", check.message);
+                let fix = "see the message; `picket service logs` may show more";
+                if check.status == CheckStatus::Fail {
+                    findings.error("health", message, fix);
+                } else {
+                    findings.warn("health", message, fix);
+                }
+            }
+            if bad.is_empty() {
+                findings.ok("health", format!("{} checks pass", report.checks.len()));
+            }
+        }
+    }
+}
+
+fn port_fix(address: SocketAddr) -> String {
+    format!(
+        "the port may be held by {}; stop that, or set health.listen to another port and restart",
+        PortHolder::of(address)
+    )
+}
+
+fn configuration(context: &Context<'_>, findings: &mut Findings) {
+    let resolved = settings::read(&context.layout, context.process, &ConfigArgs::default());
+    for problem in &resolved.problems.0 {
+        if problem.gravity == Gravity::Error {
+            findings.error(
+                "configuration",
+                problem.to_string(),
+                "correct it; `picket config schema` says what is allowed",
+            );
+        } else {
+            findings.warn("configuration", problem.to_string(), "correct or remove the key");
+        }
+    }
+    if resolved.problems.0.is_empty() {
+        findings.ok("configuration", "every key is known and valid");
+    }
+}
+
+fn updates(context: &Context<'_>, findings: &mut Findings) {
+    let layout = &context.layout;
+    if std::fs::read_dir(layout.update_dir()).is_err() {
+        findings.warn("updates", "the updater's state can be read by root only", "run `sudo picket doctor`");
+        return;
+    }
+    let store = TrustStore::new(layout.update_dir().join("tuf"));
+    let clock = Clock::system();
+    let pinned = wiring::pinned_root(layout).ok().flatten();
+    let trust = TrustClient::new(&store, &clock).offline(pinned.as_deref());
+    let status = state::derive(layout, &clock, trust.as_ref().ok().cloned());
+    match trust {
+        Err(error) => findings.warn("updates", error.to_string(), error.hint()),
+        Ok(trust) => {
+            let (role, at) = trust.first();
+            if at < clock.now() {
+                let fix = "`picket update check`; if the server offers nothing newer, ask the vendor";
+                findings.warn("updates", format!("the release {role} metadata expired on {at}"), fix);
+            } else {
+                findings.ok("updates", format!("release metadata is trusted until {at} ({role})"));
+            }
+        }
+    }
+    last_update(&status, findings);
+}
+
+fn last_update(status: &UpdateStatus, findings: &mut Findings) {
+    if let Some(running) = &status.running {
+        let message = format!("{} to {} stands at the {} step", running.from, running.to, running.step);
+        findings.warn("update_under_way", message, "if no updater runs, `picket update recover` settles it");
+    }
+    if let Some(last) = status.last.as_ref().filter(|last| last.outcome != UpdateOutcome::Committed) {
+        let message = format!("{} to {}: {}", last.from, last.to, last.reason);
+        findings.warn("last_update", message, format!("`picket update apply {}` tries it again", last.to));
+    }
+    if let Some(error) = status.last_check.as_ref().and_then(|check| check.error.as_ref()) {
+        findings.warn("last_check", error.clone(), "`picket update check` tries it again");
+    }
+}
+
+fn machine(context: &Context<'_>, findings: &mut Findings) {
+    let layout = &context.layout;
+    let reserve = settings::read(layout, context.process, &ConfigArgs::default()).settings.update.disk_reserve;
+    if let Ok(free) = picket_durable::free_space(layout.program_dir()) {
+        let text = format!("{} MiB are free in {}", free >> 20, layout.program_dir().display());
+        if free < reserve.0 {
+            findings.warn("disk", text, "free some space: updates wait for update.disk_reserve");
+        } else {
+            findings.ok("disk", text);
+        }
+    }
+    let today = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date();
+    let built = build::info().built;
+    match built.parse::<jiff::civil::Date>() {
+        Ok(built) if today < built => {
+            let message = format!("the clock says {today}, this version was built on {built}");
+            findings.error("clock", message, "set the clock; nothing that is signed can be checked with a wrong one");
+        }
+        _ => findings.ok("clock", format!("{today} (UTC)")),
+    }
+    let copies = find_copies(layout, &context.process.path(), &context.process.exe);
+    for copy in &copies {
+        let message = format!("another copy: {} ({})", copy.path.display(), copy.what);
+        findings.warn(
+            "copies",
+            message,
+            "remove the one you do not need, or name the one you mean with --user or --prefix",
+        );
+    }
+    if copies.is_empty() {
+        findings.ok("copies", "no other copy of Picket");
+    }
+}

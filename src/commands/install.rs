@@ -1,0 +1,213 @@
+//! `picket install`.
+
+use super::Context;
+use super::follow::{self, Followed};
+use crate::build;
+use crate::cli::{ConfigArgs, InstallArgs};
+use crate::error::CommandError;
+use crate::exit_code::ExitCode;
+use crate::output::Tone;
+use crate::settings;
+use picket_installer::plan::files_of_interest;
+use picket_installer::{Facts, Plan, Request, Situation, Step, apply, find_copies, plan};
+use picket_service::{Registrar, ServiceState, units};
+use picket_update::fetch::Location;
+use picket_update::gate::Probe;
+use picket_update::request::{Request as UpdateRequest, Wanted};
+use picket_update::trust::{TrustClient, TrustStore};
+use picket_versions::sha256_of;
+use serde_json::json;
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+/// How long a new agent may take to answer.
+const READY_LIMIT: Duration = Duration::from_secs(30);
+const LOOK: Duration = Duration::from_millis(50);
+/// The largest root metadata, in bytes (python-tuf's limit).
+const MAX_ROOT: u64 = 512_000;
+
+/// Runs `picket install`.
+pub(super) fn run(context: &Context<'_>, args: &InstallArgs) -> Result<ExitCode, CommandError> {
+    let layout = &context.layout;
+    if !args.dry_run {
+        context.require_root("installing")?;
+    }
+    let registrar = picket_service::registrar(layout);
+    let request = request(context, args)?;
+    let enabled = registrar.status().is_ok_and(|status| status.enabled);
+    let files = files_of_interest(&request, layout, registrar.as_ref());
+    let facts = Facts::gather(layout, &files, enabled)?;
+    let plan = plan(&request, &facts, layout, registrar.as_ref());
+    for copy in find_copies(layout, &context.process.path(), &context.process.exe) {
+        context.output.warn(format_args!("another copy of Picket: {} ({})", copy.path.display(), copy.what));
+    }
+    if args.dry_run {
+        return Ok(show(context, args, &plan));
+    }
+    if plan.steps.is_empty() && plan.obstacles.is_empty() {
+        context.output.say(format_args!("version {} is installed; nothing to do", request.build.version));
+        return Ok(report(context, args, &plan, "unchanged"));
+    }
+    let now = jiff::Timestamp::now();
+    let left = apply(&plan, &request, layout, registrar.as_ref(), now, |step| context.output.say(step.describe()))?;
+    for step in left {
+        match step {
+            Step::Start => start(context, registrar.as_ref())?,
+            Step::TryVersion(_) if args.no_start => {
+                let version = &request.build.version;
+                context.output.hint(format_args!(
+                    "version {version} is in place, but was not tried; `picket install` without --no-start tries it"
+                ));
+            }
+            Step::TryVersion(version) => return upgrade(context, args, version),
+            _ => {}
+        }
+    }
+    closing_words(context, &request, &facts);
+    Ok(report(context, args, &plan, "installed"))
+}
+
+/// What the installation should be.
+fn request(context: &Context<'_>, args: &InstallArgs) -> Result<Request, CommandError> {
+    let root = match &args.root_keys {
+        Some(path) => Some(read_root(path)?),
+        None => None,
+    };
+    if let Some(releases) = &args.releases {
+        Location::parse(releases).map_err(CommandError::Releases)?;
+    }
+    if let Some(channel) = args.channel.as_deref().filter(|name| !picket_protocol::channel::is_channel_name(name)) {
+        return Err(CommandError::Usage(format!("{channel:?} cannot name a channel (a to z, 0 to 9 and -)")));
+    }
+    let layout = &context.layout;
+    Ok(Request {
+        sha256: sha256_of(&context.process.exe)?,
+        exe: context.process.exe.clone(),
+        build: build::info(),
+        root,
+        config: config_file(context, args),
+        units: units::texts(layout),
+        start: !args.no_start,
+    })
+}
+
+/// Reads root metadata and makes sure that it is signed by itself before anything is made.
+fn read_root(path: &std::path::Path) -> Result<Vec<u8>, CommandError> {
+    let bytes = picket_durable::read_bounded(path, MAX_ROOT)?;
+    let nowhere = TrustStore::new(PathBuf::from("/nonexistent"));
+    TrustClient::new(&nowhere, &picket_update::Clock::system()).check_root(&bytes)?;
+    Ok(bytes)
+}
+
+/// The configuration file that the options ask for; `None` when the one that is there says the same already.
+fn config_file(context: &Context<'_>, args: &InstallArgs) -> Option<(PathBuf, Vec<u8>)> {
+    let present = settings::read(&context.layout, context.process, &ConfigArgs::default());
+    let wants = |given: &Option<String>, has: &str| given.as_deref().is_some_and(|given| given != has);
+    let update = &present.settings.update;
+    if !wants(&args.releases, &update.releases) && !wants(&args.channel, &update.channel) {
+        return None;
+    }
+    let path = present.files.first().cloned().unwrap_or_else(|| context.layout.config_dir().join("config.yaml"));
+    let mut text =
+        String::from("# Picket's configuration. `picket config schema` and the manual list every key.\nupdate:\n");
+    for (key, value) in [("releases", &args.releases), ("channel", &args.channel)] {
+        if let Some(value) = value {
+            // JSON's strings are YAML's, so nothing in a value can become another key.
+            let _ = writeln!(text, "  {key}: {}", json!(value));
+        }
+    }
+    Some((path, text.into_bytes()))
+}
+
+fn show(context: &Context<'_>, args: &InstallArgs, plan: &Plan) -> ExitCode {
+    if args.json.json {
+        return report(context, args, plan, "planned");
+    }
+    let output = context.output;
+    output.field("Installation", context.layout.scope());
+    output.field("Situation", situation(&plan.situation));
+    for step in &plan.steps {
+        output.marked(Tone::Plain, step.describe());
+    }
+    for obstacle in &plan.obstacles {
+        output.marked(Tone::Bad, obstacle);
+    }
+    if plan.steps.is_empty() && plan.obstacles.is_empty() {
+        output.marked(Tone::Good, "nothing would change");
+    }
+    if plan.obstacles.is_empty() { ExitCode::Success } else { ExitCode::Failure }
+}
+
+fn situation(situation: &Situation) -> String {
+    match situation {
+        Situation::Fresh => "nothing is installed".to_owned(),
+        Situation::Interrupted => "an earlier installation did not get to its end".to_owned(),
+        Situation::Installed => "this version is installed".to_owned(),
+        Situation::Upgrade { from } => format!("version {from} is installed"),
+    }
+}
+
+fn report(context: &Context<'_>, args: &InstallArgs, plan: &Plan, result: &str) -> ExitCode {
+    if args.json.json {
+        let steps: Vec<String> = plan.steps.iter().map(Step::describe).collect();
+        context.output.json(&json!({
+            "result": result,
+            "scope": context.layout.scope(),
+            "version": build::info().version,
+            "situation": situation(&plan.situation),
+            "steps": steps,
+            "obstacles": plan.obstacles,
+        }));
+    }
+    if plan.obstacles.is_empty() { ExitCode::Success } else { ExitCode::Failure }
+}
+
+/// Starts the agent and waits until it answers.
+fn start(context: &Context<'_>, registrar: &dyn Registrar) -> Result<(), CommandError> {
+    context.output.say(Step::Start.describe());
+    registrar.start()?;
+    let probe = super::service::probe(context);
+    let began = Instant::now();
+    while began.elapsed() < READY_LIMIT {
+        let status = registrar.status()?;
+        if matches!(status.state, ServiceState::Failed) {
+            return Err(CommandError::NotReady(status.detail));
+        }
+        if probe.as_ref().is_some_and(|probe| probe.livez().is_some_and(|livez| Some(livez.pid) == status.pid)) {
+            return Ok(());
+        }
+        std::thread::sleep(LOOK);
+    }
+    Err(CommandError::NotReady(format!("no answer on the health port after {} s", READY_LIMIT.as_secs())))
+}
+
+/// Lets the proven version try this one, and follows it.
+fn upgrade(context: &Context<'_>, args: &InstallArgs, version: semver::Version) -> Result<ExitCode, CommandError> {
+    let request = UpdateRequest {
+        id: picket_update::random_id(),
+        wanted: Wanted::Installed { version },
+        by: context.process.person(),
+    };
+    let followed: Followed = follow::ask_updater(context, &request)?;
+    Ok(follow::report(context, &followed, args.json.json))
+}
+
+fn closing_words(context: &Context<'_>, request: &Request, facts: &Facts) {
+    let output = context.output;
+    output.say(format_args!("Picket {} is installed ({})", request.build.version, context.layout.scope()));
+    let bin = context.layout.bin_link();
+    let on_path = bin.parent().is_some_and(|dir| context.process.path().contains(&dir.to_owned()));
+    if !on_path {
+        output.hint(format_args!("{} is not on your PATH; call it as {}", picket_layout::EXECUTABLE, bin.display()));
+    }
+    let has_root = request.root.is_some()
+        || facts.files.contains_key(&context.layout.release_root())
+        || build::release_root().is_some();
+    if !has_root {
+        output.hint(
+            "updates are off: no release root is trusted. `picket install --root-keys root.json --releases URL` turns \
+             them on",
+        );
+    }
+}

@@ -1,0 +1,138 @@
+//! The commands, a file each. Here is only which one runs.
+
+mod agent;
+mod config;
+mod doctor;
+mod follow;
+mod install;
+mod manual;
+mod release;
+mod release_verify;
+mod sandbox;
+mod self_test;
+mod service;
+mod uninstall;
+mod update;
+
+use crate::build;
+use crate::cli::{AgentCommand, Cli, Command, ReferencePart, ServiceCommand};
+use crate::error::CommandError;
+use crate::exit_code::ExitCode;
+use crate::output::Output;
+use crate::process::Process;
+use crate::settings;
+use clap::Parser;
+use clap::error::ErrorKind;
+use picket_layout::Layout;
+use picket_telemetry::{LogFormat, LogLevel, LogOptions, logs};
+use std::collections::BTreeMap;
+
+/// What a command needs of the rest.
+pub(crate) struct Context<'a> {
+    /// The process.
+    pub(crate) process: &'a Process,
+    /// The installation it is about.
+    pub(crate) layout: Layout,
+    /// Where it prints.
+    pub(crate) output: Output,
+    /// How often `--verbose` was given.
+    pub(crate) verbose: u8,
+}
+
+impl Context<'_> {
+    /// Refuses when the installation is the system's and the caller is not root.
+    pub(crate) fn require_root(&self, what: &'static str) -> Result<(), CommandError> {
+        let missing = self.layout.scope().needs_root() && !self.process.is_root();
+        if missing { Err(CommandError::NeedsRoot(what)) } else { Ok(()) }
+    }
+
+    /// Asks, unless `yes` was given; refuses where nobody can answer.
+    pub(crate) fn confirm(&self, yes: bool, question: &str) -> Result<(), CommandError> {
+        if yes {
+            return Ok(());
+        }
+        if !self.process.interactive {
+            return Err(CommandError::CannotAsk(question.trim_end_matches('?').to_owned()));
+        }
+        if self.output.ask(question) { Ok(()) } else { Err(CommandError::Declined) }
+    }
+
+    /// Sets up the log of a short command: warnings, or more where asked for.
+    fn log_as_tool(&self) {
+        let level = match self.verbose {
+            0 => LogLevel::Error,
+            1 => LogLevel::Info,
+            2 => LogLevel::Debug,
+            _ => LogLevel::Trace,
+        };
+        let options = LogOptions {
+            format: LogFormat::Human,
+            level,
+            levels: BTreeMap::new(),
+            identifier: "picket".to_owned(),
+            under_journal: false,
+            color: self.process.variable("NO_COLOR").is_none(),
+        };
+        // Only a second log in one process would fail, and there is none.
+        let _ = logs::init(&options);
+    }
+}
+
+/// Parses the command line and runs the command.
+pub(crate) fn run(process: &Process) -> ExitCode {
+    let cli = match Cli::try_parse_from(&process.arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let help = matches!(
+                error.kind(),
+                ErrorKind::DisplayHelp
+                    | ErrorKind::DisplayVersion
+                    | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
+            );
+            let _ = error.print();
+            return if help { ExitCode::Success } else { ExitCode::Usage };
+        }
+    };
+    let output = Output::new(&cli.global, process.interactive);
+    let Some(command) = cli.command.filter(|_| !cli.version) else {
+        output.result(format_args!("picket {}", build::info().long_version()));
+        return ExitCode::Success;
+    };
+    let result = settings::layout(&cli.global, process).and_then(|layout| {
+        let context = Context { process, layout, output, verbose: cli.global.verbose };
+        dispatch(&context, command)
+    });
+    result.unwrap_or_else(|error| {
+        output.error(&error);
+        error.exit_code()
+    })
+}
+
+fn dispatch(context: &Context<'_>, command: Command) -> Result<ExitCode, CommandError> {
+    // These three set up the log of a service; everything else is a tool.
+    let is_service = matches!(
+        command,
+        Command::Agent(AgentCommand::Run(_))
+            | Command::Service(ServiceCommand::Run { .. })
+            | Command::Update(crate::cli::UpdateCommand::Run | crate::cli::UpdateCommand::Recover(_))
+    );
+    if !is_service {
+        context.log_as_tool();
+    }
+    match command {
+        Command::Install(args) => install::run(context, &args),
+        Command::Uninstall(args) => uninstall::run(context, &args),
+        Command::Service(command) => service::run(context, command),
+        Command::Agent(AgentCommand::Run(args)) => agent::run(context, &args),
+        Command::Doctor(args) => doctor::run(context, &args),
+        Command::Config(command) => config::run(context, command),
+        Command::Update(command) => update::run(context, command),
+        Command::Release(command) => release::run(context, command),
+        Command::SelfTest(args) => self_test::run(context, &args),
+        Command::Completions { shell } => Ok(manual::completions(context, shell)),
+        Command::Man { dir } => manual::man(context, dir.as_deref()),
+        Command::Reference { part: ReferencePart::Cli } => Ok(manual::cli_reference(context)),
+        Command::Reference { part: ReferencePart::Config } => Ok(manual::config_reference(context)),
+        Command::Sandbox { scratch, network, program } => Err(sandbox::run(scratch, network, &program)),
+    }
+}

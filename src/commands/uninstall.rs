@@ -1,0 +1,88 @@
+//! `picket uninstall`.
+
+use super::Context;
+use crate::build;
+use crate::cli::UninstallArgs;
+use crate::error::CommandError;
+use crate::exit_code::ExitCode;
+use crate::output::Tone;
+use picket_installer::uninstall::{leftovers, remove};
+use picket_installer::{Receipt, Removal, RemovalPlan, plan_removal};
+use picket_update::Engine;
+use serde_json::json;
+use std::path::PathBuf;
+
+/// Runs `picket uninstall`.
+pub(super) fn run(context: &Context<'_>, args: &UninstallArgs) -> Result<ExitCode, CommandError> {
+    let layout = &context.layout;
+    let Some(receipt) = receipt(context)? else {
+        return Err(CommandError::NotInstalled(layout.receipt()));
+    };
+    let plan = plan_removal(&receipt, layout, args.purge);
+    if args.dry_run {
+        show(context, args, &plan);
+        return Ok(ExitCode::Success);
+    }
+    context.require_root("uninstalling")?;
+    let what = if args.purge { "with all its data and configuration" } else { "and keep its data" };
+    context.confirm(args.yes || args.json.json, &format!("Remove Picket ({}) {what}?", layout.scope()))?;
+    // An update under way would put back what is being removed. A machine without the updater's state has none.
+    let lock = if layout.update_dir().is_dir() { Some(Engine::lock(layout)?) } else { None };
+    let registrar = picket_service::registrar(layout);
+    remove(&plan, &receipt, layout, registrar.as_ref(), |removal| context.output.say(removal.describe()))?;
+    drop(lock);
+    let left = leftovers(layout, &plan.keep);
+    report(context, args, &plan, &left);
+    if left.is_empty() { Ok(ExitCode::Success) } else { Err(CommandError::Leftovers(list(&left))) }
+}
+
+/// The receipt, or what the layout says when it was lost; `None` when there is nothing here.
+fn receipt(context: &Context<'_>) -> Result<Option<Receipt>, CommandError> {
+    let layout = &context.layout;
+    if let Some(receipt) = Receipt::load(layout)? {
+        return Ok(Some(receipt));
+    }
+    let data = layout.state_dir().exists() || layout.update_dir().exists() || layout.config_dir().exists();
+    if !layout.program_dir().exists() && !data {
+        return Ok(None);
+    }
+    context.output.warn("there is no receipt; going by the layout");
+    Ok(Some(Receipt::from_layout(layout, &build::info().version, jiff::Timestamp::now())))
+}
+
+fn show(context: &Context<'_>, args: &UninstallArgs, plan: &RemovalPlan) {
+    if args.json.json {
+        report(context, args, plan, &[]);
+        return;
+    }
+    context.output.marked(Tone::Plain, "stop the agent and take it out of the service manager");
+    for removal in &plan.remove {
+        context.output.marked(Tone::Plain, removal.describe());
+    }
+    if plan.remove_user {
+        context.output.marked(Tone::Plain, "remove the system user picket");
+    }
+    for kept in &plan.keep {
+        context.output.marked(Tone::Plain, format_args!("keep {}", kept.display()));
+    }
+}
+
+fn report(context: &Context<'_>, args: &UninstallArgs, plan: &RemovalPlan, left: &[PathBuf]) {
+    if args.json.json {
+        let removed: Vec<&std::path::Path> = plan.remove.iter().map(Removal::path).collect();
+        context.output.json(&json!({
+            "removed": removed, "kept": plan.keep, "user_removed": plan.remove_user, "left_over": left,
+            "dry_run": args.dry_run,
+        }));
+        return;
+    }
+    context.output.say("Picket is uninstalled");
+    if !plan.keep.is_empty() {
+        context.output.say(format_args!("kept: {}", list(&plan.keep).replace('\n', ", ")));
+        context.output.hint("`picket uninstall --purge` from any copy of picket removes these, too");
+    }
+}
+
+fn list(paths: &[PathBuf]) -> String {
+    paths.iter().map(|path| path.display().to_string()).collect::<Vec<_>>().join("\n")
+}

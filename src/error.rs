@@ -1,0 +1,181 @@
+//! Every way in which a command fails: one enum, one exit code for each, a way out where there is one.
+
+use crate::exit_code::ExitCode;
+use picket_agent::BuildError;
+use picket_config::Problem;
+use picket_installer::ApplyError;
+use picket_installer::uninstall::RemovalError;
+use picket_layout::{Layout, NoHome};
+use picket_release::ReleaseError;
+use picket_service::ServiceError;
+use picket_telemetry::logs::LogError;
+use picket_transport::UrlError;
+use picket_update::EngineError;
+use picket_update::archive::ArchiveError;
+use picket_update::trust::TrustError;
+use std::io;
+
+/// A command that failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CommandError {
+    /// It needs root.
+    #[error("{0} of the system's installation needs root")]
+    NeedsRoot(&'static str),
+    /// There is no installation.
+    #[error("Picket is not installed here: {} is missing", _0.display())]
+    NotInstalled(std::path::PathBuf),
+    /// The configuration cannot be used.
+    #[error("the configuration cannot be used:\n{}", list(_0))]
+    Config(Vec<Problem>),
+    /// An address in the configuration cannot be used.
+    #[error("update.releases cannot be used")]
+    Releases(#[source] UrlError),
+    /// A word on the command line means nothing.
+    #[error("{0}")]
+    Usage(String),
+    /// A person said no.
+    #[error("nothing was done")]
+    Declined,
+    /// A question that nobody can answer.
+    #[error("{0} has to be confirmed, and there is no terminal to ask on")]
+    CannotAsk(String),
+    /// The updater that was asked ended without an answer.
+    #[error("the updater ended without finishing the update")]
+    UpdaterGone,
+    /// The agent did not become ready after its installation.
+    #[error("the agent was installed and started, but is not ready: {0}")]
+    NotReady(String),
+    /// Something is still there after the removal.
+    #[error("something is left over:\n{0}")]
+    Leftovers(String),
+    /// Nothing was there to be verified.
+    #[error("{0}")]
+    Verify(String),
+    /// The home folder is not known.
+    #[error(transparent)]
+    NoHome(#[from] NoHome),
+    /// The log cannot be set up.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The agent cannot start.
+    #[error(transparent)]
+    Agent(#[from] BuildError),
+    /// The installer failed.
+    #[error(transparent)]
+    Install(#[from] ApplyError),
+    /// The uninstaller failed.
+    #[error(transparent)]
+    Uninstall(#[from] RemovalError),
+    /// The service manager failed.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+    /// The updater failed.
+    #[error(transparent)]
+    Update(#[from] EngineError),
+    /// A release is not trusted.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// An archive is refused.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// The vendor's side failed.
+    #[error(transparent)]
+    Release(#[from] ReleaseError),
+    /// A file could not be read or written.
+    #[error(transparent)]
+    File(#[from] picket_durable::Error),
+    /// The system refused something.
+    #[error("{what}")]
+    System {
+        /// What was tried.
+        what: String,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+fn list(problems: &[Problem]) -> String {
+    problems.iter().map(|problem| format!("  {problem}")).collect::<Vec<_>>().join("\n")
+}
+
+impl CommandError {
+    /// The exit code: the one place that chooses.
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::NeedsRoot(_) => ExitCode::NotPermitted,
+            Self::NotInstalled(_) | Self::Update(EngineError::NotInstalled(_)) => ExitCode::NotInstalled,
+            Self::Config(_) | Self::Releases(_) => ExitCode::Config,
+            Self::Usage(_) | Self::CannotAsk(_) => ExitCode::Usage,
+            Self::Update(EngineError::Busy(_)) | Self::Agent(BuildError::AlreadyRunning(_)) => ExitCode::Busy,
+            Self::NotReady(_) | Self::Verify(_) => ExitCode::Unhealthy,
+            Self::Update(EngineError::Refused(_) | EngineError::NoPrevious) => ExitCode::NotTried,
+            Self::Update(EngineError::Trust(error)) | Self::Trust(error) => {
+                if error.is_network_trouble() {
+                    ExitCode::Network
+                } else {
+                    ExitCode::Untrusted
+                }
+            }
+            Self::Declined
+            | Self::UpdaterGone
+            | Self::Leftovers(_)
+            | Self::NoHome(_)
+            | Self::Log(_)
+            | Self::Agent(_)
+            | Self::Install(_)
+            | Self::Uninstall(_)
+            | Self::Service(_)
+            | Self::Update(_)
+            | Self::Archive(_)
+            | Self::Release(_)
+            | Self::File(_)
+            | Self::System { .. } => ExitCode::Failure,
+        }
+    }
+
+    /// What to do about it.
+    pub(crate) fn hint(&self) -> Option<String> {
+        match self {
+            Self::NeedsRoot(_) => {
+                Some("run it with sudo, or choose an installation of your own with --user or --prefix DIR".to_owned())
+            }
+            Self::NotInstalled(_) => {
+                Some("install with `picket install`, or name the installation with --user or --prefix DIR".to_owned())
+            }
+            Self::Config(_) => {
+                Some("`picket config check` shows this again, `picket config schema` what is allowed".to_owned())
+            }
+            Self::CannotAsk(_) => Some("say --yes if you mean it".to_owned()),
+            Self::UpdaterGone => {
+                Some("`picket update status` says what runs now; the log of the updater says why it ended".to_owned())
+            }
+            Self::NotReady(_) => Some("`picket service logs` and `picket doctor` show why".to_owned()),
+            Self::Leftovers(_) => Some("look at it, and remove it by hand if it is not yours".to_owned()),
+            Self::Update(error) => error.hint(),
+            Self::Trust(error) => Some(error.hint().to_owned()),
+            Self::Release(error) => error.hint(),
+            Self::Service(ServiceError::Command { message, .. }) if message.contains("Access denied") => {
+                Some("run it with sudo".to_owned())
+            }
+            Self::File(error) | Self::Install(ApplyError::File(error)) if is_denied(error) => {
+                Some("run it with sudo, or choose a place of your own with --user or --prefix DIR".to_owned())
+            }
+            _ => None,
+        }
+    }
+
+    /// The system refused `what`.
+    pub(crate) fn system(what: impl Into<String>, source: io::Error) -> Self {
+        Self::System { what: what.into(), source }
+    }
+
+    /// The installation of `layout` must be there.
+    pub(crate) fn require_installed(layout: &Layout) -> Result<(), Self> {
+        let link = layout.current_link();
+        if std::fs::symlink_metadata(&link).is_ok() { Ok(()) } else { Err(Self::NotInstalled(link)) }
+    }
+}
+
+fn is_denied(error: &picket_durable::Error) -> bool {
+    error.source.kind() == io::ErrorKind::PermissionDenied
+}

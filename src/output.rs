@@ -1,0 +1,180 @@
+//! The only place that prints: results to standard output, talk to standard error, colours on terminals.
+#![expect(clippy::disallowed_macros, reason = "this is the one place that prints")]
+
+use crate::cli::{Color, Global};
+use crate::error::CommandError;
+use anstream::{eprint, eprintln, print, println};
+use anstyle::{AnsiColor, Style};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+use std::error::Error;
+use std::fmt::Display;
+use std::io::Write;
+use std::time::Duration;
+
+const BOLD: Style = Style::new().bold();
+const DIM: Style = Style::new().dimmed();
+const GREEN: Style = AnsiColor::Green.on_default();
+const YELLOW: Style = AnsiColor::Yellow.on_default();
+const RED: Style = AnsiColor::Red.on_default().bold();
+const CYAN: Style = AnsiColor::Cyan.on_default();
+
+/// Prints for one command.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Output {
+    quiet: u8,
+    /// Whether standard error can show a line that changes.
+    live: bool,
+}
+
+/// How a line of a report is marked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tone {
+    /// All is well.
+    Good,
+    /// Somebody should look.
+    Warn,
+    /// It does not work.
+    Bad,
+    /// Neither.
+    Plain,
+}
+
+impl Output {
+    /// Prints as the global options say.
+    pub(crate) fn new(global: &Global, interactive: bool) -> Self {
+        let choice = match global.color {
+            Color::Auto => anstream::ColorChoice::Auto,
+            Color::Always => anstream::ColorChoice::Always,
+            Color::Never => anstream::ColorChoice::Never,
+        };
+        choice.write_global();
+        Self { quiet: global.quiet, live: interactive && global.quiet == 0 }
+    }
+
+    /// A result: to standard output.
+    pub(crate) fn result(self, text: impl Display) {
+        println!("{text}");
+    }
+
+    /// A result that ends with its own newline, or needs none.
+    pub(crate) fn raw(self, text: impl Display) {
+        print!("{text}");
+        let _ = std::io::stdout().flush();
+    }
+
+    /// A result as pretty JSON.
+    pub(crate) fn json(self, value: &impl Serialize) {
+        println!("{}", serde_json::to_string_pretty(value).unwrap_or_default());
+    }
+
+    /// A named value of a report: `Current version: 1.2.3`.
+    pub(crate) fn field(self, name: &str, value: impl Display) {
+        println!("{BOLD}{name}:{BOLD:#} {value}");
+    }
+
+    /// A line of a report, marked.
+    pub(crate) fn marked(self, tone: Tone, text: impl Display) {
+        match tone {
+            Tone::Good => println!("{GREEN}ok{GREEN:#}    {text}"),
+            Tone::Warn => println!("{YELLOW}warn{YELLOW:#}  {text}"),
+            Tone::Bad => println!("{RED}fail{RED:#}  {text}"),
+            Tone::Plain => println!("      {text}"),
+        }
+    }
+
+    /// Talk: what is being done.
+    pub(crate) fn say(self, text: impl Display) {
+        if self.quiet == 0 {
+            eprintln!("{text}");
+        }
+    }
+
+    /// Talk: something that somebody should know.
+    pub(crate) fn warn(self, text: impl Display) {
+        if self.quiet < 2 {
+            eprintln!("{YELLOW}warning:{YELLOW:#} {text}");
+        }
+    }
+
+    /// Talk: what can be done.
+    pub(crate) fn hint(self, text: impl Display) {
+        if self.quiet < 2 {
+            eprintln!("{CYAN}hint:{CYAN:#} {text}");
+        }
+    }
+
+    /// A command's failure: what, because of what, and the way out.
+    pub(crate) fn error(self, error: &CommandError) {
+        eprintln!("{RED}error:{RED:#} {error}");
+        let mut said = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            let text = error.to_string();
+            // Transparent wrappers say the same twice.
+            if !said.contains(&text) {
+                eprintln!("  {DIM}caused by:{DIM:#} {text}");
+                said = text;
+            }
+            cause = error.source();
+        }
+        if let Some(hint) = error.hint() {
+            self.hint(hint);
+        }
+    }
+
+    /// Asks a yes-or-no question on the terminal; anything but yes is no.
+    pub(crate) fn ask(self, question: &str) -> bool {
+        eprint!("{question} [y/N] ");
+        let _ = std::io::stderr().flush();
+        let mut answer = String::new();
+        let _ = std::io::stdin().read_line(&mut answer);
+        matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes")
+    }
+
+    /// A line that shows how far something is; without a terminal nothing, the steps are told anyway.
+    pub(crate) fn bar(self) -> Bar {
+        let target = if self.live { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        Bar { bar: ProgressBar::with_draw_target(None, target) }
+    }
+}
+
+/// A line that changes.
+pub(crate) struct Bar {
+    bar: ProgressBar,
+}
+
+impl Bar {
+    /// Shows bytes.
+    pub(crate) fn bytes(&self, done: u64, total: u64) {
+        let style = ProgressStyle::with_template("  {bar:30} {bytes} of {total_bytes} ({bytes_per_sec})");
+        self.bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+        self.bar.set_length(total);
+        self.bar.set_position(done);
+    }
+
+    /// Shows a changing text with a sign of life.
+    pub(crate) fn text(&self, text: String) {
+        let style = ProgressStyle::with_template("  {spinner} {msg}");
+        self.bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+        self.bar.set_message(text);
+        self.bar.tick();
+    }
+
+    /// Takes the line away.
+    pub(crate) fn clear(&self) {
+        self.bar.finish_and_clear();
+        self.bar.reset();
+    }
+}
+
+/// A duration in words, for people.
+pub(crate) fn human(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0..=59 => format!("{:.1} s", duration.as_secs_f64()),
+        60..=3599 => format!("{} min {} s", seconds / 60, seconds % 60),
+        3600..=86_399 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3600),
+    }
+}

@@ -1,0 +1,81 @@
+//! Building the updater of an installation from its configuration.
+
+use super::{MachineOf, scope_options};
+use crate::build;
+use crate::error::CommandError;
+use crate::process::Process;
+use crate::settings::{self, Settings};
+use picket_layout::{Layout, SERVICE_USER};
+use picket_service::Registrar;
+use picket_transport::{Client, Timeouts};
+use picket_update::Clock;
+use picket_update::Engine;
+use picket_update::fetch::{Location, Server};
+use picket_update::gate::HttpProbe;
+use picket_update::progress::Progress;
+use picket_update::sandbox::Identity;
+use picket_update::self_test::SelfTests;
+use std::sync::atomic::AtomicBool;
+
+/// What the updater is built from.
+pub(crate) struct Parts<'a> {
+    /// The installation.
+    pub(crate) layout: &'a Layout,
+    /// Its configuration.
+    pub(crate) settings: &'a Settings,
+    /// The process.
+    pub(crate) process: &'a Process,
+    /// Where progress is told.
+    pub(crate) progress: &'a Progress,
+    /// Set when the process is told to stop.
+    pub(crate) interrupted: &'a AtomicBool,
+}
+
+/// Builds the updater and lets `act` use it.
+pub(crate) fn with_engine<T>(
+    parts: &Parts<'_>,
+    act: impl FnOnce(&Engine<'_>) -> Result<T, CommandError>,
+) -> Result<T, CommandError> {
+    let Parts { layout, settings, process, progress, interrupted } = *parts;
+    let registrar: Box<dyn Registrar> = picket_service::registrar(layout);
+    let build = build::info();
+    let user_agent = build::user_agent();
+    let timeouts = Timeouts { stall: settings.update.stall_limit.get(), ..Timeouts::default() };
+    let location = Location::parse(&settings.update.releases).map_err(CommandError::Releases)?;
+    let server = Server { client: Client::new(&user_agent, timeouts), location };
+    let health = format!("http://{}", settings.health.listen.get()).parse().map_err(CommandError::Releases)?;
+    let engine = Engine {
+        layout,
+        settings: &settings.update,
+        build: &build,
+        machine: &MachineOf { registrar: registrar.as_ref(), layout },
+        probe: &HttpProbe::new(health, &user_agent),
+        server: &server,
+        pinned_root: pinned_root(layout)?,
+        self_tests: SelfTests {
+            judge: process.exe.clone(),
+            identity: if layout.has_service_user() { Identity::of_service_user(SERVICE_USER) } else { None },
+            scratch_root: layout.update_run_dir().to_owned(),
+            scope: scope_options(layout),
+            environment: network_environment(process),
+        },
+        config_check: &settings::check_folder,
+        clock: Clock::system(),
+        progress,
+        interrupted,
+    };
+    act(&engine)
+}
+
+/// The variables that say how this machine reaches the network: proxies and certificate authorities.
+fn network_environment(process: &Process) -> Vec<(String, String)> {
+    const NAMES: [&str; 6] = ["http_proxy", "https_proxy", "all_proxy", "no_proxy", "ssl_cert_file", "ssl_cert_dir"];
+    let named = process.environment.iter().filter(|(name, _)| NAMES.contains(&name.to_ascii_lowercase().as_str()));
+    named.map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
+/// The release root that this installation trusts: the operator's, or the one that this build pins.
+pub(crate) fn pinned_root(layout: &Layout) -> Result<Option<Vec<u8>>, CommandError> {
+    let given = picket_durable::read_if_present(&layout.release_root(), 1 << 20)?;
+    Ok(given.or_else(|| build::release_root().map(<[u8]>::to_vec)))
+}
