@@ -99,7 +99,7 @@ impl Output {
 
     /// Talk: what can be done.
     pub(crate) fn hint(self, text: impl Display) {
-        if self.quiet < 2 {
+        if self.quiet == 0 {
             eprintln!("{CYAN}hint:{CYAN:#} {text}");
         }
     }

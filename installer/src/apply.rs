@@ -69,6 +69,10 @@ fn begin(plan: &Plan, request: &Request, layout: &Layout, now: jiff::Timestamp) 
     let mut receipt = Receipt::load(layout)?.unwrap_or_else(|| Receipt::new(layout, &request.build.version, now));
     receipt.complete = false;
     receipt.made_user |= plan.steps.contains(&Step::CreateUser);
+    // Our own folders are ours even where somebody made one before us: a configuration put there ahead of time.
+    for entry in layout.entries().into_iter().filter(|entry| entry.class != Class::Shared) {
+        receipt.note(&entry.path, entry.kind, entry.class);
+    }
     for (path, kind, class) in plan.steps.iter().flat_map(|step| step.makes(layout)) {
         receipt.note(&path, kind, class);
     }

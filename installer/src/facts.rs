@@ -94,11 +94,16 @@ impl Facts {
     /// Looks at the machine. `files` are the paths whose content matters.
     pub fn gather(layout: &Layout, files: &[PathBuf], enabled: bool) -> Result<Self, Error> {
         let accounts = Accounts::of(layout);
-        let places = layout.entries().into_iter().map(|entry| {
+        let mut places: Vec<(Entry, Found)> = Vec::new();
+        for entry in layout.entries() {
+            for parent in missing_parents(&entry.path) {
+                if !places.iter().any(|(known, _)| known.path == parent) {
+                    places.push((Layout::parent_entry(&parent), Found::Absent));
+                }
+            }
             let found = inspect(&entry, layout, &accounts);
-            (entry, found)
-        });
-        let places = places.collect();
+            places.push((entry, found));
+        }
         let dirs = VersionDirs::new(layout);
         let versions = dirs.all().into_iter().filter_map(|version| {
             let record = dirs.record(&version).ok()?;
@@ -123,6 +128,14 @@ impl Facts {
             enabled,
         })
     }
+}
+
+/// The folders above `path` that are not there, the highest first.
+fn missing_parents(path: &Path) -> Vec<PathBuf> {
+    let above = path.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty());
+    let mut missing: Vec<PathBuf> = above.take_while(|parent| !parent.exists()).map(Path::to_owned).collect();
+    missing.reverse();
+    missing
 }
 
 /// Compares one place with its row of the table.

@@ -245,7 +245,7 @@ fn service_steps(request: &Request, facts: &Facts, situation: &Situation, regist
     }
     let fresh = !matches!(situation, Situation::Installed);
     // An administrator who disabled or stopped the agent meant it: only a new installation enables and starts.
-    if fresh && !facts.enabled {
+    if fresh && !facts.enabled && registrar.unit_path(picket_service::systemd::AGENT).is_some() {
         steps.push(Step::Enable);
     }
     if fresh && request.start {

@@ -55,6 +55,10 @@ impl Removal {
         }
     }
 
+    fn is_tree(&self) -> bool {
+        matches!(self, Self::Tree(_))
+    }
+
     /// The removal in words.
     pub fn describe(&self) -> String {
         match self {
@@ -86,8 +90,15 @@ pub fn plan_removal(receipt: &Receipt, layout: &Layout, purge: bool) -> RemovalP
         .filter(|path| !keep.iter().any(|other| other != *path && path.starts_with(other)))
         .cloned()
         .collect();
-    // The receipt's own folder holds the receipt, the links and the versions: all of it is the program.
-    plan.remove.push(Removal::Tree(layout.program_dir().to_owned()));
+    // What goes with its folder is not told apart. The receipt's own folder goes last.
+    let trees: Vec<PathBuf> =
+        plan.remove.iter().filter(|removal| removal.is_tree()).map(|r| r.path().to_owned()).collect();
+    let inside = |path: &Path| trees.iter().any(|tree| path != tree && path.starts_with(tree));
+    let program = layout.program_dir();
+    plan.remove.retain(|removal| !inside(removal.path()) && removal.path() != program);
+    let last: Vec<Removal> = plan.remove.extract_if(.., |removal| program.starts_with(removal.path())).collect();
+    plan.remove.push(Removal::Tree(program.to_owned()));
+    plan.remove.extend(last);
     plan
 }
 
@@ -111,9 +122,9 @@ pub fn remove(
     if !plan.keep.is_empty() && layout.update_dir().is_dir() {
         receipt.save_kept(layout)?;
     }
-    for (index, removal) in plan.remove.iter().enumerate() {
-        // The receipt goes last: what is interrupted before can be done again.
-        if plan.remove_user && index + 1 == plan.remove.len() {
+    for removal in &plan.remove {
+        // The receipt goes after everything it is needed for: what is interrupted before can be done again.
+        if plan.remove_user && removal.path() == layout.program_dir() {
             remove_service_user()?;
         }
         told(removal);

@@ -46,8 +46,8 @@ impl Repository {
     /// # Errors
     /// When no online key is at hand, or a file is missing.
     pub fn publish(&self, options: &PublishOptions<'_>) -> Result<Result<Published, Waiting>, ReleaseError> {
-        if let Some(waiting) = self.publish_root(options)? {
-            return Ok(Err(waiting));
+        if let Some(signed) = self.promote_root()? {
+            return Ok(Err(Waiting { signed }));
         }
         if let Some(waiting) = self.publish_targets(options)? {
             return Ok(Err(waiting));
@@ -69,22 +69,6 @@ impl Repository {
         self.publish_online(options, !fresh)
     }
 
-    fn publish_root(&self, options: &PublishOptions<'_>) -> Result<Option<Waiting>, ReleaseError> {
-        let staged = self.staged(Role::Root);
-        if !staged.exists() {
-            return Ok(None);
-        }
-        let mut root = Envelope::load(&staged)?;
-        self.sign_with_all(&mut root, options, &[Role::Root])?;
-        picket_durable::write_atomic(&staged, &root.to_bytes(), 0o644)?;
-        let signed = self.progress(&root)?;
-        if !signed.is_complete() {
-            return Ok(Some(Waiting { signed }));
-        }
-        picket_durable::rename(&staged, &self.published(Role::Root, root.version()))?;
-        Ok(None)
-    }
-
     fn publish_targets(&self, options: &PublishOptions<'_>) -> Result<Option<Waiting>, ReleaseError> {
         let channels = self.channels()?;
         if channels.is_empty() {
@@ -100,7 +84,7 @@ impl Repository {
         }
         let version = published.map_or(1, |published| published.version() + 1);
         let mut targets = self.draft_targets(version, &files, options.now)?;
-        self.sign_with_all(&mut targets, options, &[Role::Targets])?;
+        self.sign_with_all(&mut targets, options)?;
         picket_durable::write_atomic(&staged, &targets.to_bytes(), 0o644)?;
         let signed = self.progress(&targets)?;
         if !signed.is_complete() {
@@ -181,22 +165,11 @@ impl Repository {
         Ok(envelope)
     }
 
-    /// Signs `envelope` with every key at hand that may.
-    fn sign_with_all(
-        &self,
-        envelope: &mut Envelope,
-        options: &PublishOptions<'_>,
-        roles: &[Role],
-    ) -> Result<(), ReleaseError> {
-        let own = if roles.contains(&Role::Root) { Some(envelope.role_keys(Role::Root)) } else { None };
-        let old = self.newest(Role::Root)?.map(|path| Envelope::load(&path)).transpose()?;
-        let old =
-            old.into_iter().flat_map(|root| roles.iter().map(move |role| root.role_keys(*role)).collect::<Vec<_>>());
-        let authorised: Vec<_> = own.into_iter().chain(old).collect();
-        for key in options.keys {
-            if authorised.iter().any(|keys| keys.ids.contains(&key.public().id())) {
-                envelope.sign(key)?;
-            }
+    /// Signs the targets with every key at hand that may.
+    fn sign_with_all(&self, targets: &mut Envelope, options: &PublishOptions<'_>) -> Result<(), ReleaseError> {
+        let authorised = self.root()?.role_keys(Role::Targets);
+        for key in options.keys.iter().filter(|key| authorised.ids.contains(&key.public().id())) {
+            targets.sign(key)?;
         }
         Ok(())
     }

@@ -120,6 +120,7 @@ impl Repository {
             envelope.sign(key)?;
             picket_durable::write_atomic(&path, &envelope.to_bytes(), 0o644)?;
             signed.push(self.progress(&envelope)?);
+            self.promote_root()?;
         }
         if signed.is_empty() {
             let role = "root or targets";
@@ -146,7 +147,25 @@ impl Repository {
         }
         envelope.add(Signature { keyid: detached.keyid.clone(), sig: detached.sig.clone() });
         picket_durable::write_atomic(&path, &envelope.to_bytes(), 0o644)?;
-        self.progress(&envelope)
+        let signed = self.progress(&envelope)?;
+        self.promote_root()?;
+        Ok(signed)
+    }
+
+    /// A staged root that has all its signatures is in force: what is signed next is signed under it. Says whether the
+    /// staged root, if there is one, still waits.
+    pub(crate) fn promote_root(&self) -> Result<Option<Signed>, ReleaseError> {
+        let staged = self.staged(Role::Root);
+        if !staged.exists() {
+            return Ok(None);
+        }
+        let root = Envelope::load(&staged)?;
+        let signed = self.progress(&root)?;
+        if !signed.is_complete() {
+            return Ok(Some(signed));
+        }
+        picket_durable::rename(&staged, &self.published(Role::Root, root.version()))?;
+        Ok(None)
     }
 
     /// How far a document is.

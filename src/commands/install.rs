@@ -49,7 +49,7 @@ pub(super) fn run(context: &Context<'_>, args: &InstallArgs) -> Result<ExitCode,
         context.output.say(format_args!("version {} is installed; nothing to do", request.build.version));
         return Ok(report(context, args, &plan, "unchanged"));
     }
-    let now = jiff::Timestamp::now();
+    let now = picket_update::Clock::system().now();
     let left = apply(&plan, &request, layout, registrar.as_ref(), now, |step| context.output.say(step.describe()))?;
     for step in left {
         match step {

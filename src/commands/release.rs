@@ -336,7 +336,7 @@ fn needs_signatures(context: &Context<'_>, args: &PublishArgs, waiting: &Waiting
         let message =
             format!("{role} {version} has {} of {} signatures; nothing was published", signed.have, signed.need);
         context.output.marked(Tone::Warn, message);
-        context.output.hint("another key holder runs `picket release sign`; then publish again");
+        context.output.hint("another key holder signs it with `picket release sign`; then publish again");
     }
     ExitCode::NeedsSignatures
 }

@@ -236,7 +236,7 @@ fn history(context: &Context<'_>, limit: usize, json: &JsonArgs) -> Result<ExitC
 fn pin(context: &Context<'_>, version: Version) -> Result<ExitCode, CommandError> {
     context.require_root("pinning")?;
     let _lock = Engine::lock(&context.layout)?;
-    let pin = Pin { version, by: context.process.person(), at: jiff::Timestamp::now() };
+    let pin = Pin { version, by: context.process.person(), at: Clock::system().now() };
     state::pin(context.layout.update_dir()).save(&pin)?;
     let current = state::derive(&context.layout, &Clock::system(), None).current;
     let stays = current.as_ref() == Some(&pin.version);
@@ -320,15 +320,12 @@ fn service_run(context: &Context<'_>) -> Result<ExitCode, CommandError> {
         progress: &progress,
         interrupted: &interrupted,
     };
-    let report = wiring::with_engine(&parts, |engine| match engine.run() {
-        Ok(report) => Ok(report.reason),
+    wiring::with_engine(&parts, |engine| match engine.run() {
         // The daily check meets networks that are down and servers that are late; the status says so, and nothing is
         // broken that a recovery could mend.
-        Err(error) if is_everyday(&error) => Ok(error.chain()),
-        Err(error) => Err(error.into()),
-    })?;
-    tracing::info!("{report}");
-    Ok(ExitCode::Success)
+        Err(error) if !is_everyday(&error) => Err(error.into()),
+        _ => Ok(ExitCode::Success),
+    })
 }
 
 /// Errors after which the updater has done its work all the same: it looked, and says what it saw.

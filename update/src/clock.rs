@@ -8,9 +8,12 @@ use std::sync::Arc;
 pub struct Clock(Arc<dyn Fn() -> jiff::Timestamp + Send + Sync>);
 
 impl Clock {
-    /// The machine's clock.
+    /// The machine's clock, to the second: nothing here is decided by less, and people read it.
     pub fn system() -> Self {
-        Self(Arc::new(jiff::Timestamp::now))
+        Self::telling(|| {
+            let now = jiff::Timestamp::now();
+            jiff::Timestamp::from_second(now.as_second()).unwrap_or(now)
+        })
     }
 
     /// A clock that stands still.

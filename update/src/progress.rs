@@ -98,6 +98,21 @@ pub struct Line {
     pub event: Event,
 }
 
+/// The same event for the log.
+fn log(event: &Event) {
+    match event {
+        Event::Started { request } => tracing::info!(request, "the updater runs"),
+        Event::Update { id, from, to } => tracing::info!(id, %from, %to, "an update begins"),
+        Event::Step { step, text } => tracing::info!(step, "{text}"),
+        Event::Note { text } => tracing::info!("{text}"),
+        Event::Finished { outcome, version, reason, .. } => {
+            let version = version.as_ref().map(ToString::to_string);
+            tracing::info!(?outcome, version, "{reason}");
+        }
+        Event::Download { .. } | Event::Gate { .. } => {}
+    }
+}
+
 /// Where events are told.
 #[derive(Debug)]
 pub struct Progress {
@@ -138,7 +153,7 @@ impl Progress {
             state.last_figure = Some(Instant::now());
         } else {
             state.last_figure = None;
-            tracing::info!(event = %serde_json::to_string(&event).unwrap_or_default(), "update");
+            log(&event);
         }
         if let Some(file) = &mut state.file
             && let Ok(mut line) = serde_json::to_vec(&Line { at: self.clock.now(), event })

@@ -104,6 +104,13 @@ pub fn derive(layout: &Layout, clock: &Clock, trust: Option<TrustExpiry>) -> Upd
     // What was offered before may be what runs now.
     let available = check.as_ref().and_then(|record| record.available.clone());
     let available = available.filter(|available| Some(&available.version) != current.as_ref());
+    let held = HeldVersions::load(dir).map(|held| held.list(now)).unwrap_or_default();
+    let available = available.map(|mut available| {
+        if let Some(hold) = held.iter().find(|hold| hold.version == available.version) {
+            available.waiting = Some(format!("held: {}", hold.reason));
+        }
+        available
+    });
     UpdateStatus {
         schema: UPDATE_STATUS_SCHEMA,
         at: now,
@@ -115,7 +122,7 @@ pub fn derive(layout: &Layout, clock: &Clock, trust: Option<TrustExpiry>) -> Upd
         last_check: check.map(|record| record.check),
         trust,
         pinned: pin(dir).load().map(|pin| pin.version),
-        held: HeldVersions::load(dir).map(|held| held.list(now)).unwrap_or_default(),
+        held,
     }
 }
 

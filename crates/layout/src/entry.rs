@@ -78,7 +78,7 @@ impl Layout {
     pub fn entries(&self) -> Vec<Entry> {
         use Class::{Data, Program, Runtime, Shared};
         use Kind::{Dir, Link};
-        vec![
+        let mut entries = vec![
             row(self.program_dir(), Dir, ROOT, 0o755, Program),
             row(self.versions_dir(), Dir, ROOT, 0o755, Program),
             row(self.bin_link().parent().unwrap_or(Path::new("/")), Dir, ROOT, 0o755, Shared),
@@ -96,7 +96,15 @@ impl Layout {
             row(self.update_run_dir(), Dir, ROOT, 0o755, Runtime),
             row(self.current_link(), Link, ROOT, 0, Program),
             row(self.bin_link(), Link, ROOT, 0, Program),
-        ]
+        ];
+        // A prefix has the supervisor, which has no unit files.
+        entries.retain(|entry| !(matches!(self.scope(), Scope::Prefix(_)) && entry.path == self.unit_dir()));
+        entries
+    }
+
+    /// A folder above one of ours that has to be made with it: removed again only if it is empty.
+    pub fn parent_entry(path: &Path) -> Entry {
+        row(path, Kind::Dir, ROOT, 0o755, Class::Shared)
     }
 
     /// Owner, mode and class of a file the installer or the updater makes at `path`.

@@ -88,7 +88,10 @@ impl Engine<'_> {
         let _lock = Self::lock(self.layout)?;
         let removed = self.versions().prune(&BTreeSet::new(), Duration::ZERO, self.clock.now())?;
         let mut removed: Vec<String> = removed.iter().map(|version| format!("version {version}")).collect();
-        if picket_durable::remove_tree(&self.layout.update_dir().join("downloads"))? {
+        let downloads = self.layout.update_dir().join("downloads");
+        let partial = std::fs::read_dir(&downloads).is_ok_and(|mut files| files.next().is_some());
+        picket_durable::remove_tree(&downloads)?;
+        if partial {
             removed.push("partial downloads".to_owned());
         }
         state::publish(self.layout, &self.status());
