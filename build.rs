@@ -26,10 +26,11 @@ fn main() {
     }
     let version = variable("PICKET_BUILD_VERSION").or_else(|| variable("CARGO_PKG_VERSION")).unwrap_or_default();
     let commit = variable("PICKET_BUILD_COMMIT").or_else(git_commit).unwrap_or_else(|| "unknown".to_owned());
-    println!("cargo::rustc-env=PICKET_VERSION={version}");
-    println!("cargo::rustc-env=PICKET_COMMIT={commit}");
-    println!("cargo::rustc-env=PICKET_TARGET={}", variable("TARGET").unwrap_or_default());
-    println!("cargo::rustc-env=PICKET_BUILT={}", day(epoch()));
+    // Not PICKET_*: cargo hands these to the programs it runs, and the agent would take them for configuration.
+    println!("cargo::rustc-env=BUILD_VERSION={version}");
+    println!("cargo::rustc-env=BUILD_COMMIT={commit}");
+    println!("cargo::rustc-env=BUILD_TARGET={}", variable("TARGET").unwrap_or_default());
+    println!("cargo::rustc-env=BUILD_DAY={}", day(epoch()));
     pin_release_root();
 }
 

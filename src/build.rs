@@ -12,14 +12,14 @@ static RELEASE_ROOT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/release-r
 /// This build.
 pub(crate) fn info() -> BuildInfo {
     // build.rs writes both; what it writes is checked by every run of the test suite.
-    let version = Version::parse(env!("PICKET_VERSION")).unwrap_or_else(|_| Version::new(0, 0, 0));
+    let version = Version::parse(env!("BUILD_VERSION")).unwrap_or_else(|_| Version::new(0, 0, 0));
     #[expect(clippy::expect_used, reason = "a constant of the build, not input")]
-    let target = env!("PICKET_TARGET").parse().expect("cargo's TARGET is a target triple");
+    let target = env!("BUILD_TARGET").parse().expect("cargo's TARGET is a target triple");
     BuildInfo {
         version,
-        commit: env!("PICKET_COMMIT").to_owned(),
+        commit: env!("BUILD_COMMIT").to_owned(),
         target,
-        built: env!("PICKET_BUILT").to_owned(),
+        built: env!("BUILD_DAY").to_owned(),
         state_format: STATE_FORMAT,
     }
 }
@@ -31,5 +31,5 @@ pub(crate) fn release_root() -> Option<&'static [u8]> {
 
 /// How this product introduces itself to servers.
 pub(crate) fn user_agent() -> String {
-    format!("picket/{}", env!("PICKET_VERSION"))
+    format!("picket/{}", env!("BUILD_VERSION"))
 }

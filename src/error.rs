@@ -37,7 +37,7 @@ pub(crate) enum CommandError {
     #[error("nothing was done")]
     Declined,
     /// A question that nobody can answer.
-    #[error("{0} has to be confirmed, and there is no terminal to ask on")]
+    #[error("there is no terminal to ask on: {0}?")]
     CannotAsk(String),
     /// The updater that was asked ended without an answer.
     #[error("the updater ended without finishing the update")]
@@ -48,9 +48,6 @@ pub(crate) enum CommandError {
     /// Something is still there after the removal.
     #[error("something is left over:\n{0}")]
     Leftovers(String),
-    /// Nothing was there to be verified.
-    #[error("{0}")]
-    Verify(String),
     /// The home folder is not known.
     #[error(transparent)]
     NoHome(#[from] NoHome),
@@ -107,7 +104,7 @@ impl CommandError {
             Self::Config(_) | Self::Releases(_) => ExitCode::Config,
             Self::Usage(_) | Self::CannotAsk(_) => ExitCode::Usage,
             Self::Update(EngineError::Busy(_)) | Self::Agent(BuildError::AlreadyRunning(_)) => ExitCode::Busy,
-            Self::NotReady(_) | Self::Verify(_) => ExitCode::Unhealthy,
+            Self::NotReady(_) => ExitCode::Unhealthy,
             Self::Update(EngineError::Refused(_) | EngineError::NoPrevious) => ExitCode::NotTried,
             Self::Update(EngineError::Trust(error)) | Self::Trust(error) => {
                 if error.is_network_trouble() {

@@ -216,7 +216,7 @@ impl App {
             });
             bound.await.serve(stop, drain_limit).await;
         });
-        runtime.spawn(heartbeat(Arc::clone(&self.health)));
+        runtime.spawn(heartbeat(&self.health));
         runtime.spawn(watch_update_status(Arc::clone(&self.health), self.config.update_status.clone()));
     }
 }
@@ -230,7 +230,7 @@ impl Running {
         let Self { runtime, app, stop, readiness, health_thread } = self;
         #[cfg(feature = "faults")]
         match crate::fault::built_in() {
-            Some(crate::fault::Fault::Stuck) => crate::fault::stand_still(),
+            Some(crate::fault::Fault::Stuck) => runtime.block_on(async { crate::fault::stand_still() }),
             Some(crate::fault::Fault::Flap) => {
                 runtime.block_on(tokio::time::sleep(Duration::from_secs(1)));
                 return Err(BuildError::Runtime(std::io::Error::other(
@@ -280,7 +280,9 @@ fn collector_finding(latest: &Latest, interval: picket_config::Interval, started
 }
 
 /// Turns with the main loop: feeds the watchdog, and lets the health thread see how long the last turn is ago.
-async fn heartbeat(health: Arc<Health>) {
+///
+/// The check is there from the start, so that a loop that never turns at all is missed, too.
+fn heartbeat(health: &Health) -> impl Future<Output = ()> + use<> {
     let epoch = Instant::now();
     let last_turn = Arc::new(AtomicU64::new(0));
     let seen = Arc::clone(&last_turn);
@@ -292,13 +294,15 @@ async fn heartbeat(health: Arc<Health>) {
             Finding::pass("turning")
         }
     });
-    let turn = notify::alive_interval().map_or(HEARTBEAT, |interval| interval.min(HEARTBEAT));
-    loop {
-        last_turn.store(u64::try_from(epoch.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
-        if notify::alive_interval().is_some() {
-            notify::alive();
+    async move {
+        let turn = notify::alive_interval().map_or(HEARTBEAT, |interval| interval.min(HEARTBEAT));
+        loop {
+            last_turn.store(u64::try_from(epoch.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+            if notify::alive_interval().is_some() {
+                notify::alive();
+            }
+            tokio::time::sleep(turn).await;
         }
-        tokio::time::sleep(turn).await;
     }
 }
 

@@ -75,10 +75,10 @@ impl Receipt {
         }
     }
 
-    /// Writes the receipt of what stays when the program goes: the data, and whether the service user is ours.
+    /// Writes the receipt of what stays when the program goes: the data, the folders around it, and whether the service user is ours.
     pub fn save_kept(&self, layout: &Layout) -> Result<(), Error> {
         let mut kept = self.clone();
-        kept.items.retain(|item| item.class == Class::Data);
+        kept.items.retain(|item| matches!(item.class, Class::Data | Class::Shared));
         picket_durable::write_json(&layout.kept_receipt(), &kept, 0o600)
     }
 

@@ -59,6 +59,10 @@ impl Removal {
         matches!(self, Self::Tree(_))
     }
 
+    fn is_empty_dir(&self) -> bool {
+        matches!(self, Self::EmptyDir(_))
+    }
+
     /// The removal in words.
     pub fn describe(&self) -> String {
         match self {
@@ -96,9 +100,14 @@ pub fn plan_removal(receipt: &Receipt, layout: &Layout, purge: bool) -> RemovalP
     let inside = |path: &Path| trees.iter().any(|tree| path != tree && path.starts_with(tree));
     let program = layout.program_dir();
     plan.remove.retain(|removal| !inside(removal.path()) && removal.path() != program);
-    let last: Vec<Removal> = plan.remove.extract_if(.., |removal| program.starts_with(removal.path())).collect();
-    plan.remove.push(Removal::Tree(program.to_owned()));
-    plan.remove.extend(last);
+    if program.exists() {
+        plan.remove.push(Removal::Tree(program.to_owned()));
+    }
+    // Then the folders that others may use, too: the deepest first, and none that holds something we keep.
+    let mut shared: Vec<Removal> = plan.remove.extract_if(.., |removal| removal.is_empty_dir()).collect();
+    shared.retain(|removal| !plan.keep.iter().any(|kept| kept.starts_with(removal.path())));
+    shared.sort_by_key(|removal| std::cmp::Reverse(removal.path().components().count()));
+    plan.remove.extend(shared);
     plan
 }
 
@@ -122,11 +131,11 @@ pub fn remove(
     if !plan.keep.is_empty() && layout.update_dir().is_dir() {
         receipt.save_kept(layout)?;
     }
+    // Before the folders that may hold the receipt: what is interrupted can be done again.
+    if plan.remove_user {
+        remove_service_user()?;
+    }
     for removal in &plan.remove {
-        // The receipt goes after everything it is needed for: what is interrupted before can be done again.
-        if plan.remove_user && removal.path() == layout.program_dir() {
-            remove_service_user()?;
-        }
         told(removal);
         match removal {
             Removal::Tree(path) => {

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 
 /// Installer, service, agent and updater in one binary.
 #[derive(Debug, Parser)]
-#[command(name = "picket", bin_name = "picket", disable_version_flag = true, arg_required_else_help = true)]
+#[command(name = "picket", bin_name = "picket", disable_version_flag = true)]
 #[command(max_term_width = 100, infer_subcommands = false)]
 pub(crate) struct Cli {
     /// Print the version, the commit, the target and the day of the build.
@@ -278,7 +278,7 @@ pub(crate) struct SelfTestArgs {
 
 /// The definition of the whole command line, with the product's version.
 pub(crate) fn definition() -> clap::Command {
-    Cli::command().version(env!("PICKET_VERSION"))
+    Cli::command().version(env!("BUILD_VERSION"))
 }
 
 /// A version on the command line: a leading `v` is forgiven.

@@ -63,10 +63,11 @@ impl Findings {
 /// Runs `picket doctor`.
 pub(super) fn run(context: &Context<'_>, json: &JsonArgs) -> Result<ExitCode, CommandError> {
     let mut findings = Findings::default();
-    installation(context, &mut findings)?;
-    service(context, &mut findings);
+    if installation(context, &mut findings)? {
+        service(context, &mut findings);
+        updates(context, &mut findings);
+    }
     configuration(context, &mut findings);
-    updates(context, &mut findings);
     machine(context, &mut findings);
     let worst = findings.0.iter().map(|finding| finding.severity).max().unwrap_or(Severity::Ok);
     if json.json {
@@ -91,13 +92,14 @@ fn again(context: &Context<'_>) -> String {
     format!("run `picket install{}` again", context.layout.scope().as_options())
 }
 
-fn installation(context: &Context<'_>, findings: &mut Findings) -> Result<(), CommandError> {
+/// Looks at what the installer made; `false` when there is nothing.
+fn installation(context: &Context<'_>, findings: &mut Findings) -> Result<bool, CommandError> {
     let layout = &context.layout;
     match Receipt::load(layout)?.filter(|_| layout.receipt().exists()) {
         None => {
             let message = format!("Picket is not installed ({})", layout.scope());
             findings.error("installed", message, format!("`picket install{}`", layout.scope().as_options()));
-            return Ok(());
+            return Ok(false);
         }
         Some(receipt) if !receipt.complete => {
             findings.error("installed", "the installation did not get to its end", again(context));
@@ -125,7 +127,7 @@ fn installation(context: &Context<'_>, findings: &mut Findings) -> Result<(), Co
         findings.ok("layout", "every folder and link has its owner and mode");
     }
     versions(context, findings);
-    Ok(())
+    Ok(true)
 }
 
 fn versions(context: &Context<'_>, findings: &mut Findings) {

@@ -6,7 +6,7 @@ use crate::exit_code::ExitCode;
 use crate::output::{Bar, Tone, human};
 use picket_protocol::UpdateOutcome;
 use picket_service::Registrar;
-use picket_update::progress::{Event, Line};
+use picket_update::progress::{Event, Line, Trouble};
 use picket_update::request::Request;
 use semver::Version;
 use serde_json::json;
@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 /// How often the progress is read.
 const LOOK: Duration = Duration::from_millis(100);
 /// How long an updater that ended without a word may take to have its last words seen.
-const GRACE: Duration = Duration::from_secs(3);
+const GRACE: Duration = Duration::from_secs(1);
 /// The largest progress that is read, in bytes.
 const MAX_BYTES: u64 = 8 << 20;
 
@@ -29,6 +29,8 @@ pub(super) struct Followed {
     pub(super) reason: String,
     /// What to do about it.
     pub(super) hint: Option<String>,
+    /// What kept the updater from deciding, where something did.
+    pub(super) trouble: Option<Trouble>,
 }
 
 /// Leaves `request` for the updater, starts it, and follows it to its end.
@@ -114,9 +116,9 @@ impl View<'_> {
                 });
             }
             Event::Note { text } => self.say(&format!("{:>9}  {text}", "")),
-            Event::Finished { outcome, version, reason, hint } => {
+            Event::Finished { outcome, version, reason, hint, trouble } => {
                 self.end_step();
-                return Some(Followed { outcome, version, reason, hint });
+                return Some(Followed { outcome, version, reason, hint, trouble });
             }
         }
         None
@@ -139,21 +141,24 @@ impl View<'_> {
 
 /// Prints how it ended, and chooses the exit code.
 pub(super) fn report(context: &Context<'_>, followed: &Followed, as_json: bool) -> ExitCode {
-    let Followed { outcome, version, reason, hint } = followed;
+    let Followed { outcome, version, reason, hint, trouble } = followed;
     if as_json {
-        context.output.json(&json!({ "outcome": outcome, "version": version, "reason": reason, "hint": hint }));
+        let told = json!({
+            "outcome": outcome, "version": version, "reason": reason, "hint": hint, "trouble": trouble,
+        });
+        context.output.json(&told);
     } else {
-        let tone = match outcome {
-            Some(UpdateOutcome::Committed) => Tone::Good,
-            Some(_) => Tone::Bad,
-            None => Tone::Plain,
+        let tone = match (outcome, trouble) {
+            (Some(UpdateOutcome::Committed), _) => Tone::Good,
+            (None, None) => Tone::Plain,
+            (Some(_), _) | (None, Some(_)) => Tone::Bad,
         };
         context.output.marked(tone, headline(*outcome, version.as_ref(), reason));
         if let Some(hint) = hint {
             context.output.hint(hint);
         }
     }
-    exit_code(*outcome)
+    exit_code(*outcome, *trouble)
 }
 
 fn headline(outcome: Option<UpdateOutcome>, version: Option<&Version>, reason: &str) -> String {
@@ -166,11 +171,14 @@ fn headline(outcome: Option<UpdateOutcome>, version: Option<&Version>, reason: &
     }
 }
 
-fn exit_code(outcome: Option<UpdateOutcome>) -> ExitCode {
-    match outcome {
-        Some(UpdateOutcome::Committed) | None => ExitCode::Success,
-        Some(UpdateOutcome::RolledBack) => ExitCode::RolledBack,
-        Some(UpdateOutcome::Refused) => ExitCode::NotTried,
-        Some(UpdateOutcome::Interrupted) => ExitCode::Interrupted,
+fn exit_code(outcome: Option<UpdateOutcome>, trouble: Option<Trouble>) -> ExitCode {
+    match (outcome, trouble) {
+        (Some(UpdateOutcome::Committed), _) | (None, None) => ExitCode::Success,
+        (Some(UpdateOutcome::RolledBack), _) => ExitCode::RolledBack,
+        (Some(UpdateOutcome::Refused), _) | (None, Some(Trouble::Refused)) => ExitCode::NotTried,
+        (Some(UpdateOutcome::Interrupted), _) => ExitCode::Interrupted,
+        (None, Some(Trouble::Untrusted)) => ExitCode::Untrusted,
+        (None, Some(Trouble::Network)) => ExitCode::Network,
+        (None, Some(Trouble::Machine)) => ExitCode::Failure,
     }
 }

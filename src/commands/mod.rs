@@ -83,20 +83,19 @@ pub(crate) fn run(process: &Process) -> ExitCode {
     let cli = match Cli::try_parse_from(&process.arguments) {
         Ok(cli) => cli,
         Err(error) => {
-            let help = matches!(
-                error.kind(),
-                ErrorKind::DisplayHelp
-                    | ErrorKind::DisplayVersion
-                    | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand
-            );
+            let help = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
             let _ = error.print();
             return if help { ExitCode::Success } else { ExitCode::Usage };
         }
     };
     let output = Output::new(&cli.global, process.interactive);
-    let Some(command) = cli.command.filter(|_| !cli.version) else {
+    if cli.version {
         output.result(format_args!("picket {}", build::info().long_version()));
         return ExitCode::Success;
+    }
+    let Some(command) = cli.command else {
+        output.say(crate::cli::definition().render_help());
+        return ExitCode::Usage;
     };
     let result = settings::layout(&cli.global, process).and_then(|layout| {
         let context = Context { process, layout, output, verbose: cli.global.verbose };

@@ -49,7 +49,7 @@ impl Tree {
             return Ok(Self::Folder(dir.to_owned()));
         }
         let location = Location::parse(text).map_err(|error| {
-            CommandError::Verify(format!("{text:?} is neither a folder nor an address that machines follow: {error}"))
+            CommandError::Usage(format!("{text:?} is neither a folder nor an address that machines follow: {error}"))
         })?;
         Ok(Self::Server(Server { client: Client::new(&build::user_agent(), Timeouts::default()), location }))
     }

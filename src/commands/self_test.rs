@@ -92,6 +92,10 @@ fn clock() -> Result<String, String> {
 }
 
 fn fetch(releases: &str, channel: &str, trust: &Path) -> Result<String, String> {
+    #[cfg(feature = "faults")]
+    if option_env!("PICKET_BUILD_FAULT") == Some("no-fetch") {
+        return Err("this build was made unable to fetch (PICKET_BUILD_FAULT)".to_owned());
+    }
     let location = Location::parse(releases).map_err(|e| e.to_string())?;
     let client = Client::new(&build::user_agent(), Timeouts::default());
     let server = Server { client, location };

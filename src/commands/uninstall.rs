@@ -23,6 +23,10 @@ pub(super) fn run(context: &Context<'_>, args: &UninstallArgs) -> Result<ExitCod
         show(context, args, &plan);
         return Ok(ExitCode::Success);
     }
+    if plan.remove.is_empty() && !plan.remove_user {
+        report(context, args, &plan, &[]);
+        return Ok(ExitCode::Success);
+    }
     context.require_root("uninstalling")?;
     let what = if args.purge { "with all its data and configuration" } else { "and keep its data" };
     context.confirm(args.yes || args.json.json, &format!("Remove Picket ({}) {what}?", layout.scope()))?;
@@ -76,7 +80,8 @@ fn report(context: &Context<'_>, args: &UninstallArgs, plan: &RemovalPlan, left:
         }));
         return;
     }
-    context.output.say("Picket is uninstalled");
+    let nothing = plan.remove.is_empty() && !plan.remove_user;
+    context.output.say(if nothing { "there was nothing to remove" } else { "Picket is uninstalled" });
     if !plan.keep.is_empty() {
         context.output.say(format_args!("kept: {}", list(&plan.keep).replace('\n', ", ")));
         context.output.hint("`picket uninstall --purge` from any copy of picket removes these, too");

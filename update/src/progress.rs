@@ -73,7 +73,23 @@ pub enum Event {
         reason: String,
         /// What to do about it, where there is something.
         hint: Option<String>,
+        /// What kept the run from deciding, where something did.
+        trouble: Option<Trouble>,
     },
+}
+
+/// What kept a run from deciding, in kinds that scripts tell apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Trouble {
+    /// The vendor's signatures, hashes or dates speak against it.
+    Untrusted,
+    /// The network or a server did not answer.
+    Network,
+    /// What was asked for is not possible.
+    Refused,
+    /// The machine is in the way: files, hooks, the service manager.
+    Machine,
 }
 
 impl Event {

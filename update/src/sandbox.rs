@@ -10,8 +10,10 @@
 //!
 //! Which of these applied is reported in the evidence of the update, not assumed.
 
-use std::ffi::OsString;
+use std::convert::Infallible;
+use std::ffi::{CString, OsStr, OsString};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -83,10 +85,21 @@ pub fn become_confined(confinement: &Confinement, exe: &Path, arguments: &[OsStr
         Ok(enforced) => enforced,
         Err(error) => return error,
     };
-    let mut command = Command::new(exe);
-    command.args(arguments);
-    command.env("PICKET_SANDBOX", enforced.describe());
-    command.exec()
+    match become_program(exe, arguments, &enforced.describe()) {
+        Ok(never) => match never {},
+        Err(error) => error,
+    }
+}
+
+/// `execve(2)` itself: the standard library's way hands a file that the kernel cannot execute to a shell.
+fn become_program(exe: &Path, arguments: &[OsString], enforced: &str) -> io::Result<Infallible> {
+    let text = |bytes: &[u8]| CString::new(bytes).map_err(io::Error::from);
+    let words = std::iter::once(exe.as_os_str()).chain(arguments.iter().map(|argument| argument as &OsStr));
+    let words: Vec<CString> = words.map(|word| text(word.as_bytes())).collect::<io::Result<_>>()?;
+    let inherited = std::env::vars_os().map(|(name, value)| [name.as_bytes(), b"=", value.as_bytes()].concat());
+    let environment = inherited.chain([format!("PICKET_SANDBOX={enforced}").into_bytes()]);
+    let environment: Vec<CString> = environment.map(|line| text(&line)).collect::<io::Result<_>>()?;
+    nix::unistd::execve(&text(exe.as_os_str().as_bytes())?, &words, &environment).map_err(io::Error::from)
 }
 
 impl Enforced {

@@ -102,19 +102,23 @@ impl<'a> VersionDirs<'a> {
     ) -> Result<(), PlaceError> {
         let staging = self.layout.staging_dir();
         let place = self.layout.version_dir(version);
-        for (link, linked) in [("current", self.current()), ("previous", self.previous())] {
-            let record = linked.filter(|linked| linked == version).and_then(|linked| self.record(&linked).ok());
-            if let Some(sha256) = record.map(|record| record.source.sha256()) {
-                if sha256 != source.sha256() {
-                    return Err(PlaceError::InUse { version: version.clone(), link, sha256 });
-                }
-                picket_durable::remove_tree(&staging)?;
-                return Ok(());
-            }
-        }
         let files = record_files(&staging)?;
         let record =
             VersionRecord { schema: 1, version: version.clone(), target: target.clone(), source, files, staged: now };
+        for (link, linked) in [("current", self.current()), ("previous", self.previous())] {
+            let known = linked.filter(|linked| linked == version).and_then(|linked| self.record(&linked).ok());
+            let Some(known) = known else { continue };
+            if known.files != record.files {
+                let sha256 = known.source.sha256();
+                return Err(PlaceError::InUse { version: version.clone(), link, sha256 });
+            }
+            // The same bytes. A copy that a person installed is known as the signed release from now on.
+            if known.source != record.source {
+                VersionRecord { source: record.source, ..known }.save(&place)?;
+            }
+            picket_durable::remove_tree(&staging)?;
+            return Ok(());
+        }
         record.save(&staging)?;
         picket_durable::sync_tree(&staging)?;
         picket_durable::remove_tree(&place)?;

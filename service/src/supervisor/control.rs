@@ -81,19 +81,25 @@ pub(super) fn ask(layout: &Layout, request: &Request) -> Result<Option<Answer>, 
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => return Ok(None),
         Err(e) => return Err(ServiceError::Supervisor(format!("cannot reach {}: {e}", path.display()))),
     };
-    let answer = exchange(stream, request).map_err(|e| ServiceError::Supervisor(format!("no answer: {e}")))?;
-    match answer.error {
-        Some(error) => Err(ServiceError::Supervisor(error)),
-        None => Ok(Some(answer)),
+    let answer = match exchange(stream, request) {
+        Ok(answer) => answer,
+        // It ended between the call and the answer.
+        Err(e) if matches!(e.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe) => None,
+        Err(e) => return Err(ServiceError::Supervisor(format!("no answer: {e}"))),
+    };
+    match answer {
+        Some(Answer { error: Some(error), .. }) => Err(ServiceError::Supervisor(error)),
+        answer => Ok(answer),
     }
 }
 
-fn exchange(mut stream: UnixStream, request: &Request) -> io::Result<Answer> {
+/// Sends the request and reads the answer; `None` when the supervisor closed the connection without one.
+fn exchange(mut stream: UnixStream, request: &Request) -> io::Result<Option<Answer>> {
     stream.set_read_timeout(Some(ANSWER_LIMIT))?;
     stream.set_write_timeout(Some(ANSWER_LIMIT))?;
     stream.write_all(&serde_json::to_vec(request)?)?;
     stream.shutdown(std::net::Shutdown::Write)?;
     let mut bytes = Vec::new();
     stream.take(MAX_MESSAGE).read_to_end(&mut bytes)?;
-    Ok(serde_json::from_slice(&bytes)?)
+    if bytes.is_empty() { Ok(None) } else { Ok(Some(serde_json::from_slice(&bytes)?)) }
 }

@@ -3,6 +3,7 @@
 use crate::gate::{Fault, HookError};
 use crate::journal::JournalError;
 use crate::machine::MachineError;
+use crate::progress::Trouble;
 use crate::trust::TrustError;
 use picket_durable::LockError;
 use picket_versions::RecordError;
@@ -64,6 +65,16 @@ impl EngineError {
             Self::File(error) if error.is_disk_full() => Some("free some space and try again".to_owned()),
             Self::Hook(_) => Some("give it to root with `chown root` and `chmod go-w`".to_owned()),
             _ => None,
+        }
+    }
+
+    /// Of which kind it is, for scripts.
+    pub fn trouble(&self) -> Trouble {
+        match self {
+            Self::Trust(error) if error.is_network_trouble() => Trouble::Network,
+            Self::Trust(_) => Trouble::Untrusted,
+            Self::Refused(_) | Self::NoPrevious => Trouble::Refused,
+            _ => Trouble::Machine,
         }
     }
 

@@ -137,18 +137,22 @@ impl Engine<'_> {
         let id = request.as_ref().map(|request| request.id.clone());
         self.progress.tell(Event::Started { request: id });
         let result = self.run_locked(request);
-        let report = match &result {
-            Ok(report) => report.clone(),
-            Err(error) => {
-                Report { outcome: None, version: self.versions().current(), reason: error.chain(), hint: error.hint() }
-            }
-        };
         state::publish(self.layout, &self.status());
-        self.progress.tell(Event::Finished {
-            outcome: report.outcome,
-            version: report.version,
-            reason: report.reason,
-            hint: report.hint,
+        self.progress.tell(match &result {
+            Ok(report) => Event::Finished {
+                outcome: report.outcome,
+                version: report.version.clone(),
+                reason: report.reason.clone(),
+                hint: report.hint.clone(),
+                trouble: None,
+            },
+            Err(error) => Event::Finished {
+                outcome: None,
+                version: self.versions().current(),
+                reason: error.chain(),
+                hint: error.hint(),
+                trouble: Some(error.trouble()),
+            },
         });
         result
     }

@@ -1,0 +1,117 @@
+//! Builds of the real binary: other versions, and versions that are broken on purpose.
+//!
+//! Each is built once by cargo (profile `testbuild`, feature `faults`, the version and the fault from the environment)
+//! and kept in `target/test-builds/` until a source file changes.
+
+use std::collections::hash_map::DefaultHasher;
+use std::fs::{self, File};
+use std::hash::{Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+
+/// How a build is broken. See the agent's `fault` module.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Not at all.
+    None,
+    /// Ends at once.
+    Crash,
+    /// Never becomes ready.
+    Hang,
+    /// Says it is unhealthy.
+    Unhealthy,
+    /// Ends again and again.
+    Flap,
+    /// Its main loop stands still.
+    Stuck,
+    /// Cannot fetch release metadata.
+    NoFetch,
+}
+
+impl Fault {
+    fn word(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::Crash => "crash",
+            Self::Hang => "hang",
+            Self::Unhealthy => "unhealthy",
+            Self::Flap => "flap",
+            Self::Stuck => "stuck",
+            Self::NoFetch => "no-fetch",
+        }
+    }
+}
+
+/// A build that is there.
+#[derive(Debug, Clone)]
+pub struct Build {
+    /// Its version.
+    pub version: String,
+    /// The executable.
+    pub exe: PathBuf,
+    /// The executable as a release archive.
+    pub archive: PathBuf,
+}
+
+/// The workspace's root.
+pub(crate) fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+}
+
+/// The build of `version` with `fault`, made if it is not there.
+pub fn build(version: &str, fault: Fault) -> Build {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let root = workspace();
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    let dir = target.join("test-builds").join(format!("{version}-{}", fault.word()));
+    fs::create_dir_all(&dir).unwrap();
+    // Test processes run side by side; the lock is between them.
+    let lock = File::create(target.join("test-builds/lock")).unwrap();
+    lock.lock().unwrap();
+    let build = Build { version: version.to_owned(), exe: dir.join("picket"), archive: dir.join("picket.tar.xz") };
+    let fingerprint = fingerprint(&root);
+    if fs::read_to_string(dir.join("fingerprint")).is_ok_and(|known| known == fingerprint) {
+        return build;
+    }
+    let status = Command::new(env!("CARGO"))
+        .current_dir(&root)
+        .args(["build", "--quiet", "--package", "picket", "--features", "faults", "--profile", "testbuild"])
+        .env("CARGO_TARGET_DIR", &target)
+        .env("PICKET_BUILD_VERSION", version)
+        .env("PICKET_BUILD_FAULT", fault.word())
+        .status()
+        .unwrap();
+    assert!(status.success(), "the build of {version} ({fault:?}) failed");
+    fs::copy(target.join("testbuild/picket"), &build.exe).unwrap();
+    let _ = fs::remove_file(&build.archive);
+    picket_release::pack_executable(&build.exe, &build.archive, 0).unwrap();
+    fs::write(dir.join("fingerprint"), fingerprint).unwrap();
+    build
+}
+
+/// Changes when a source file does: names, sizes and times of all of them.
+fn fingerprint(root: &Path) -> String {
+    let mut hasher = DefaultHasher::new();
+    let mut folders: Vec<PathBuf> = ["src", "agent", "crates", "installer", "protocol", "release", "service", "update"]
+        .iter()
+        .map(|name| root.join(name))
+        .collect();
+    let mut files = vec![root.join("Cargo.toml"), root.join("Cargo.lock"), root.join("build.rs")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap().flatten() {
+            if entry.file_type().unwrap().is_dir() {
+                folders.push(entry.path());
+            } else {
+                files.push(entry.path());
+            }
+        }
+    }
+    files.sort();
+    for file in files {
+        let meta = fs::metadata(&file).unwrap();
+        (file, meta.len(), meta.modified().unwrap()).hash(&mut hasher);
+    }
+    format!("{:016x}", hasher.finish())
+}

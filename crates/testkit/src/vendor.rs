@@ -1,0 +1,130 @@
+//! A vendor with keys in memory, who publishes builds into a tree.
+
+use crate::builds::Build;
+use picket_protocol::TargetTriple;
+use picket_release::{Addition, Lifetimes, PublicKey, PublishOptions, Repository, Role, RootPlan, SecretKey, minisign};
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+/// A vendor.
+pub struct Vendor {
+    dir: TempDir,
+    repository: Repository,
+    root: SecretKey,
+    signers: Vec<SecretKey>,
+    minisign: minisign::SecretKey,
+}
+
+impl Vendor {
+    /// A vendor with new keys and a signed first root, who has published nothing yet.
+    pub fn new() -> Self {
+        let dir = TempDir::new().unwrap();
+        let key = || SecretKey::generate().unwrap();
+        let (root, targets, online) = (key(), key(), key());
+        let minisign = minisign::SecretKey::generate().unwrap();
+        let plan = RootPlan {
+            root: vec![root.public()],
+            root_threshold: 1,
+            targets: vec![targets.public()],
+            targets_threshold: 1,
+            online: vec![online.public()],
+            minisign: vec![minisign.public_line()],
+        };
+        let now = jiff::Timestamp::now();
+        let repository = Repository::create(&dir.path().join("repository"), &plan, Lifetimes::default(), now).unwrap();
+        repository.sign_staged(&root).unwrap();
+        Self { dir, repository, root, signers: vec![targets, online], minisign }
+    }
+
+    /// The tree that a server offers.
+    pub fn tree(&self) -> PathBuf {
+        self.dir.path().join("tree")
+    }
+
+    /// The first root: what `install --root-keys` is given.
+    pub fn root_file(&self) -> PathBuf {
+        self.dir.path().join("repository/metadata/1.root.json")
+    }
+
+    /// The public half of the root key.
+    pub fn root_key(&self) -> PublicKey {
+        self.root.public()
+    }
+
+    /// The minisign key, for signing what the vendor would not.
+    pub fn minisign(&self) -> &minisign::SecretKey {
+        &self.minisign
+    }
+
+    /// Adds a build for this machine and publishes.
+    pub fn release(&self, build: &Build) {
+        self.release_as(build, false, &build.archive);
+    }
+
+    /// The same, as a critical release.
+    pub fn release_critical(&self, build: &Build) {
+        self.release_as(build, true, &build.archive);
+    }
+
+    /// Publishes any archive as `version`: the way to a release that cannot even be executed.
+    pub fn release_archive(&self, version: &str, archive: &Path) {
+        let build = Build { version: version.to_owned(), exe: PathBuf::new(), archive: archive.to_owned() };
+        self.release_as(&build, false, archive);
+    }
+
+    fn release_as(&self, build: &Build, critical: bool, archive: &Path) {
+        let addition = Addition {
+            channel: "stable".to_owned(),
+            version: build.version.parse().unwrap(),
+            target: this_target(),
+            archive: archive.to_owned(),
+            unpacked: 100 << 20,
+            notes: Some(format!("What is new in {}", build.version)),
+            critical,
+            state_format: 1,
+        };
+        self.repository.add(&addition, &self.minisign, jiff::Timestamp::now()).unwrap();
+        self.publish();
+    }
+
+    /// Takes a release back and publishes that.
+    pub fn yank(&self, version: &str, reason: &str) {
+        let version = version.parse().unwrap();
+        self.repository.yank("stable", &version, reason, None, jiff::Timestamp::now()).unwrap();
+        self.publish();
+    }
+
+    /// Signs and writes the tree as of now.
+    pub fn publish(&self) {
+        self.publish_at(jiff::Timestamp::now());
+    }
+
+    /// Signs and writes the tree as of `now`: the way to metadata that has expired since.
+    pub fn publish_at(&self, now: jiff::Timestamp) {
+        let options = PublishOptions { keys: &self.signers, now };
+        self.repository.publish(&options).unwrap().unwrap();
+        self.repository.write_tree(&self.tree()).unwrap();
+    }
+
+    /// The repository, for what the verbs above do not say.
+    pub fn repository(&self) -> &Repository {
+        &self.repository
+    }
+
+    /// Where a draft of the root waits.
+    pub fn staged_root(&self) -> PathBuf {
+        self.repository.staged(Role::Root)
+    }
+}
+
+impl Default for Vendor {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The target triple that the test builds are for.
+pub fn this_target() -> TargetTriple {
+    let libc = if cfg!(target_env = "musl") { "musl" } else { "gnu" };
+    format!("{}-unknown-linux-{libc}", std::env::consts::ARCH).parse().unwrap()
+}

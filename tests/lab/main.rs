@@ -1,0 +1,3 @@
+//! A real systemd in containers.
+
+fn main() {}

@@ -1,0 +1,17 @@
+//! The built binary, end to end, without root: every command, the agent, the updater on the supervisor.
+//!
+//! Real builds, real signatures, a real server on loopback. Each test has an installation of its own in a temporary
+//! folder; they run side by side.
+#![expect(clippy::disallowed_methods, reason = "tests look at files and processes directly")]
+#![expect(clippy::unwrap_used, reason = "a helper that cannot go on fails its test")]
+
+mod agent;
+mod cli;
+mod config;
+mod docs;
+mod house;
+mod install;
+mod killpoints;
+mod release;
+mod trust;
+mod update;
