@@ -21,7 +21,7 @@ use std::path::PathBuf;
 #[command(max_term_width = 100, infer_subcommands = false)]
 pub(crate) struct Cli {
     /// Print the version, the commit, the target and the day of the build.
-    #[arg(short = 'V', long, exclusive = true)]
+    #[arg(short = 'V', long)]
     pub(crate) version: bool,
     #[command(flatten)]
     pub(crate) global: Global,
