@@ -40,7 +40,7 @@ pub enum Misfit {
         /// User and group that it has.
         found: (u32, u32),
         /// User and group that it should have.
-        wanted: (u32, u32),
+        wanted: String,
     },
     /// The mode differs.
     Mode {
@@ -61,7 +61,7 @@ impl std::fmt::Display for Misfit {
         match self {
             Self::Kind { found } => write!(f, "{found} is in its place"),
             Self::Owner { found, wanted } => {
-                write!(f, "owner {}:{} instead of {}:{}", found.0, found.1, wanted.0, wanted.1)
+                write!(f, "owner {}:{} instead of {wanted}", found.0, found.1)
             }
             Self::Mode { found, wanted } => write!(f, "mode {found:04o} instead of {wanted:04o}"),
             Self::Target { found } => write!(f, "leads to {}", found.display()),
@@ -103,6 +103,14 @@ impl Facts {
             }
             let found = inspect(&entry, layout, &accounts);
             places.push((entry, found));
+        }
+        // A configuration that was there first, or that an editor gave to somebody else. A link is its owner's business.
+        for path in layout.config_files() {
+            if std::fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_file()) {
+                let entry = layout.file_entry(&path);
+                let found = inspect(&entry, layout, &accounts);
+                places.push((entry, found));
+            }
         }
         let dirs = VersionDirs::new(layout);
         let versions = dirs.all().into_iter().filter_map(|version| {
@@ -163,7 +171,10 @@ pub fn inspect(entry: &Entry, layout: &Layout, accounts: &Accounts) -> Found {
             misfits.push(Misfit::Mode { found: mode, wanted: entry.mode });
         }
         let found = (meta.uid(), meta.gid());
-        if let Some(wanted) = accounts.numbers(entry.owner).filter(|wanted| *wanted != found) {
+        // A user who is not there yet owns nothing.
+        let wanted = accounts.numbers(entry.owner);
+        if wanted != Some(found) {
+            let wanted = wanted.map_or_else(|| entry.owner.to_string(), |(user, group)| format!("{user}:{group}"));
             misfits.push(Misfit::Owner { found, wanted });
         }
     }

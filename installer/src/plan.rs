@@ -135,7 +135,7 @@ pub fn plan(request: &Request, facts: &Facts, layout: &Layout, registrar: &dyn R
     for (entry, found) in &facts.places {
         match found {
             Found::Absent if entry.kind == Kind::Dir => steps.push(Step::CreateDir(entry.clone())),
-            Found::Differs(misfits) if entry.kind == Kind::Dir && !has_kind(misfits) => {
+            Found::Differs(misfits) if entry.kind != Kind::Link && !has_kind(misfits) => {
                 steps.push(Step::Correct(entry.clone(), misfits.clone()));
             }
             _ => {}

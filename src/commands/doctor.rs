@@ -108,7 +108,9 @@ fn installation(context: &Context<'_>, findings: &mut Findings) -> Result<bool, 
     }
     let accounts = Accounts::of(layout);
     let mut misfits = 0;
-    for entry in layout.entries() {
+    let files = layout.config_files().into_iter();
+    let files = files.filter(|path| std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file()));
+    for entry in layout.entries().into_iter().chain(files.map(|path| layout.file_entry(&path))) {
         let place = entry.path.display().to_string();
         match inspect(&entry, layout, &accounts) {
             Found::Fits => continue,

@@ -64,6 +64,13 @@ pub enum Class {
     Shared,
 }
 
+impl std::fmt::Display for Owner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let name = |account| if account == Account::Root { "root" } else { crate::SERVICE_USER };
+        write!(f, "{}:{}", name(self.user), name(self.group))
+    }
+}
+
 const ROOT: Owner = Owner { user: Account::Root, group: Account::Root };
 const SERVICE: Owner = Owner { user: Account::Service, group: Account::Service };
 const ROOT_FOR_SERVICE: Owner = Owner { user: Account::Root, group: Account::Service };

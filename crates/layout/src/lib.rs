@@ -199,6 +199,13 @@ impl Layout {
         self.config.join("release-root.json")
     }
 
+    /// The files in the folder of the configuration that the service user must be able to read, where they are there.
+    pub fn config_files(&self) -> Vec<PathBuf> {
+        let configs =
+            ["yaml", "yml", "json", "toml"].map(|extension| self.config.join("config").with_extension(extension));
+        configs.into_iter().chain([self.release_root()]).collect()
+    }
+
     /// Health hooks that must pass before a new version is kept.
     pub fn required_hooks(&self) -> PathBuf {
         self.config.join("health.d/required")

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal};
 use tracing::level_filters::LevelFilter;
+use tracing_journald::{Priority, PriorityMappings};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -111,8 +112,22 @@ pub fn init(options: &LogOptions) -> Result<(), LogError> {
     tracing_subscriber::registry().with(layer.with_filter(targets(options))).try_init().map_err(|_| LogError::Twice)
 }
 
+/// Each level under its own name in syslog (RFC 5424 §6.2.1); the crate's default makes `info` a notice.
+fn syslog_priorities() -> PriorityMappings {
+    PriorityMappings {
+        error: Priority::Error,
+        warn: Priority::Warning,
+        info: Priority::Informational,
+        debug: Priority::Debug,
+        trace: Priority::Debug,
+    }
+}
+
 fn layer(options: &LogOptions) -> Result<Box<dyn Layer<Registry> + Send + Sync>, LogError> {
-    let journald = || tracing_journald::layer().map(|layer| layer.with_syslog_identifier(options.identifier.clone()));
+    let journald = || {
+        let layer = tracing_journald::layer()?.with_syslog_identifier(options.identifier.clone());
+        Ok(layer.with_priority_mappings(syslog_priorities()))
+    };
     match options.format {
         LogFormat::Journald => Ok(journald().map_err(LogError::Journald)?.boxed()),
         LogFormat::Auto if options.under_journal => match journald() {

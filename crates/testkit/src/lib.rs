@@ -5,11 +5,13 @@
 //! Waiting is for conditions ([`wait_until`]), never for a length of time.
 
 mod builds;
+mod machine;
 mod prefix;
 mod server;
 mod vendor;
 
 pub use builds::{Build, Fault, build};
+pub use machine::{Machine, inside};
 pub use prefix::{Prefix, Ran};
 pub use server::{Behaviour, ReleaseServer};
 pub use vendor::Vendor;

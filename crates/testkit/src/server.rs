@@ -1,5 +1,6 @@
 //! A release server on loopback: a folder over HTTP or HTTPS, with ranges, ETags, and misbehaviour on request.
 
+use crate::machine::inside;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -39,6 +40,8 @@ pub struct ReleaseServer {
     address: SocketAddr,
     scheme: &'static str,
     shared: Arc<Shared>,
+    /// Where its address is to be found, when that is not here.
+    namespace: Option<PathBuf>,
     /// The authority that a client must trust to speak to a TLS server, as PEM.
     pub authority: Option<String>,
 }
@@ -68,8 +71,19 @@ impl ReleaseServer {
         server
     }
 
+    /// Serves `root` over plain HTTP on the loopback interface of the network namespace at `namespace`.
+    pub fn start_in(namespace: &Path, root: &Path) -> Self {
+        let listener = inside(namespace, || TcpListener::bind("127.0.0.1:0").unwrap());
+        let mut server = Self::listen(listener, root, None);
+        server.namespace = Some(namespace.to_owned());
+        server
+    }
+
     fn launch(root: &Path, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::listen(TcpListener::bind("127.0.0.1:0").unwrap(), root, tls)
+    }
+
+    fn listen(listener: TcpListener, root: &Path, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
         let address = listener.local_addr().unwrap();
         let shared = Arc::new(Shared::default());
         let scheme = if tls.is_some() { "https" } else { "http" };
@@ -91,7 +105,7 @@ impl ReleaseServer {
                 });
             }
         });
-        Self { address, scheme, shared, authority: None }
+        Self { address, scheme, shared, namespace: None, authority: None }
     }
 
     /// Its address.
@@ -130,7 +144,11 @@ impl Drop for ReleaseServer {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
         // Wakes the listener up, so that it sees the flag.
-        let _ = TcpStream::connect(self.address);
+        let wake = || TcpStream::connect(self.address).is_ok();
+        let _ = match &self.namespace {
+            None => wake(),
+            Some(namespace) => inside(namespace, wake),
+        };
     }
 }
 

@@ -1,0 +1,235 @@
+//! Updates under systemd: the good one, every kind of bad one, and what an administrator did before.
+
+use picket_testkit::{Fault, Machine, build, wait_until};
+use std::time::Instant;
+
+/// A machine on 2.0.0 that got there by an update from 1.0.0, taking everything by itself.
+fn on_second_version(test: &str) -> Machine {
+    let machine = Machine::installed(test, "  auto: all\n");
+    machine.release("2.0.0", Fault::None);
+    machine.picket(&["update", "apply", "--yes"]).expect(0);
+    machine.assert_on("2.0.0");
+    machine
+}
+
+#[test]
+fn a_good_release_is_kept_after_exactly_one_restart_and_outlives_a_reboot() {
+    let machine = Machine::installed("good", "");
+    let before = machine.starts();
+    machine.release("2.0.0", Fault::None);
+    let check = machine.picket(&["update", "check"]).expect(0).stdout;
+    assert!(check.starts_with("Update available: v2.0.0\nCurrent version: v1.0.0\n"), "{check}");
+    let applied = machine.picket(&["update", "apply", "--yes", "--json"]).expect(0).json();
+    assert_eq!(applied["outcome"], "committed");
+    machine.assert_on("2.0.0");
+    assert_eq!(machine.previous(), "1.0.0");
+    assert_eq!(machine.starts() - before, 1);
+    assert_eq!(machine.property("picket-agent", "NRestarts"), "0");
+    assert_eq!(machine.sh("ls /run/systemd/system | grep picket || true"), "", "the trial's unit is left");
+    // The new version tested itself with its hands tied, and the evidence says by what.
+    let history = machine.picket(&["update", "history", "--json"]).expect(0).json();
+    let confined = history[0]["evidence"]["self_test"].as_str().unwrap();
+    assert!(confined.ends_with("writes closed, network closed"), "{confined}");
+
+    machine.reboot();
+    machine.assert_on("2.0.0");
+    machine.server.misbehave("/", picket_testkit::Behaviour::Status(503));
+    machine.picket(&["update", "rollback", "--yes"]).expect(0);
+    machine.assert_on("1.0.0");
+}
+
+/// A third version that fails its trial: the second is back, the reason is kept, the next timer run leaves it alone.
+fn assert_rolled_back(test: &str, fault: Fault, reason: &str) {
+    let machine = on_second_version(test);
+    machine.release("3.0.0", fault);
+    let told = machine.picket(&["update", "apply", "--yes", "--json"]).expect(20).json();
+    assert_eq!(told["outcome"], "rolled-back");
+    assert!(told["reason"].as_str().unwrap().contains(reason), "{told}");
+    machine.assert_on("2.0.0");
+    assert_eq!(machine.property("picket-agent", "ActiveState"), "active");
+    assert_eq!(machine.sh("ls /run/systemd/system | grep picket || true"), "", "the trial's unit is left");
+
+    machine.server.forget();
+    machine.daily_check();
+    machine.assert_on("2.0.0");
+    let requests = machine.server.requests();
+    assert!(requests.iter().any(|request| request.contains("timestamp.json")), "the timer's run looked nowhere");
+    assert!(!requests.iter().any(|request| request.contains("picket-3.0.0")), "it was tried again: {requests:?}");
+    let status = machine.status();
+    assert_eq!((&status["held"][0]["version"], &status["last"]["to"]), (&"3.0.0".into(), &"3.0.0".into()));
+    assert_eq!(status["last"]["outcome"], "rolled-back");
+    // It ends where it began, after a boot as well.
+    machine.reboot();
+    machine.assert_on("2.0.0");
+}
+
+#[test]
+fn a_release_that_exits_at_once_is_rolled_back() {
+    assert_rolled_back("crash", Fault::Crash, "it ended by itself");
+}
+
+#[test]
+fn a_release_that_hangs_before_it_is_ready_is_rolled_back() {
+    assert_rolled_back("hang", Fault::Hang, "it was not ready after 8 s");
+}
+
+#[test]
+fn a_release_that_reports_itself_unhealthy_is_rolled_back() {
+    assert_rolled_back("sick", Fault::Unhealthy, "health is worse than before: collector");
+}
+
+#[test]
+fn a_release_that_leaks_restarts_is_rolled_back() {
+    assert_rolled_back("flap", Fault::Flap, "it ended by itself");
+}
+
+#[test]
+fn a_release_that_could_not_take_the_next_update_is_rolled_back() {
+    assert_rolled_back("nofetch", Fault::NoFetch, "cannot fetch and verify the release metadata");
+}
+
+#[test]
+fn a_release_that_cannot_be_executed_never_gets_to_its_trial() {
+    let machine = on_second_version("noexec");
+    let dir = std::env::temp_dir().join(format!("picket-noexec-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::write(dir.join("junk"), "\u{7f}ELF but not really").unwrap();
+    picket_release::pack_executable(&dir.join("junk"), &dir.join("a.tar.xz"), 0).unwrap();
+    machine.vendor.release_archive("3.0.0", &dir.join("a.tar.xz"));
+    std::fs::remove_dir_all(&dir).unwrap();
+    let pid = machine.property("picket-agent", "MainPID");
+    let told = machine.picket(&["update", "apply", "--yes", "--json"]).expect(21).json();
+    assert!(told["reason"].as_str().unwrap().contains("Exec format error"), "{told}");
+    machine.server.forget();
+    machine.daily_check();
+    assert!(!machine.server.requests().iter().any(|request| request.contains("picket-3.0.0")));
+    machine.assert_on("2.0.0");
+    assert_eq!(machine.property("picket-agent", "MainPID"), pid, "the agent was restarted");
+}
+
+#[test]
+fn an_agent_that_was_stopped_stays_stopped() {
+    let machine = Machine::installed("stopped", "  auto: all\n");
+    machine.release("2.0.0", Fault::None);
+    machine.picket(&["service", "stop"]).expect(0);
+    machine.daily_check();
+    assert_eq!(machine.current(), "1.0.0", "the timer's run started what was stopped");
+    assert_eq!(machine.property("picket-agent", "ActiveState"), "inactive");
+    machine.picket(&["update", "apply", "--yes"]).expect(0);
+    assert_eq!(machine.current(), "2.0.0");
+    assert_eq!(machine.property("picket-agent", "ActiveState"), "inactive");
+    // A bad release, too, leaves it as it was.
+    machine.release("3.0.0", Fault::Crash);
+    machine.picket(&["update", "apply", "--yes"]).expect(20);
+    assert_eq!(machine.current(), "2.0.0");
+    assert_eq!(machine.property("picket-agent", "ActiveState"), "inactive");
+}
+
+#[test]
+fn an_administrators_drop_in_survives_updates_and_holds_during_the_trial() {
+    let machine = Machine::installed("dropin", "");
+    let drop_in = "/etc/systemd/system/picket-agent.service.d/50-local.conf";
+    machine.put(b"[Service]\nEnvironment=PICKET_LOG_LEVEL=debug\nMemoryMax=512M\n", drop_in, 0o644);
+    machine.sh("systemctl daemon-reload && systemctl restart picket-agent");
+    machine.release("2.0.0", Fault::None);
+    let mut apply = machine.start(&["picket", "update", "apply", "--yes"]);
+    wait_until("the trial to begin", || machine.running_version().as_deref() == Some("2.0.0"));
+    let limit = (512_u64 << 20).to_string();
+    assert_eq!(machine.property("picket-agent", "MemoryMax"), limit, "not in force during the trial");
+    assert!(apply.wait().unwrap().success());
+    machine.assert_on("2.0.0");
+    assert_eq!(machine.property("picket-agent", "MemoryMax"), limit);
+    let pid = machine.property("picket-agent", "MainPID");
+    assert!(machine.sh(&format!("tr '\\0' '\\n' < /proc/{pid}/environ")).contains("PICKET_LOG_LEVEL=debug"));
+    machine.picket(&["uninstall", "--purge", "--yes"]).expect(0);
+    assert_eq!(machine.run(&["test", "-e", drop_in]).code, 0, "an administrator's file was removed");
+}
+
+#[test]
+fn the_timer_looks_once_a_night_at_a_time_of_the_machines_own() {
+    let machine = Machine::installed("timer", "");
+    let next = machine
+        .sh("date --date=\"$(systemctl show --value --property=NextElapseUSecRealtime picket-update.timer)\" +%H%M");
+    let next: u32 = next.parse().unwrap();
+    assert!((330..=430).contains(&next), "{next}");
+    assert_eq!(machine.property("picket-update.timer", "Persistent"), "yes");
+    assert_eq!(machine.property("picket-update.timer", "FixedRandomDelay"), "yes");
+}
+
+#[test]
+fn the_unprivileged_agents_wish_starts_the_updater_and_nothing_more() {
+    let machine = Machine::installed("wish", "");
+    machine.release("2.0.0", Fault::None);
+    machine.sh("setpriv --reuid=picket --regid=picket --clear-groups sh -c 'echo 2.0.0 > /var/lib/picket/update-wish'");
+    machine.assert_on("2.0.0");
+    machine.sh("setpriv --reuid=picket --regid=picket --clear-groups ln -s /etc/shadow /var/lib/picket/update-wish");
+    wait_until("the wish to be taken away", || machine.run(&["test", "-L", "/var/lib/picket/update-wish"]).code == 1);
+    assert_eq!(machine.run(&["test", "-s", "/etc/shadow"]).code, 0);
+    machine.assert_on("2.0.0");
+}
+
+#[test]
+fn closing_the_terminal_does_not_stop_an_update() {
+    let machine = Machine::installed("terminal", "");
+    machine.release("2.0.0", Fault::None);
+    // A session of its own, hung up as a closed terminal would.
+    let mut apply = machine.start(&["setsid", "--wait", "picket", "update", "apply", "--yes"]);
+    wait_until("the update to begin", || !machine.status()["running"].is_null());
+    machine.sh("pkill -HUP -f '[p]icket update apply'");
+    apply.wait().unwrap();
+    machine.assert_on("2.0.0");
+}
+
+#[test]
+fn an_updater_that_is_killed_is_recovered_at_once() {
+    let machine = Machine::installed("killed", "");
+    machine.release("2.0.0", Fault::Hang);
+    let mut apply = machine.start(&["picket", "update", "apply", "--yes"]);
+    wait_until("the trial to begin", || machine.status()["running"]["step"] == "gate");
+    machine.sh("systemctl kill --signal=KILL picket-update.service");
+    apply.wait().unwrap();
+    machine.assert_on("1.0.0");
+    let status = machine.status();
+    assert_eq!(status["last"]["outcome"], "interrupted", "{status}");
+    assert_eq!(machine.sh("ls /run/systemd/system | grep picket || true"), "");
+}
+
+#[test]
+fn a_disk_that_fills_up_during_the_trial_ends_on_a_proven_version() {
+    let machine = Machine::installed("full", "");
+    machine.release("2.0.0", Fault::None);
+    machine.put(
+        b"[Service]\nEnvironment=PICKET_FAILPOINT=gate-began-after=hold:/run/picket-update/held\n",
+        HOLD,
+        0o644,
+    );
+    machine.sh("systemctl daemon-reload");
+    let mut apply = machine.start(&["picket", "update", "apply", "--yes"]);
+    wait_until("the gate", || machine.run(&["test", "-e", "/run/picket-update/held"]).code == 0);
+    machine
+        .sh("dd if=/dev/zero of=/root/full bs=1M 2>/dev/null; dd if=/dev/zero of=/root/fuller bs=1k 2>/dev/null; true");
+    machine.sh("systemctl kill --signal=KILL picket-update.service");
+    apply.wait().unwrap();
+    // Recovery cannot write its journal either; what a boot starts is the proven version all the same.
+    machine.sh("rm -r /etc/systemd/system/picket-update.service.d && sync");
+    machine.cut_power();
+    machine.boot();
+    wait_until("version 1.0.0 to answer", || machine.running_version().as_deref() == Some("1.0.0"));
+    machine.sh("rm /root/full /root/fuller");
+    let began = Instant::now();
+    machine.picket(&["update", "apply", "--yes"]).expect(0);
+    machine.assert_on("2.0.0");
+    assert!(began.elapsed() < picket_testkit::PATIENCE);
+}
+
+const HOLD: &str = "/etc/systemd/system/picket-update.service.d/50-hold.conf";
+
+#[test]
+fn an_upgrade_by_install_is_tried_like_any_update() {
+    let machine = Machine::installed("upgrade", "");
+    machine.install(&build("2.0.0", Fault::None)).expect(0);
+    machine.assert_on("2.0.0");
+    assert_eq!(machine.previous(), "1.0.0");
+    machine.install(&build("3.0.0", Fault::Hang)).expect(20);
+    machine.assert_on("2.0.0");
+}
