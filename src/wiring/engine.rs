@@ -5,7 +5,7 @@ use crate::build;
 use crate::error::CommandError;
 use crate::process::Process;
 use crate::settings::{self, Settings};
-use picket_layout::{Layout, SERVICE_USER};
+use picket_layout::{Layout, SERVICE_USER, Scope};
 use picket_service::Registrar;
 use picket_transport::{Client, Timeouts};
 use picket_update::Clock;
@@ -57,7 +57,7 @@ pub(crate) fn with_engine<T>(
             identity: if layout.has_service_user() { Identity::of_service_user(SERVICE_USER) } else { None },
             scratch_root: layout.update_run_dir().to_owned(),
             scope: scope_options(layout),
-            environment: network_environment(process),
+            environment: inherited(process, layout.scope()),
         },
         config_check: &settings::check_folder,
         clock: Clock::system(),
@@ -67,11 +67,16 @@ pub(crate) fn with_engine<T>(
     act(&engine)
 }
 
-/// The variables that say how this machine reaches the network: proxies and certificate authorities.
-fn network_environment(process: &Process) -> Vec<(String, String)> {
-    const NAMES: [&str; 6] = ["http_proxy", "https_proxy", "all_proxy", "no_proxy", "ssl_cert_file", "ssl_cert_dir"];
-    let named = process.environment.iter().filter(|(name, _)| NAMES.contains(&name.to_ascii_lowercase().as_str()));
-    named.map(|(name, value)| (name.clone(), value.clone())).collect()
+/// The variables that a version under test gets: how this machine reaches the network (proxies and certificate
+/// authorities) and, for a user's own installation, where that user's folders are (XDG Base Directory Specification):
+/// the units that the version writes name its places.
+fn inherited(process: &Process, scope: &Scope) -> Vec<(String, String)> {
+    const NETWORK: [&str; 6] = ["http_proxy", "https_proxy", "all_proxy", "no_proxy", "ssl_cert_file", "ssl_cert_dir"];
+    const PLACES: [&str; 6] =
+        ["HOME", "XDG_BIN_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_RUNTIME_DIR", "XDG_STATE_HOME"];
+    let places: &[&str] = if *scope == Scope::User { &PLACES } else { &[] };
+    let wanted = |name: &str| NETWORK.contains(&name.to_ascii_lowercase().as_str()) || places.contains(&name);
+    process.environment.iter().filter(|(name, _)| wanted(name)).map(|(n, v)| (n.clone(), v.clone())).collect()
 }
 
 /// The release root that this installation trusts: the operator's, or the one that this build pins.

@@ -56,10 +56,6 @@ pub struct Enforced {
     pub network: bool,
 }
 
-/// Where a user's folders are (XDG Base Directory Specification 0.8).
-const PLACES: [&str; 6] =
-    ["HOME", "XDG_BIN_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_RUNTIME_DIR", "XDG_STATE_HOME"];
-
 /// The command that starts `exe` with `arguments` confined: `judge sandbox … -- exe arguments`.
 pub fn command(
     judge: &Path,
@@ -74,14 +70,11 @@ pub fn command(
         command.arg("--network");
     }
     command.arg("--").arg(exe).args(arguments).env_clear().current_dir(&confinement.scratch);
-    command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("TMPDIR", &confinement.scratch);
+    command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("HOME", &confinement.scratch);
+    command.env("TMPDIR", &confinement.scratch);
     if let Some(identity) = identity {
-        command.env("HOME", &confinement.scratch);
         // The standard library drops the supplementary groups along with root.
         command.gid(identity.gid).uid(identity.uid);
-    } else {
-        // A user's own installation lies where these say: the units that the new version writes name its places.
-        command.envs(PLACES.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
     }
     command
 }

@@ -26,7 +26,7 @@ pub struct SelfTests {
     pub scratch_root: PathBuf,
     /// The options that select the installation, for the units it writes.
     pub scope: Vec<OsString>,
-    /// Variables that reach the confined process: how this machine reaches the network.
+    /// Variables that reach the confined process: how this machine reaches the network, where a user's folders are.
     pub environment: Vec<(String, String)>,
 }
 

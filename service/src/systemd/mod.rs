@@ -126,6 +126,8 @@ impl Registrar for Systemd {
         if !known.is_empty() {
             self.systemctl.run(&[&["stop"], &known[..]].concat())?;
             self.systemctl.run(&[&["--quiet", "disable"], &known[..]].concat())?;
+            // The file in which systemd keeps the timer's last time; systemd before 244 cannot be asked to remove it.
+            let _ = self.systemctl.run(&["clean", "--what=state", UPDATE_TIMER]);
         }
         for unit in ALL {
             picket_durable::remove_if_present(&self.units.join(unit))?;
