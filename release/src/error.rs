@@ -39,6 +39,14 @@ pub enum ReleaseError {
     /// A release cannot be added or published as it is.
     #[error("{0}")]
     Release(String),
+    /// A published artifact is neither in the repository nor where it should be served from.
+    #[error("{} is not in the repository, and {} is not there either", artifact.display(), place.display())]
+    Elsewhere {
+        /// Where the repository would have it.
+        artifact: PathBuf,
+        /// Where it should be.
+        place: PathBuf,
+    },
     /// Randomness could not be had.
     #[error("the system gives no random numbers: {0}")]
     Random(String),
@@ -62,6 +70,9 @@ impl ReleaseError {
             Self::KeyNotAuthorised { .. } => {
                 Some("see which keys the root names with `picket release verify`".to_owned())
             }
+            Self::Elsewhere { .. } => Some(
+                "give the --out folder that machines follow now, or bring the file and its .minisig back".to_owned(),
+            ),
             _ => None,
         }
     }

@@ -22,6 +22,7 @@ mod pack;
 mod publish;
 mod repository;
 mod sign;
+mod targets;
 mod tree;
 
 pub use error::ReleaseError;

@@ -12,14 +12,13 @@ use crate::error::ReleaseError;
 use crate::key::PublicKey;
 use crate::metadata::{self, Envelope, Role};
 use crate::minisign;
+use crate::targets::digest;
 use picket_durable::Context;
 use picket_protocol::channel::{CHANNEL_SCHEMA, is_channel_name, is_safe_path};
-use picket_protocol::{Artifact, Channel, PRODUCT, Release, Sha256Digest, TargetTriple, Yank};
+use picket_protocol::{Artifact, Channel, PRODUCT, Release, TargetTriple, Yank};
 use semver::Version;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 const SETTINGS: &str = "release.json";
@@ -299,7 +298,7 @@ impl Repository {
         if !is_safe_path(&path) {
             return Err(ReleaseError::Release(format!("{path:?} cannot be a file name on every server")));
         }
-        if self.is_published(&path)? {
+        if self.published_targets()?.contains_key(&path) {
             return Err(ReleaseError::Release(format!(
                 "release {version} for {target} is published already; a published release never changes, publish a new \
                  version"
@@ -376,42 +375,6 @@ impl Repository {
         self.save_channel(&channel)?;
         Ok(channel)
     }
-
-    /// Whether the published targets list `path`.
-    fn is_published(&self, path: &str) -> Result<bool, ReleaseError> {
-        let Some(targets) = self.newest(Role::Targets)? else { return Ok(false) };
-        Ok(!Envelope::load(&targets)?.signed["targets"][path].is_null())
-    }
-
-    /// Every file that the targets metadata must list: artifacts and channel documents, by target path.
-    pub(crate) fn target_files(
-        &self,
-        channels: &[Channel],
-    ) -> Result<BTreeMap<String, serde_json::Value>, ReleaseError> {
-        let mut files = BTreeMap::new();
-        let artifacts =
-            channels.iter().flat_map(|channel| channel.releases.values()).flat_map(|r| r.artifacts.values());
-        for artifact in artifacts {
-            let (sha256, length) = digest(&self.artifact(&artifact.path))?;
-            files.insert(artifact.path.clone(), target(&sha256.to_string(), length));
-        }
-        for channel in channels {
-            let bytes = channel_bytes(channel);
-            let sha256 = metadata::sha256(&bytes);
-            files.insert(Channel::target_path(&channel.channel), target(&sha256, bytes.len() as u64));
-            // Kept as it is signed: the draft in `channels/` goes on changing.
-            let kept = self.kept_channel(&sha256);
-            if let Some(parent) = kept.parent() {
-                picket_durable::create_dir(parent, 0o755)?;
-            }
-            picket_durable::write_atomic(&kept, &bytes, 0o644)?;
-        }
-        Ok(files)
-    }
-}
-
-fn target(sha256: &str, length: u64) -> serde_json::Value {
-    serde_json::json!({ "length": length, "hashes": { "sha256": sha256 } })
 }
 
 /// A channel document's bytes, as they are published.
@@ -452,20 +415,5 @@ fn archive_extension(path: &Path) -> Result<&'static str, ReleaseError> {
     match [".tar.xz", ".zip"].into_iter().find(|extension| name.ends_with(extension)) {
         Some(extension) => Ok(extension),
         None => Err(ReleaseError::bad_file(path, "machines unpack .tar.xz and .zip")),
-    }
-}
-
-fn digest(path: &Path) -> Result<(Sha256Digest, u64), ReleaseError> {
-    let mut file = std::fs::File::open(path).doing("read", path)?;
-    let mut hasher = Sha256::new();
-    let mut length = 0;
-    let mut buffer = vec![0; 64 << 10];
-    loop {
-        let read = file.read(&mut buffer).doing("read", path)?;
-        if read == 0 {
-            return Ok((Sha256Digest::new(hasher.finalize().into()), length));
-        }
-        hasher.update(&buffer[..read]);
-        length += read as u64;
     }
 }

@@ -5,7 +5,6 @@
 //! `download/` are replaced, each by one rename.
 
 use crate::error::ReleaseError;
-use crate::metadata::{Envelope, Role};
 use crate::repository::{Repository, signature_path};
 use picket_durable::Context;
 use std::path::{Path, PathBuf};
@@ -16,6 +15,9 @@ const MAX_SMALL: u64 = 8 << 20;
 impl Repository {
     /// Writes the published state as a tree of static files into `out`: `metadata/`, `targets/` as every TUF client
     /// knows them, and `download/<version>/` with plain names for people.
+    ///
+    /// # Errors
+    /// When an artifact is neither in the repository nor in `out` already.
     pub fn write_tree(&self, out: &Path) -> Result<(), ReleaseError> {
         for (path, sha256) in self.listed()? {
             let (folder, file) = path.rsplit_once('/').unwrap_or(("", path.as_str()));
@@ -30,28 +32,33 @@ impl Repository {
     }
 
     /// Writes the same state as assets of GitHub releases: `latest/` belongs to the newest release, `v<version>/` to the
-    /// release of that tag.
-    pub fn write_github_assets(&self, out: &Path) -> Result<(), ReleaseError> {
+    /// release of that tag. Returns the artifacts that are not in the repository any more: they stay where they are.
+    pub fn write_github_assets(&self, out: &Path) -> Result<Vec<String>, ReleaseError> {
+        let mut elsewhere = Vec::new();
         for (path, sha256) in self.listed()? {
             let (folder, file) = path.rsplit_once('/').unwrap_or(("", path.as_str()));
             let place = match folder {
                 "channel" => out.join("latest").join(format!("{sha256}.channel.{file}")),
                 version => out.join(format!("v{version}")).join(file),
             };
+            if folder != "channel" && !self.artifact(&path).exists() {
+                elsewhere.push(path);
+                continue;
+            }
             self.place_target(&path, &sha256, &place)?;
         }
-        self.write_metadata(&out.join("latest"))
+        self.write_metadata(&out.join("latest"))?;
+        Ok(elsewhere)
     }
 
     /// The target paths and hashes of the published targets.
     fn listed(&self) -> Result<Vec<(String, String)>, ReleaseError> {
-        let path = self.newest(Role::Targets)?;
-        let path = path.ok_or_else(|| ReleaseError::Release("nothing is published yet".to_owned()))?;
-        let targets = Envelope::load(&path)?;
-        let entries = targets.signed["targets"].as_object().into_iter().flatten();
-        Ok(entries
-            .filter_map(|(path, target)| Some((path.clone(), target["hashes"]["sha256"].as_str()?.to_owned())))
-            .collect())
+        let targets = self.published_targets()?;
+        if targets.is_empty() {
+            return Err(ReleaseError::Release("nothing is published yet".to_owned()));
+        }
+        let sha256 = |target: &serde_json::Value| Some(target["hashes"]["sha256"].as_str()?.to_owned());
+        Ok(targets.into_iter().filter_map(|(path, target)| Some((path, sha256(&target)?))).collect())
     }
 
     fn place_target(&self, path: &str, sha256: &str, place: &Path) -> Result<(), ReleaseError> {
@@ -62,6 +69,13 @@ impl Repository {
             return copy_if_absent(&self.kept_channel(sha256), place);
         }
         let artifact = self.artifact(path);
+        if !artifact.exists() {
+            return if place.exists() {
+                Ok(())
+            } else {
+                Err(ReleaseError::Elsewhere { artifact, place: place.into() })
+            };
+        }
         copy_if_absent(&artifact, place)?;
         copy_if_absent(&signature_path(&artifact), &signature_path(place))
     }

@@ -320,10 +320,11 @@ fn publish(context: &Context<'_>, args: &PublishArgs, only_refresh: bool) -> Res
     if let Some(out) = &args.out {
         repository.write_tree(out)?;
     }
-    if let Some(github) = &args.github {
-        repository.write_github_assets(github)?;
-    }
+    let elsewhere = args.github.as_deref().map(|github| repository.write_github_assets(github)).transpose()?;
     show_published(context, args, &published);
+    for artifact in elsewhere.iter().flatten() {
+        context.output.say(format_args!("{artifact} is not in the repository: it stays where it was published"));
+    }
     Ok(ExitCode::Success)
 }
 

@@ -284,6 +284,38 @@ fn a_refresh_renews_only_the_timestamp_and_a_root_can_be_renewed() {
 }
 
 #[test]
+fn an_artifact_may_leave_the_repository_once_it_is_published_and_not_before() {
+    let desk = Desk::new();
+    desk.init();
+    desk.sign_root();
+    desk.add("1.0.0").expect(0);
+    let file = |version: &str| {
+        desk.path(&format!("repo/artifacts/{version}/picket-{version}-x86_64-unknown-linux-musl.tar.xz"))
+    };
+    let aside = desk.path("aside");
+    fs::rename(file("1.0.0"), &aside).unwrap();
+    desk.publish().expect(1);
+    fs::rename(&aside, file("1.0.0")).unwrap();
+    desk.publish().expect(0);
+
+    fs::remove_dir_all(desk.path("repo/artifacts/1.0.0")).unwrap();
+    desk.add("1.1.0").expect(0);
+    // Into the tree that has it: nothing is missing there.
+    desk.publish().expect(0);
+    desk.run(&["release", "verify", "@tree", "--all"]).expect(0);
+    // Into another one: that tree would lack what its metadata promises.
+    let keys = ["--key", "@targets", "--key", "@online"];
+    let elsewhere = desk.run(&[&["release", "publish", "--repo", "@repo", "--out", "@new"], &keys[..]].concat());
+    assert!(elsewhere.expect(1).stderr.contains("the --out folder that machines follow now"));
+    // As GitHub's assets: each version has a release of its own, and keeps it.
+    let github = [&["release", "publish", "--repo", "@repo", "--github", "@assets"], &keys[..]].concat();
+    let told = desk.run(&github).expect(0).stderr;
+    assert!(told.contains("1.0.0/picket-1.0.0-x86_64-unknown-linux-musl.tar.xz is not in the repository"), "{told}");
+    assert!(!desk.path("assets/v1.0.0").exists());
+    assert!(desk.path("assets/v1.1.0/picket-1.1.0-x86_64-unknown-linux-musl.tar.xz.minisig").exists());
+}
+
+#[test]
 fn a_secret_is_never_printed_and_never_taken_from_the_command_line() {
     let mut desk = Desk::new();
     let made = desk.run(&["release", "keygen", "root", "--out", "@root"]).expect(0);
