@@ -5,7 +5,7 @@
 //! | `PICKET_BUILD_VERSION` | another version than Cargo.toml's: for vendors' test builds |
 //! | `PICKET_BUILD_COMMIT` | the commit, where there is no git |
 //! | `SOURCE_DATE_EPOCH` | the time of the build, for reproducible builds |
-//! | `PICKET_RELEASE_ROOT` | a file: the release root that the binary pins |
+//! | `PICKET_RELEASE_ROOT` | a file: the release root that the binary pins; without it, `release/root.json` if it is there |
 
 #![allow(
     clippy::disallowed_methods,
@@ -71,14 +71,18 @@ fn day(epoch: u64) -> String {
     format!("{year:04}-{month:02}-{day:02}")
 }
 
+/// Where a vendor commits the root that every build pins.
+const COMMITTED_ROOT: &str = "release/root.json";
+
 /// Copies the pinned root to where `include_bytes!` finds it; an empty file pins nothing.
 fn pin_release_root() {
     let out = PathBuf::from(variable("OUT_DIR").unwrap_or_default()).join("release-root.json");
-    let bytes = match variable("PICKET_RELEASE_ROOT") {
-        Some(path) => {
-            println!("cargo::rerun-if-changed={path}");
-            fs::read(&path).unwrap_or_else(|error| panic!("PICKET_RELEASE_ROOT={path}: {error}"))
-        }
+    let given = variable("PICKET_RELEASE_ROOT");
+    let committed = || Path::new(COMMITTED_ROOT).exists().then(|| COMMITTED_ROOT.to_owned());
+    // The folder: a file that is not there would make every build a new one.
+    println!("cargo::rerun-if-changed={}", given.as_deref().unwrap_or("release"));
+    let bytes = match given.or_else(committed) {
+        Some(path) => fs::read(&path).unwrap_or_else(|error| panic!("the release root {path}: {error}")),
         None => Vec::new(),
     };
     fs::write(&out, bytes).unwrap_or_else(|error| panic!("{}: {error}", out.display()));

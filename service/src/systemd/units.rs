@@ -224,6 +224,7 @@ ReadWritePaths=-{config}
 # DAC_OVERRIDE, CHOWN, FOWNER: files of the service user. SETUID, SETGID: a new version's self-test runs as that user.
 CapabilityBoundingSet=CAP_DAC_OVERRIDE CAP_CHOWN CAP_FOWNER CAP_SETUID CAP_SETGID
 SystemCallFilter=@system-service landlock_create_ruleset landlock_add_rule landlock_restrict_self seccomp
+SystemCallFilter=~@resources
 # systemctl, and the release server.
 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
 "
