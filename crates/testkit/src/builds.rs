@@ -3,6 +3,7 @@
 //! Each is built once by cargo (profile `testbuild`, feature `faults`, the version and the fault from the environment)
 //! and kept in `target/test-builds/` until a source file changes.
 
+use picket_protocol::TargetTriple;
 use std::collections::hash_map::DefaultHasher;
 use std::fs::{self, File};
 use std::hash::{Hash, Hasher};
@@ -52,6 +53,23 @@ pub struct Build {
     pub exe: PathBuf,
     /// The executable as a release archive.
     pub archive: PathBuf,
+    /// What it was built for.
+    pub target: TargetTriple,
+}
+
+impl Build {
+    /// An executable that is there already, packed beside it.
+    pub fn of(version: &str, exe: &Path, target: &str) -> Self {
+        let archive = exe.with_extension("tar.xz");
+        picket_release::pack_executable(exe, &archive, 0).unwrap();
+        Self { version: version.to_owned(), exe: exe.to_owned(), archive, target: target.parse().unwrap() }
+    }
+}
+
+/// The target triple that the test builds are for.
+fn this_target() -> TargetTriple {
+    let libc = if cfg!(target_env = "musl") { "musl" } else { "gnu" };
+    format!("{}-unknown-linux-{libc}", std::env::consts::ARCH).parse().unwrap()
 }
 
 /// The workspace's root.
@@ -70,7 +88,8 @@ pub fn build(version: &str, fault: Fault) -> Build {
     // Test processes run side by side; the lock is between them.
     let lock = File::create(target.join("test-builds/lock")).unwrap();
     lock.lock().unwrap();
-    let build = Build { version: version.to_owned(), exe: dir.join("picket"), archive: dir.join("picket.tar.xz") };
+    let (exe, archive) = (dir.join("picket"), dir.join("picket.tar.xz"));
+    let build = Build { version: version.to_owned(), exe, archive, target: this_target() };
     let fingerprint = fingerprint(&root);
     if fs::read_to_string(dir.join("fingerprint")).is_ok_and(|known| known == fingerprint) {
         return build;

@@ -12,7 +12,8 @@ use std::io::Write;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 /// How long one command on a machine may take; the longest, an update, takes some ten seconds.
 const SCRIPT_LIMIT: Duration = Duration::from_secs(180);
@@ -41,10 +42,15 @@ impl Machine {
     /// # Panics
     /// When the caller is not root, or the machine cannot be made.
     pub fn boot_new(test: &str, keys: &str) -> Self {
+        Self::boot_with(test, keys, &build("1.0.0", Fault::None))
+    }
+
+    /// The same with another first release.
+    pub fn boot_with(test: &str, keys: &str, first: &Build) -> Self {
         assert!(rustix::process::geteuid().is_root(), "a machine needs root: sudo -E cargo test --test lab");
         let name = format!("{test}-{}", std::process::id());
         let vendor = Vendor::new();
-        vendor.release(&build("1.0.0", Fault::None));
+        vendor.release(first);
         let container = Container(name.clone());
         script(&["up", &name]).expect(0);
         let server = ReleaseServer::start_in(&namespace(&name), &vendor.tree());
@@ -141,6 +147,21 @@ impl Machine {
     /// The version that answers, if one does.
     pub fn running_version(&self) -> Option<String> {
         Some(self.health("/livez")?.1["version"].as_str()?.to_owned())
+    }
+
+    /// Asks `/livez` about every millisecond until told to stop: when each answer came, and from which version.
+    pub fn watch_versions(&self, done: &AtomicBool) -> Vec<(Instant, String)> {
+        let version = |body: &str| Some(serde_json::from_str::<Value>(body).ok()?["version"].as_str()?.to_owned());
+        inside(&self.namespace(), || {
+            let mut answers = Vec::new();
+            while !done.load(Ordering::Relaxed) {
+                if let Some(version) = get(HEALTH_PORT, "/livez", "").and_then(|(_, body)| version(&body)) {
+                    answers.push((Instant::now(), version));
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            answers
+        })
     }
 
     /// The version behind the `current` link.

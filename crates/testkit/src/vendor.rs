@@ -1,7 +1,6 @@
 //! A vendor with keys in memory, who publishes builds into a tree.
 
-use crate::builds::Build;
-use picket_protocol::TargetTriple;
+use crate::builds::{Build, Fault, build};
 use picket_release::{Addition, Lifetimes, PublicKey, PublishOptions, Repository, Role, RootPlan, SecretKey, minisign};
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
@@ -68,7 +67,7 @@ impl Vendor {
 
     /// Publishes any archive as `version`: the way to a release that cannot even be executed.
     pub fn release_archive(&self, version: &str, archive: &Path) {
-        let build = Build { version: version.to_owned(), exe: PathBuf::new(), archive: archive.to_owned() };
+        let build = Build { version: version.to_owned(), ..build("1.0.0", Fault::None) };
         self.release_as(&build, false, archive);
     }
 
@@ -76,7 +75,7 @@ impl Vendor {
         let addition = Addition {
             channel: "stable".to_owned(),
             version: build.version.parse().unwrap(),
-            target: this_target(),
+            target: build.target.clone(),
             archive: archive.to_owned(),
             unpacked: 100 << 20,
             notes: Some(format!("What is new in {}", build.version)),
@@ -121,10 +120,4 @@ impl Default for Vendor {
     fn default() -> Self {
         Self::new()
     }
-}
-
-/// The target triple that the test builds are for.
-pub fn this_target() -> TargetTriple {
-    let libc = if cfg!(target_env = "musl") { "musl" } else { "gnu" };
-    format!("{}-unknown-linux-{libc}", std::env::consts::ARCH).parse().unwrap()
 }
