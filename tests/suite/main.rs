@@ -9,6 +9,7 @@ mod agent;
 mod cli;
 mod config;
 mod docs;
+mod hostile;
 mod house;
 mod install;
 mod killpoints;
