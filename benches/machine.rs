@@ -40,8 +40,9 @@ fn update_gap(old: &Build, new: &Build) {
         let done = AtomicBool::new(false);
         let samples = std::thread::scope(|scope| {
             let watching = scope.spawn(|| machine.watch_versions(&done));
-            machine.picket(&["update", "apply", "2.0.0", "--yes"]).expect(0);
+            let applied = machine.picket(&["update", "apply", "2.0.0", "--yes"]);
             done.store(true, Ordering::Relaxed);
+            applied.expect(0);
             watching.join().unwrap()
         });
         let first_new = samples.iter().position(|(_, version)| version == "2.0.0").unwrap();
