@@ -1,7 +1,7 @@
 //! On and off a machine: a plan that can be shown, applied, interrupted and applied again.
 //!
-//! Installing is in three parts. [`facts`] looks at the machine. [`plan`] compares what is there with what should be and
-//! says, as data, what would change; it is pure, and `--dry-run` prints it. [`apply`] does it, step by step, each step
+//! Installing is in three parts. [`facts`] looks at the machine. [`mod@plan`] compares what is there with what should be and
+//! says, as data, what would change; it is pure, and `--dry-run` prints it. [`mod@apply`] does it, step by step, each step
 //! harmless when done twice. What is made is written into the [`receipt`] *before* it is made, so that whatever an
 //! interrupted installation leaves behind can be found and removed.
 //!

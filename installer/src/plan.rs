@@ -1,4 +1,4 @@
-//! What would change: computed from facts, shown by `--dry-run`, done by [`crate::apply`].
+//! What would change: computed from facts, shown by `--dry-run`, done by [`mod@crate::apply`].
 
 use crate::facts::{Facts, Found, Misfit};
 use picket_layout::{Class, Kind, Layout, SERVICE_USER};
