@@ -60,7 +60,7 @@ init_pid() {
 inside() {
     local init=$1
     shift
-    nsenter --target "$init" --all -- /usr/bin/env -i HOME=/root USER=root LANG=C.UTF-8 \
+    nsenter --target "$init" --all --root --wd -- /usr/bin/env -i HOME=/root USER=root LANG=C.UTF-8 \
         PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin "$@"
 }
 
