@@ -57,6 +57,12 @@ pub(crate) enum CommandError {
     /// The agent cannot start.
     #[error(transparent)]
     Agent(#[from] BuildError),
+    /// A system installation needs a service manager that we know.
+    #[error("systemd does not run on this machine, so the agent could not be a service of it")]
+    NoServiceManager,
+    /// The agent of a system installation was started by hand, as root.
+    #[error("the agent of a system installation runs as the user picket, not as root")]
+    AgentAsRoot,
     /// The installer failed.
     #[error(transparent)]
     Install(#[from] ApplyError),
@@ -99,7 +105,7 @@ impl CommandError {
     /// The exit code: the one place that chooses.
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
-            Self::NeedsRoot(_) => ExitCode::NotPermitted,
+            Self::NeedsRoot(_) | Self::AgentAsRoot => ExitCode::NotPermitted,
             Self::NotInstalled(_) | Self::Update(EngineError::NotInstalled(_)) => ExitCode::NotInstalled,
             Self::Config(_) | Self::Releases(_) => ExitCode::Config,
             Self::Usage(_) | Self::CannotAsk(_) => ExitCode::Usage,
@@ -117,6 +123,7 @@ impl CommandError {
             | Self::UpdaterGone
             | Self::Leftovers(_)
             | Self::NoHome(_)
+            | Self::NoServiceManager
             | Self::Log(_)
             | Self::Agent(_)
             | Self::Install(_)
@@ -142,6 +149,10 @@ impl CommandError {
             Self::Config(_) => {
                 Some("`picket config check` shows this again, `picket config schema` what is allowed".to_owned())
             }
+            Self::NoServiceManager => {
+                Some("choose a folder with --prefix DIR; `picket service run` runs it there".to_owned())
+            }
+            Self::AgentAsRoot => Some("`picket service start` starts it as it should be".to_owned()),
             Self::CannotAsk(_) => Some("say --yes if you mean it".to_owned()),
             Self::UpdaterGone => {
                 Some("`picket update status` says what runs now; the log of the updater says why it ended".to_owned())

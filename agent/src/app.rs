@@ -37,6 +37,9 @@ pub enum BuildError {
     /// Another agent of the same installation runs.
     #[error("another agent of this installation is running")]
     AlreadyRunning(#[source] LockError),
+    /// Its lock's file cannot be opened.
+    #[error("the state folder is not usable; `picket doctor` shows what is wrong with it")]
+    Lock(#[source] LockError),
     /// Its state folder is missing or not writable.
     #[error("the state folder is not usable; `picket doctor` shows what is wrong with it")]
     State(#[from] picket_durable::Error),
@@ -80,7 +83,10 @@ impl App {
             Some(crate::fault::Fault::Hang) => crate::fault::stand_still(),
             _ => {}
         }
-        let lock = Lock::acquire(&config.lock).map_err(BuildError::AlreadyRunning)?;
+        let lock = Lock::acquire(&config.lock).map_err(|error| match error {
+            LockError::Held { .. } => BuildError::AlreadyRunning(error),
+            LockError::Io { .. } => BuildError::Lock(error),
+        })?;
         note_state_format(&config)?;
         let app = Self {
             health: Arc::new(Health::default()),

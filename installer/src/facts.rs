@@ -25,6 +25,8 @@ pub enum Found {
     Fits,
     /// It is there, but not as it should be.
     Differs(Vec<Misfit>),
+    /// Who asks may not look.
+    Hidden,
 }
 
 /// How a place differs.
@@ -151,6 +153,7 @@ pub fn inspect(entry: &Entry, layout: &Layout, accounts: &Accounts) -> Found {
     let meta = match std::fs::symlink_metadata(&entry.path) {
         Ok(meta) => meta,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Found::Absent,
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => return Found::Hidden,
         Err(_) => return Found::Differs(vec![Misfit::Kind { found: "something that cannot be looked at" }]),
     };
     if kind_of(&meta) != Some(entry.kind) {

@@ -162,10 +162,11 @@ fn has_kind(misfits: &[Misfit]) -> bool {
 fn situation(request: &Request, facts: &Facts) -> Situation {
     match (&facts.receipt, &facts.current) {
         (_, None) if !facts.installed => Situation::Fresh,
+        // Whatever was interrupted: another version than the proven one gets its trial.
+        (_, Some(current)) if *current != request.build.version => Situation::Upgrade { from: current.clone() },
         (Some(receipt), _) if !receipt.complete => Situation::Interrupted,
         (_, None) => Situation::Interrupted,
-        (_, Some(current)) if *current == request.build.version => Situation::Installed,
-        (_, Some(current)) => Situation::Upgrade { from: current.clone() },
+        (_, Some(_)) => Situation::Installed,
     }
 }
 

@@ -60,10 +60,18 @@ impl Receipt {
             Some(bytes) => Some(bytes),
             None => Self::read_kept(layout)?,
         };
-        Ok(bytes.and_then(|bytes| {
+        let receipt: Option<Self> = bytes.and_then(|bytes| {
             serde_json::from_slice(&bytes)
                 .inspect_err(|error| tracing::warn!(%error, "the receipt is damaged; going by the layout"))
                 .ok()
+        });
+        // A copied or moved folder brings the receipt of where it came from.
+        Ok(receipt.filter(|receipt| {
+            let ours = receipt.scope == *layout.scope();
+            if !ours {
+                tracing::warn!(scope = %receipt.scope, "the receipt is of another installation; going by the layout");
+            }
+            ours
         }))
     }
 

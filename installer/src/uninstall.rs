@@ -76,7 +76,7 @@ impl Removal {
 /// Plans the removal of what `receipt` lists.
 pub fn plan_removal(receipt: &Receipt, layout: &Layout, purge: bool) -> RemovalPlan {
     let mut plan = RemovalPlan { remove: Vec::new(), keep: Vec::new(), remove_user: purge && receipt.made_user };
-    for item in receipt.items.iter().rev() {
+    for item in receipt.items.iter().rev().filter_map(|item| as_ours(item, layout)) {
         let kept = item.class == Class::Data && !purge;
         if std::fs::symlink_metadata(&item.path).is_err() {
             continue;
@@ -84,7 +84,7 @@ pub fn plan_removal(receipt: &Receipt, layout: &Layout, purge: bool) -> RemovalP
         if kept {
             plan.keep.push(item.path.clone());
         } else {
-            plan.remove.push(removal(item));
+            plan.remove.push(removal(&item));
         }
     }
     // Kept folders are told once, not with each folder in them.
@@ -109,6 +109,29 @@ pub fn plan_removal(receipt: &Receipt, layout: &Layout, purge: bool) -> RemovalP
     shared.sort_by_key(|removal| std::cmp::Reverse(removal.path().components().count()));
     plan.remove.extend(shared);
     plan
+}
+
+/// The item, if an installer of this layout can have made it. Whoever can write the receipt must not choose what root
+/// removes elsewhere.
+fn as_ours(item: &Item, layout: &Layout) -> Option<Item> {
+    let entries = layout.entries();
+    let class = if let Some(entry) = entries.iter().find(|entry| entry.path == item.path) {
+        entry.class
+    } else if entries.iter().any(|entry| entry.path.starts_with(&item.path)) {
+        Class::Shared
+    } else if item.path.starts_with(layout.config_dir()) {
+        Class::Data
+    } else {
+        let name = item.path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let unit = item.path.parent() == Some(layout.unit_dir()) && name.starts_with("picket-");
+        if !unit && !item.path.starts_with(layout.program_dir()) {
+            tracing::warn!(path = %item.path.display(), "the receipt lists what no installer of Picket makes; left alone");
+            return None;
+        }
+        Class::Program
+    };
+    let climbs = item.path.components().any(|part| part == std::path::Component::ParentDir);
+    (!climbs).then(|| Item { class, ..item.clone() })
 }
 
 fn removal(item: &Item) -> Removal {

@@ -123,6 +123,19 @@ impl PublicKey {
         json!({ "keytype": "ed25519", "scheme": "ed25519", "keyval": { "public": hex(self.key.as_bytes()) } })
     }
 
+    /// A key as TUF metadata names it; `None` for any but Ed25519.
+    pub(crate) fn from_tuf(key: &Value) -> Option<Self> {
+        let bytes: [u8; 32] = unhex(key["keyval"]["public"].as_str()?)?.try_into().ok()?;
+        let ed25519 = key["keytype"] == "ed25519" && key["scheme"] == "ed25519";
+        Some(Self { key: VerifyingKey::from_bytes(&bytes).ok().filter(|_| ed25519)? })
+    }
+
+    /// Whether `signature`, in hex, is this key's over `message`.
+    pub(crate) fn verifies(&self, message: &[u8], signature: &str) -> bool {
+        let signature = unhex(signature).and_then(|bytes| ed25519_dalek::Signature::from_slice(&bytes).ok());
+        signature.is_some_and(|signature| self.key.verify_strict(message, &signature).is_ok())
+    }
+
     /// Its id: the SHA-256 of its canonical JSON, as securesystemslib computes it.
     pub fn id(&self) -> String {
         let canonical = sigstore_tuf::canonical_json::to_canonical_bytes(&self.to_tuf()).unwrap_or_default();
@@ -135,6 +148,15 @@ pub fn public_path(path: &Path) -> std::path::PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".pub");
     path.with_file_name(name)
+}
+
+fn unhex(text: &str) -> Option<Vec<u8>> {
+    let digits = |at: usize| u8::from_str_radix(text.get(at..at + 2)?, 16).ok();
+    if text.len().is_multiple_of(2) && text.is_ascii() {
+        (0..text.len()).step_by(2).map(digits).collect()
+    } else {
+        None
+    }
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {

@@ -63,6 +63,7 @@ pub(crate) struct Signature {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RoleKeys {
     pub(crate) ids: BTreeSet<String>,
+    pub(crate) keys: BTreeMap<String, PublicKey>,
     pub(crate) threshold: usize,
 }
 
@@ -105,10 +106,13 @@ impl Envelope {
         self.signatures.sort();
     }
 
-    /// The ids of `keys` that have signed.
+    /// The ids of `keys` that have signed just this document: a signature that does not hold counts for nothing.
     pub(crate) fn signed_by(&self, keys: &RoleKeys) -> BTreeSet<String> {
-        let ids = self.signatures.iter().map(|signature| signature.keyid.clone());
-        ids.filter(|id| keys.ids.contains(id)).collect()
+        let Ok(message) = self.canonical() else { return BTreeSet::new() };
+        let holds = |signature: &&Signature| {
+            keys.keys.get(&signature.keyid).is_some_and(|key| key.verifies(&message, &signature.sig))
+        };
+        self.signatures.iter().filter(holds).map(|signature| signature.keyid.clone()).collect()
     }
 
     pub(crate) fn version(&self) -> u64 {
@@ -133,8 +137,11 @@ impl Envelope {
     pub(crate) fn role_keys(&self, role: Role) -> RoleKeys {
         let entry = &self.signed["roles"][role.as_str()];
         let ids = entry["keyids"].as_array().into_iter().flatten().filter_map(|id| id.as_str().map(str::to_owned));
+        let ids: BTreeSet<String> = ids.collect();
+        let key = |id: &String| Some((id.clone(), PublicKey::from_tuf(&self.signed["keys"][id])?));
+        let keys = ids.iter().filter_map(key).collect();
         let threshold = entry["threshold"].as_u64().and_then(|n| usize::try_from(n).ok()).unwrap_or(usize::MAX);
-        RoleKeys { ids: ids.collect(), threshold }
+        RoleKeys { ids, keys, threshold }
     }
 
     /// For a root: the minisign public keys.

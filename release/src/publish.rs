@@ -60,12 +60,21 @@ impl Repository {
     /// # Errors
     /// When nothing was published yet, or no online key is at hand.
     pub fn refresh(&self, options: &PublishOptions<'_>) -> Result<Published, ReleaseError> {
-        if self.newest(Role::Targets)?.is_none() {
+        let Some(targets) = self.newest(Role::Targets)? else {
             return Err(ReleaseError::Release("nothing is published yet: `picket release publish` first".to_owned()));
+        };
+        if !self.progress(&Envelope::load(&targets)?)?.is_complete() {
+            let message = "the root names other keys than the published targets are signed with; a refresh would bring \
+                           it to machines that then trust no release: `picket release publish` first";
+            return Err(ReleaseError::Release(message.to_owned()));
         }
         let snapshot = self.newest(Role::Snapshot)?.map(|path| Envelope::load(&path)).transpose()?;
         let half = self.lifetimes().of(Role::Snapshot) / 2;
-        let fresh = snapshot.and_then(|s| s.expires()).is_some_and(|expires| expires > options.now + half);
+        let snapshot_keys = self.root()?.role_keys(Role::Snapshot);
+        let fresh = snapshot.is_some_and(|snapshot| {
+            let signed = snapshot.signed_by(&snapshot_keys).len() >= snapshot_keys.threshold;
+            signed && snapshot.expires().is_some_and(|expires| expires > options.now + half)
+        });
         self.publish_online(options, !fresh)
     }
 

@@ -172,7 +172,12 @@ impl Repository {
             let reason = format!("it was made by a newer version (schema {})", settings.schema);
             return Err(ReleaseError::bad_file(path, reason));
         }
-        Ok(Self { dir: dir.to_owned(), settings })
+        let repository = Self { dir: dir.to_owned(), settings };
+        // Empty folders do not survive git.
+        for folder in [repository.staged_dir(), repository.channels_dir()] {
+            picket_durable::create_dir(&folder, 0o755)?;
+        }
+        Ok(repository)
     }
 
     /// Drafts the next root: with the keys of `plan`, and a new lifetime. It waits for signatures of the old and the new

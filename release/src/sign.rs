@@ -146,6 +146,14 @@ impl Repository {
             return Err(ReleaseError::KeyNotAuthorised { key, role: detached.role.as_str() });
         }
         envelope.add(Signature { keyid: detached.keyid.clone(), sig: detached.sig.clone() });
+        let holds = |keys: &RoleKeys| envelope.signed_by(keys).contains(&detached.keyid);
+        if !self.authorities(&envelope)?.iter().any(holds) {
+            return Err(ReleaseError::Release(format!(
+                "the signature of key {} is not over the {} that waits here: it was made for another draft, or damaged",
+                short(&detached.keyid),
+                detached.role.as_str()
+            )));
+        }
         picket_durable::write_atomic(&path, &envelope.to_bytes(), 0o644)?;
         let signed = self.progress(&envelope)?;
         self.promote_root()?;

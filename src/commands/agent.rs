@@ -12,6 +12,9 @@ use picket_telemetry::logs;
 /// Runs the agent until it is told to stop.
 pub(super) fn run(context: &Context<'_>, args: &ConfigArgs) -> Result<ExitCode, CommandError> {
     let layout = &context.layout;
+    if layout.has_service_user() && context.process.is_root() {
+        return Err(CommandError::AgentAsRoot);
+    }
     let supervised = context.process.variable("PICKET_SUPERVISED").is_some();
     if supervised {
         // Whatever happens to the supervisor, no agent is left behind that nobody watches.

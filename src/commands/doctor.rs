@@ -107,7 +107,7 @@ fn installation(context: &Context<'_>, findings: &mut Findings) -> Result<bool, 
         Some(receipt) => findings.ok("installed", format!("since {} ({})", receipt.installed, receipt.scope)),
     }
     let accounts = Accounts::of(layout);
-    let mut misfits = 0;
+    let (mut misfits, mut hidden) = (0, 0);
     let files = layout.config_files().into_iter();
     let files = files.filter(|path| std::fs::symlink_metadata(path).is_ok_and(|meta| meta.is_file()));
     for entry in layout.entries().into_iter().chain(files.map(|path| layout.file_entry(&path))) {
@@ -117,6 +117,10 @@ fn installation(context: &Context<'_>, findings: &mut Findings) -> Result<bool, 
             // Folders of this boot come with the service.
             Found::Absent if entry.class == picket_layout::Class::Runtime => continue,
             Found::Absent if entry.class == picket_layout::Class::Shared => continue,
+            Found::Hidden => {
+                hidden += 1;
+                continue;
+            }
             Found::Absent => findings.error("layout", format!("{place} is missing"), again(context)),
             Found::Differs(differs) => {
                 let differs: Vec<String> = differs.iter().map(ToString::to_string).collect();
@@ -125,7 +129,9 @@ fn installation(context: &Context<'_>, findings: &mut Findings) -> Result<bool, 
         }
         misfits += 1;
     }
-    if misfits == 0 {
+    if hidden > 0 {
+        findings.warn("layout", format!("{hidden} places can be seen by root only"), "run `sudo picket doctor`");
+    } else if misfits == 0 {
         findings.ok("layout", "every folder and link has its owner and mode");
     }
     versions(context, findings);

@@ -175,10 +175,10 @@ fn exit_code(outcome: Option<UpdateOutcome>, trouble: Option<Trouble>) -> ExitCo
     match (outcome, trouble) {
         (Some(UpdateOutcome::Committed), _) | (None, None) => ExitCode::Success,
         (Some(UpdateOutcome::RolledBack), _) => ExitCode::RolledBack,
-        (Some(UpdateOutcome::Refused), _) | (None, Some(Trouble::Refused)) => ExitCode::NotTried,
         (Some(UpdateOutcome::Interrupted), _) => ExitCode::Interrupted,
-        (None, Some(Trouble::Untrusted)) => ExitCode::Untrusted,
-        (None, Some(Trouble::Network)) => ExitCode::Network,
+        (_, Some(Trouble::Untrusted)) => ExitCode::Untrusted,
+        (_, Some(Trouble::Network)) => ExitCode::Network,
+        (Some(UpdateOutcome::Refused), _) | (None, Some(Trouble::Refused)) => ExitCode::NotTried,
         (None, Some(Trouble::Machine)) => ExitCode::Failure,
     }
 }

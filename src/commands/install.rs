@@ -34,6 +34,10 @@ pub(super) fn run(context: &Context<'_>, args: &InstallArgs) -> Result<ExitCode,
         context.require_root("installing")?;
     }
     let registrar = picket_service::registrar(layout);
+    // The supervisor runs everything as one user: under root, the agent would be root.
+    if layout.has_service_user() && registrar.kind() != "systemd" {
+        return Err(CommandError::NoServiceManager);
+    }
     let request = request(context, args)?;
     let enabled = registrar.status().is_ok_and(|status| status.enabled);
     let files = files_of_interest(&request, layout, registrar.as_ref());

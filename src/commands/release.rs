@@ -243,7 +243,7 @@ fn sign(context: &Context<'_>, args: &SignArgs) -> Result<ExitCode, CommandError
             Document::load(&staged)?.describe().iter().for_each(|line| context.output.say(line));
         }
     }
-    context.confirm(args.yes || args.json.json, "Sign this?")?;
+    context.confirm(args.yes, "Sign this?")?;
     let key = open_key(context, path, args.passphrase.passphrase_file.as_deref())?;
     let signed = repository.sign_staged(&key)?;
     if args.json.json {
@@ -270,7 +270,7 @@ fn sign_apart(
 ) -> Result<ExitCode, CommandError> {
     let document = Document::load(document)?;
     document.describe().iter().for_each(|line| context.output.say(line));
-    context.confirm(args.yes || args.json.json, "Sign this?")?;
+    context.confirm(args.yes, "Sign this?")?;
     let key = open_key(context, key, args.passphrase.passphrase_file.as_deref())?;
     let detached = document.sign(&key)?;
     picket_durable::write_json(out, &detached, 0o644)?;

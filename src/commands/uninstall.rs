@@ -29,7 +29,7 @@ pub(super) fn run(context: &Context<'_>, args: &UninstallArgs) -> Result<ExitCod
     }
     context.require_root("uninstalling")?;
     let what = if args.purge { "with all its data and configuration" } else { "and keep its data" };
-    context.confirm(args.yes || args.json.json, &format!("Remove Picket ({}) {what}?", layout.scope()))?;
+    context.confirm(args.yes, &format!("Remove Picket ({}) {what}?", layout.scope()))?;
     // An update under way would put back what is being removed. A machine without the updater's state has none.
     let lock = if layout.update_dir().is_dir() { Some(Engine::lock(layout)?) } else { None };
     let registrar = picket_service::registrar(layout);

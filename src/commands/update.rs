@@ -13,11 +13,12 @@ use picket_protocol::update_status::{UPDATE_STATUS_MAX_BYTES, UpdateOutcome, Upd
 use picket_telemetry::logs;
 use picket_update::decide::Asked;
 use picket_update::engine::Offer;
+use picket_update::fetch::Location;
 use picket_update::journal::JournalStore;
 use picket_update::progress::Progress;
 use picket_update::request::{Request, Wanted};
 use picket_update::state::{self, Pin};
-use picket_update::{Clock, Engine, EngineError};
+use picket_update::{Clock, Engine, EngineError, UpdateSettings};
 use semver::Version;
 use std::sync::atomic::AtomicBool;
 
@@ -275,7 +276,11 @@ fn recover(context: &Context<'_>, json: &JsonArgs) -> Result<ExitCode, CommandEr
     context.require_root("recovering")?;
     supervised(context);
     // A configuration that cannot be used must not keep a machine from getting back to its proven version.
-    let settings = settings::read(&context.layout, context.process, &ConfigArgs::default()).settings;
+    let mut settings = settings::read(&context.layout, context.process, &ConfigArgs::default()).settings;
+    if Location::parse(&settings.update.releases).is_err() {
+        // Recovering asks no server.
+        settings.update.releases = UpdateSettings::default().releases;
+    }
     let _ = logs::init(&settings::log_options(&settings, context.process, "picket-update"));
     let parts = Parts {
         layout: &context.layout,

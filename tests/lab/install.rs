@@ -66,6 +66,8 @@ fn an_installed_agent_is_healthy_and_every_place_is_as_the_table_says() {
         let ran = machine.run(&["setpriv", "--reuid=picket", "--regid=picket", "--clear-groups", "sh", "-c", denied]);
         assert_ne!(ran.code, 0, "{denied}");
     }
+    // Root by mistake: neither the agent nor a link in its folder gets hold of root's hands.
+    assert!(machine.picket(&["agent", "run"]).expect(4).stderr.contains("picket service start"));
     // Logs arrive in the journal, with their fields.
     let line = machine.sh("journalctl --unit=picket-agent --output=json --grep='the agent serves' | tail -n 1");
     let line: serde_json::Value = serde_json::from_str(&line).unwrap();

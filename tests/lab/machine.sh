@@ -17,8 +17,10 @@ set -euo pipefail
 lab=${PICKET_LAB:-/var/tmp/picket-lab}
 # shellcheck source=/dev/null
 codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-bookworm}")
+# The distribution's own mirror, where this host has one that debootstrap can use; other sources have a `main`, too.
 # shellcheck disable=SC2016
-mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Component: main' 2>/dev/null | head -n 1 || true)
+mirror=$(apt-get indextargets --format '$(ORIGIN) $(CODENAME) $(REPO_URI)' 'Component: main' 2>/dev/null |
+    awk -v codename="$codename" '$1 ~ /^(Debian|Ubuntu)$/ && $2 == codename && $3 ~ /^http/ { print $3; exit }' || true)
 packages=systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd,ca-certificates,curl,procps,iproute2
 # nspawn's own list of permitted system calls is older than these; a machine that is no container permits them.
 landlock="landlock_create_ruleset landlock_add_rule landlock_restrict_self"

@@ -166,6 +166,11 @@ fn the_unprivileged_agents_wish_starts_the_updater_and_nothing_more() {
     wait_until("the wish to be taken away", || machine.run(&["test", "-L", "/var/lib/picket/update-wish"]).code == 1);
     assert_eq!(machine.run(&["test", "-s", "/etc/shadow"]).code, 0);
     machine.assert_on("2.0.0");
+    // A folder that cannot simply be removed must not keep anybody from going back.
+    machine.sh("setpriv --reuid=picket --regid=picket --clear-groups mkdir -p /var/lib/picket/update-wish/in/the/way");
+    machine.picket(&["update", "rollback", "--yes"]).expect(0);
+    machine.assert_on("1.0.0");
+    wait_until("the folder to be taken away", || machine.run(&["test", "-e", "/var/lib/picket/update-wish"]).code == 1);
 }
 
 #[test]
@@ -191,6 +196,8 @@ fn an_updater_that_is_killed_is_recovered_at_once() {
     machine.assert_on("1.0.0");
     let status = machine.status();
     assert_eq!(status["last"]["outcome"], "interrupted", "{status}");
+    let reason = status["last"]["reason"].as_str().unwrap();
+    assert!(!reason.contains("did not answer"), "the proven version was not brought back at once: {reason}");
     assert_eq!(machine.sh("ls /run/systemd/system | grep picket || true"), "");
 }
 

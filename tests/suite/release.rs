@@ -316,6 +316,65 @@ fn an_artifact_may_leave_the_repository_once_it_is_published_and_not_before() {
 }
 
 #[test]
+fn a_signature_that_does_not_hold_counts_for_nothing() {
+    let desk = Desk::new();
+    desk.init();
+    let sign = |key: &str, out: &str| {
+        let words = ["release", "sign", "--document", "@repo/staged/root.json", "--yes"];
+        desk.run(&[&words[..], &["--key", key, "--out", out]].concat()).expect(0);
+    };
+    sign("@root1", "@one.sig");
+    sign("@root2", "@two.sig");
+    desk.run(&["release", "sign", "--repo", "@repo", "--attach", "@one.sig"]).expect(0);
+    // Two digits of the signature changed: as from another draft, or from a bad line.
+    let mut signature: serde_json::Value = serde_json::from_slice(&fs::read(desk.path("two.sig")).unwrap()).unwrap();
+    let text = signature["sig"].as_str().unwrap();
+    let changed = format!("{}{}", if text.starts_with("00") { "11" } else { "00" }, &text[2..]);
+    signature["sig"] = changed.into();
+    fs::write(desk.path("bad.sig"), signature.to_string()).unwrap();
+    let refused = desk.run(&["release", "sign", "--repo", "@repo", "--attach", "@bad.sig"]).expect(1);
+    assert!(refused.stderr.contains("made for another draft, or damaged"), "{}", refused.stderr);
+    assert!(!desk.path("repo/metadata/1.root.json").exists());
+    desk.run(&["release", "sign", "--repo", "@repo", "--attach", "@two.sig"]).expect(0);
+    assert!(desk.path("repo/metadata/1.root.json").exists());
+}
+
+#[test]
+fn a_repository_survives_git_which_keeps_no_empty_folders() {
+    let desk = Desk::new();
+    desk.init();
+    desk.sign_root();
+    fs::remove_dir(desk.path("repo/staged")).unwrap();
+    fs::remove_dir(desk.path("repo/channels")).unwrap();
+    desk.add("1.0.0").expect(0);
+    desk.publish().expect(0);
+    fs::remove_dir(desk.path("repo/staged")).unwrap();
+    desk.publish().expect(0);
+}
+
+#[test]
+fn a_refresh_does_not_bring_out_a_root_under_which_nothing_is_signed_yet() {
+    let desk = Desk::new();
+    desk.init();
+    desk.sign_root();
+    desk.add("1.0.0").expect(0);
+    desk.publish().expect(0);
+    desk.keys(&[("targets", "targets2")]);
+    let keys = ["--root-key", "@root1.pub", "--root-key", "@root2.pub", "--root-key", "@root3.pub"];
+    let rest = ["--root-threshold", "2", "--targets-key", "@targets2.pub", "--online-key", "@online.pub"];
+    let last = ["--minisign-key", "@minisign.pub", "--next-root"];
+    desk.run(&[&["release", "init", "--repo", "@repo"], &keys[..], &rest[..], &last[..]].concat()).expect(0);
+    desk.sign_root();
+    let refresh = ["release", "refresh", "--repo", "@repo", "--key", "@online", "--out", "@tree"];
+    assert!(desk.run(&refresh).expect(1).stderr.contains("`picket release publish` first"));
+    desk.run(&["release", "verify", "@tree"]).expect(0);
+    let publish = ["release", "publish", "--repo", "@repo", "--key", "@targets2", "--key", "@online"];
+    desk.run(&[&publish[..], &["--out", "@tree"]].concat()).expect(0);
+    desk.run(&refresh).expect(0);
+    desk.run(&["release", "verify", "@tree"]).expect(0);
+}
+
+#[test]
 fn a_secret_is_never_printed_and_never_taken_from_the_command_line() {
     let mut desk = Desk::new();
     let made = desk.run(&["release", "keygen", "root", "--out", "@root"]).expect(0);

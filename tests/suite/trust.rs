@@ -43,7 +43,7 @@ fn an_artifact_that_a_mirror_replaced_is_thrown_away() {
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
     fs::write(&path, bytes).unwrap();
-    assert_refused(&fleet, 21, &["not the ones that the vendor signed", "compromised"]);
+    assert_refused(&fleet, 30, &["not the ones that the vendor signed", "compromised"]);
 }
 
 #[test]
@@ -52,19 +52,19 @@ fn an_artifact_without_or_with_a_foreign_minisign_signature_is_refused() {
     let signature = PathBuf::from(format!("{}.minisig", artifact(&fleet.vendor, "2.0.0").display()));
     let real = fs::read(&signature).unwrap();
     fs::remove_file(&signature).unwrap();
-    assert_refused(&fleet, 21, &["has no minisign signature"]);
+    assert_refused(&fleet, 30, &["has no minisign signature"]);
 
     // Somebody else's key over the right bytes.
     let stranger = picket_release::minisign::SecretKey::generate().unwrap();
     let comment = String::from_utf8_lossy(&real).lines().nth(2).unwrap().replace("trusted comment: ", "");
     let forged = stranger.sign(&artifact(&fleet.vendor, "2.0.0"), &comment).unwrap();
     fs::write(&signature, forged).unwrap();
-    assert_refused(&fleet, 21, &["made by a key that the release root does not name"]);
+    assert_refused(&fleet, 30, &["made by a key that the release root does not name"]);
 
     // The right key, for another artifact: its comment says so.
     let other = fleet.vendor.minisign().sign(&artifact(&fleet.vendor, "2.0.0"), "picket 9.9.9 elsewhere 00").unwrap();
     fs::write(&signature, other).unwrap();
-    assert_refused(&fleet, 21, &["it is for", "picket 9.9.9 elsewhere 00"]);
+    assert_refused(&fleet, 30, &["it is for", "picket 9.9.9 elsewhere 00"]);
 }
 
 #[test]
@@ -114,7 +114,7 @@ fn a_download_that_broke_off_goes_on_where_it_stopped() {
     let size = fs::metadata(artifact(&fleet.vendor, "2.0.0")).unwrap().len();
     fleet.server.misbehave(".tar.xz", Behaviour::CutAfter(1_000_000));
     // The signature's name contains the artifact's, and it is shorter than the cut.
-    assert_refused(&fleet, 21, &["the download broke off; what has arrived is kept"]);
+    assert_refused(&fleet, 31, &["the download broke off; what has arrived is kept"]);
     fleet.server.behave();
     fleet.server.forget();
     fleet.prefix.picket(&["update", "apply", "--yes"]).expect(0);
@@ -131,7 +131,7 @@ fn a_download_that_broke_off_goes_on_where_it_stopped() {
 fn a_server_that_ignores_ranges_sends_all_of_it_again() {
     let fleet = fleet_with_second_release();
     fleet.server.misbehave(".tar.xz", Behaviour::CutAfter(500_000));
-    assert_refused(&fleet, 21, &["broke off"]);
+    assert_refused(&fleet, 31, &["broke off"]);
     fleet.server.behave();
     fleet.server.misbehave(".tar.xz", Behaviour::NoRanges);
     fleet.prefix.picket(&["update", "apply", "--yes"]).expect(0);
@@ -142,7 +142,7 @@ fn a_server_that_ignores_ranges_sends_all_of_it_again() {
 fn a_server_that_falls_silent_or_never_ends_is_left_within_its_limits() {
     let fleet = fleet_with_second_release();
     fleet.server.misbehave(".tar.xz", Behaviour::StallAfter(10_000));
-    assert_refused(&fleet, 21, &["timed out"]);
+    assert_refused(&fleet, 31, &["timed out"]);
     fleet.server.behave();
     fleet.server.misbehave("timestamp.json", Behaviour::Trailing(1 << 20));
     let ran = fleet.prefix.picket(&["update", "check"]).expect(31);
@@ -164,7 +164,7 @@ fn an_artifact_longer_than_signed_is_broken_off() {
     let fleet = fleet_with_second_release();
     fleet.server.misbehave(".tar.xz", Behaviour::Trailing(1 << 20));
     // The signature grows, too, past its own limit.
-    assert_refused(&fleet, 21, &["bytes allowed"]);
+    assert_refused(&fleet, 31, &["bytes allowed"]);
 }
 
 #[test]
@@ -219,7 +219,7 @@ fn a_hub_or_mirror_that_swaps_two_signed_artifacts_gets_nothing_run() {
     let fleet = fleet_with_second_release();
     let (old, new) = (artifact(&fleet.vendor, "1.0.0"), artifact(&fleet.vendor, "2.0.0"));
     fs::copy(&old, &new).unwrap();
-    let ran = fleet.prefix.picket(&["update", "apply", "--yes", "--json"]).expect(21);
+    let ran = fleet.prefix.picket(&["update", "apply", "--yes", "--json"]).expect(30);
     assert!(
         ran.stdout.contains("not the ones that the vendor signed") || ran.stdout.contains("bytes"),
         "{}",

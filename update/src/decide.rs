@@ -78,6 +78,16 @@ pub fn decide(facts: &Facts<'_>, asked: &Asked) -> Decision {
         return if named.is_some() { Decision::Refuse { reason } } else { Decision::Stay { reason } };
     }
     match waiting(facts, asked, version, release) {
+        // The agent may be somebody else's by now: it must not bring an old hole back.
+        _ if matches!(asked, Asked::ByWish(Some(_)))
+            && version < facts.current
+            && !facts.channel.yanked.contains_key(facts.current) =>
+        {
+            let current = facts.current;
+            Decision::Refuse {
+                reason: format!("release {version} is older than {current}: only a person may ask for it"),
+            }
+        }
         Some(waiting) if matches!(asked, Asked::ByWish(_)) => Decision::Refuse { reason: waiting },
         Some(waiting) => Decision::Offer { version: version.clone(), waiting },
         None => Decision::Take { version: version.clone() },
@@ -325,5 +335,16 @@ mod tests {
             matches!(case.decide(&Asked::BySchedule), Decision::Stay { reason } if reason.contains("no build for"))
         );
         assert!(matches!(case.decide(&Asked::ByPerson(Some(v("1.1.0")))), Decision::Refuse { .. }));
+    }
+
+    #[test]
+    fn a_wish_never_goes_back_unless_the_vendor_took_the_running_release_back() {
+        let wish = |text: &str| Asked::ByWish(Some(v(text)));
+        let case = Case::new(&["1.0.0", "2.0.0", "3.0.0"], "2.0.0");
+        assert!(matches!(case.decide(&wish("1.0.0")), Decision::Refuse { .. }));
+        assert_eq!(case.decide(&wish("3.0.0")), take("3.0.0"));
+        assert_eq!(case.decide(&Asked::ByPerson(Some(v("1.0.0")))), take("1.0.0"));
+        let case = Case::new(&["1.0.0", "2.0.0"], "2.0.0").yank("2.0.0", "1.0.0");
+        assert_eq!(case.decide(&wish("1.0.0")), take("1.0.0"));
     }
 }

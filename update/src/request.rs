@@ -63,23 +63,21 @@ impl Request {
 
 /// Takes the agent's wish away and returns it. The file lies in a folder that the agent's user owns: no link is
 /// followed, no pipe waited on, and what does not follow the grammar is thrown away.
-pub fn take_wish(path: &Path) -> Result<Option<Wish>, Error> {
+///
+/// Never fails: whatever the agent's user puts there must not keep anybody else from updating or going back.
+pub fn take_wish(path: &Path) -> Option<Wish> {
     let bytes = picket_durable::read_untrusted(path, WISH_MAX_BYTES);
-    if std::fs::symlink_metadata(path).is_ok() {
-        // A folder in its place would start the updater again and again; it is not ours to remove with all it holds.
-        match std::fs::remove_file(path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                std::fs::remove_dir(path).map_err(|_| Error::new("remove", path, e))?;
-            }
-            _ => {}
+    if std::fs::symlink_metadata(path).is_ok() && std::fs::remove_file(path).is_err() {
+        // A folder in its place would start the updater again and again.
+        if let Err(error) = picket_durable::remove_tree(path) {
+            tracing::warn!(%error, "what stands in the place of the agent's wish cannot be removed");
         }
     }
     match bytes {
-        Ok(Some(bytes)) => Ok(String::from_utf8(bytes).ok().and_then(|text| text.parse().ok())),
-        Ok(None) => Ok(None),
+        Ok(bytes) => String::from_utf8(bytes?).ok()?.parse().ok(),
         Err(error) => {
             tracing::warn!(%error, "the agent's wish was thrown away");
-            Ok(None)
+            None
         }
     }
 }
@@ -104,14 +102,14 @@ mod tests {
         let path = dir.path().join("update-wish");
         let wish = |text: &str| {
             picket_durable::write_atomic(&path, text.as_bytes(), 0o600).unwrap();
-            take_wish(&path).unwrap()
+            take_wish(&path)
         };
         assert_eq!(wish("latest\n"), Some(Wish::Latest));
         assert_eq!(wish(&"9".repeat(200)), None);
         std::os::unix::fs::symlink("/etc/shadow", &path).unwrap();
-        assert_eq!(take_wish(&path).unwrap(), None);
-        std::fs::create_dir(&path).unwrap();
-        assert_eq!(take_wish(&path).unwrap(), None);
+        assert_eq!(take_wish(&path), None);
+        std::fs::create_dir_all(path.join("with/more")).unwrap();
+        assert_eq!(take_wish(&path), None);
         assert!(!path.exists(), "the trap is still there");
     }
 }

@@ -22,6 +22,8 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// The read buffer, and with it the largest request header, in bytes. hyper's minimum is 8 KiB.
 const MAX_BUFFER: usize = 16 << 10;
 /// How long to wait between attempts to get a port that somebody else holds: doubled from the first to the second.
+/// How long a connection may last: a scrape takes milliseconds.
+const CONNECTION_LIMIT: Duration = Duration::from_secs(30);
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// A server that may not have its port yet.
@@ -145,6 +147,8 @@ impl BoundServer {
                 tokio::pin!(connection);
                 let result = tokio::select! {
                     result = connection.as_mut() => result,
+                    // Whoever asks and does not read must not take the place of those who do.
+                    () = tokio::time::sleep(CONNECTION_LIMIT) => return,
                     () = told_to_stop(&mut stop) => {
                         connection.as_mut().graceful_shutdown();
                         connection.await

@@ -48,11 +48,19 @@ impl Layers {
     /// Adds the one configuration file in `dir`, `config.{yaml,json,toml}`; none is fine, two are a problem.
     #[must_use]
     pub fn folder(mut self, dir: &Path) -> Self {
-        let found: Vec<PathBuf> = ["yaml", "yml", "json", "toml"]
-            .iter()
-            .map(|extension| dir.join("config").with_extension(extension))
-            .filter(|path| std::fs::symlink_metadata(path).is_ok())
-            .collect();
+        let mut found: Vec<PathBuf> = Vec::new();
+        for path in ["yaml", "yml", "json", "toml"].map(|extension| dir.join("config").with_extension(extension)) {
+            match std::fs::symlink_metadata(&path) {
+                Ok(_) => found.push(path),
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
+                // Not to be taken for "there is none": the defaults would be in force without a word.
+                Err(e) => {
+                    let origin = Origin::File { path: std::sync::Arc::new(dir.to_owned()), line: None };
+                    self.problems.0.push(Problem::new(&origin, "", Gravity::Error, format!("cannot be read: {e}")));
+                    return self;
+                }
+            }
+        }
         if found.len() > 1 {
             let origin = Origin::File { path: std::sync::Arc::new(found[1].clone()), line: None };
             let message = format!("stands beside {}; keep one of them", found[0].display());

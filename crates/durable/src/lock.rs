@@ -50,6 +50,8 @@ impl Lock {
             .create(true)
             .truncate(false)
             .mode(0o600)
+            // The agent's lock lies in a folder of the service user's: root must not follow a link out of it.
+            .custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed())
             .open(path)
             .map_err(io_error)?;
         match file.try_lock() {
@@ -61,9 +63,8 @@ impl Lock {
             }
             Err(TryLockError::Error(source)) => return Err(io_error(source)),
         }
-        file.set_len(0).map_err(io_error)?;
-        file.rewind().map_err(io_error)?;
-        writeln!(file, "{}", std::process::id()).map_err(io_error)?;
+        // Who holds it is a courtesy: a full disk must not keep anybody from going back to a version that works.
+        let _ = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
         Ok(Self { _file: file })
     }
 

@@ -152,7 +152,8 @@ impl Registrar for Systemd {
 
     fn restart(&self) -> Result<(), ServiceError> {
         let _ = self.systemctl.run(&["reset-failed", AGENT]);
-        self.systemctl.run(&["--no-block", "restart", AGENT]).map(drop)
+        // At once, whatever it is ordered after: the recovery that brings the agent back is itself ordered before it.
+        self.systemctl.run(&["--no-block", "--job-mode=ignore-dependencies", "restart", AGENT]).map(drop)
     }
 
     fn status(&self) -> Result<ServiceStatus, ServiceError> {
@@ -177,12 +178,14 @@ impl Registrar for Systemd {
             return Ok(false);
         }
         picket_durable::remove_if_present(&self.trial_path())?;
+        // Also when the file was gone already: systemd goes by what it loaded.
         self.reload()?;
         Ok(true)
     }
 
     fn trial_is_on(&self) -> Result<bool, ServiceError> {
-        Ok(std::fs::symlink_metadata(self.trial_path()).is_ok())
+        let path = self.trial_path();
+        Ok(std::fs::symlink_metadata(&path).is_ok() || Path::new(self.properties(AGENT)?.get("FragmentPath")) == path)
     }
 
     fn start_updater(&self) -> Result<(), ServiceError> {

@@ -107,24 +107,32 @@ pub(super) struct Failure {
     pub(super) hint: Option<String>,
     /// Whose fault it is: a version's own is remembered.
     pub(super) fault: Fault,
+    /// Of which kind it is, for scripts, where it is not simply the refusal.
+    pub(super) trouble: Option<Trouble>,
 }
 
 impl Failure {
     /// The version's own fault: it will be no better the next time.
     pub(super) fn of_version(reason: String) -> Self {
-        Self { reason, hint: None, fault: Fault::Version }
+        Self { reason, hint: None, fault: Fault::Version, trouble: None }
     }
 
     /// The machine's, the server's or the network's.
     pub(super) fn of_environment(reason: String, hint: Option<&str>) -> Self {
-        Self { reason, hint: hint.map(str::to_owned), fault: Fault::Environment }
+        Self { reason, hint: hint.map(str::to_owned), fault: Fault::Environment, trouble: None }
+    }
+
+    /// The network's, or the release server's.
+    pub(super) fn of_network(reason: String, hint: Option<&str>) -> Self {
+        Self { trouble: Some(Trouble::Network), ..Self::of_environment(reason, hint) }
     }
 }
 
 impl From<TrustError> for Failure {
     fn from(error: TrustError) -> Self {
         // A forged or damaged file convicts the server or the line, not the release.
-        Self::of_environment(chain(&error), Some(error.hint()))
+        let trouble = if error.is_network_trouble() { Trouble::Network } else { Trouble::Untrusted };
+        Self { trouble: Some(trouble), ..Self::of_environment(chain(&error), Some(error.hint())) }
     }
 }
 

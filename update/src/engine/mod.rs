@@ -21,7 +21,7 @@ use crate::gate::Probe;
 use crate::held::{HeldVersions, HoldPolicy};
 use crate::journal::{JOURNAL_SCHEMA, Journal, JournalStore, Kind};
 use crate::machine::Machine;
-use crate::progress::{Event, Progress};
+use crate::progress::{Event, Progress, Trouble};
 use crate::request::{Request, Wanted, take_wish};
 use crate::self_test::SelfTests;
 use crate::state;
@@ -75,6 +75,8 @@ pub struct Report {
     pub reason: String,
     /// What to do about it, where there is something.
     pub hint: Option<String>,
+    /// Of which kind the trouble is, where it is the network's or a signature's.
+    pub trouble: Option<Trouble>,
 }
 
 /// What an update is to do.
@@ -144,7 +146,7 @@ impl Engine<'_> {
                 version: report.version.clone(),
                 reason: report.reason.clone(),
                 hint: report.hint.clone(),
-                trouble: None,
+                trouble: report.trouble,
             },
             Err(error) => Event::Finished {
                 outcome: None,
@@ -158,7 +160,7 @@ impl Engine<'_> {
     }
 
     fn run_locked(&self, request: Option<Request>) -> Result<Report, EngineError> {
-        let wish = take_wish(&self.layout.wish())?;
+        let wish = take_wish(&self.layout.wish());
         if let Some(recovered) = self.recover_locked()? {
             self.progress.note(format!("an interrupted update was settled first: {}", recovered.reason));
         }
@@ -179,10 +181,20 @@ impl Engine<'_> {
     /// Follows the channel: checks, decides, and updates if that is the decision.
     fn follow(&self, asked: &Asked, trigger: String, may_defer: bool) -> Result<Report, EngineError> {
         let checked = self.check_locked(asked)?;
-        let stay = |reason: String| Report { outcome: None, version: self.versions().current(), reason, hint: None };
+        let stay = |reason: String| Report {
+            outcome: None,
+            version: self.versions().current(),
+            reason,
+            hint: None,
+            trouble: None,
+        };
         let version = match &checked.decision {
             Decision::Take { version } => version.clone(),
             Decision::Stay { reason } => return Ok(stay(reason.clone())),
+            // A person who asks is told no, and why; to a schedule it is no news.
+            Decision::Offer { version, waiting } if matches!(asked, Asked::ByPerson(_)) => {
+                return Err(EngineError::Refused(format!("release {version} is available; {waiting}")));
+            }
             Decision::Offer { version, waiting } => {
                 return Ok(stay(format!("release {version} is available; {waiting}")));
             }
@@ -241,12 +253,12 @@ impl Engine<'_> {
         let from = self.current()?;
         if plan.to == from {
             let reason = format!("version {from} is the one that runs");
-            return Ok(Report { outcome: None, version: Some(from), reason, hint: None });
+            return Ok(Report { outcome: None, version: Some(from), reason, hint: None, trouble: None });
         }
         if plan.may_defer
             && let Some(reason) = self.deferred(&plan.to)?
         {
-            return Ok(Report { outcome: None, version: Some(from), reason, hint: None });
+            return Ok(Report { outcome: None, version: Some(from), reason, hint: None, trouble: None });
         }
         let mut journal = Journal {
             schema: JOURNAL_SCHEMA,

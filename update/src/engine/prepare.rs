@@ -9,7 +9,7 @@ use crate::gate::{Baseline, Fault, Hooks};
 use crate::journal::{Journal, Mark, Step};
 use crate::machine::ViewState;
 use crate::progress::Event;
-use crate::self_test::Test;
+use crate::self_test::{SelfTestError, Test};
 use crate::snapshot::Snapshots;
 use crate::state::{self, Deferral};
 use crate::trust::minisign::{MAX_SIGNATURE_BYTES, trusted_comment};
@@ -66,7 +66,7 @@ impl Engine<'_> {
     ) -> Attempt<T> {
         if self.interrupted.load(Ordering::Relaxed) {
             let reason = format!("the updater was told to stop before the step {}", step.as_str());
-            return Ok(Err(Failure { reason, hint: None, fault: Fault::Interrupted }));
+            return Ok(Err(Failure { reason, hint: None, fault: Fault::Interrupted, trouble: None }));
         }
         self.journals().mark(journal, step, Mark::Began)?;
         self.progress.step(step, text);
@@ -130,7 +130,7 @@ impl Engine<'_> {
         let unverified = download.run().map_err(|error| match error {
             DownloadError::Mismatch(error) => Failure::from(error),
             DownloadError::File(error) => Failure::from(error),
-            other => Failure::of_environment(
+            other => Failure::of_network(
                 chain(&other),
                 Some("it goes on from there with the next attempt: `picket update apply`, or the daily check"),
             ),
@@ -182,6 +182,7 @@ impl Engine<'_> {
         let exe = self.layout.version_exe(&journal.to);
         let report = match self.self_tests.run(&exe, &Test::Offline) {
             Ok(report) => report,
+            Err(error @ SelfTestError::Scratch(_)) => return Ok(Err(Failure::of_environment(chain(&error), None))),
             Err(error) => return Ok(Err(Failure::of_version(format!("version {}: {}", journal.to, chain(&error))))),
         };
         journal.evidence.self_test = Some(describe(&report));

@@ -56,7 +56,7 @@ impl Engine<'_> {
             journal.outcome = Some(UpdateOutcome::Interrupted);
             self.journals().archive(&journal)?;
             let version = self.versions().current();
-            return Ok(Report { outcome: journal.outcome, version, reason: journal.reason, hint: None });
+            return Ok(Report { outcome: journal.outcome, version, reason: journal.reason, hint: None, trouble: None });
         }
         self.settle(journal, UpdateOutcome::Interrupted)
     }
@@ -77,6 +77,7 @@ impl Engine<'_> {
             version: self.versions().current(),
             reason,
             hint: None,
+            trouble: None,
         }))
     }
 

@@ -13,12 +13,13 @@ use std::collections::BTreeSet;
 impl Engine<'_> {
     /// Ends an update that never got to its trial.
     pub(super) fn settle_refused(&self, mut journal: Journal, failure: Failure) -> Result<Report, EngineError> {
-        let Failure { reason, hint, fault } = failure;
+        let Failure { reason, hint, fault, trouble } = failure;
         journal.reason.clone_from(&reason);
         journal.verdict = Some(Verdict::Fail { reason, fault });
         let outcome = if fault == Fault::Interrupted { UpdateOutcome::Interrupted } else { UpdateOutcome::Refused };
         let mut report = self.settle(journal, outcome)?;
         report.hint = hint.or(report.hint);
+        report.trouble = trouble;
         Ok(report)
     }
 
@@ -31,7 +32,13 @@ impl Engine<'_> {
         self.tidy(&journal, outcome);
         self.journals().mark(&mut journal, Step::Settle, Mark::Done)?;
         self.journals().archive(&journal)?;
-        Ok(Report { outcome: Some(outcome), version: self.versions().current(), reason: journal.reason, hint })
+        Ok(Report {
+            outcome: Some(outcome),
+            version: self.versions().current(),
+            reason: journal.reason,
+            hint,
+            trouble: None,
+        })
     }
 
     /// Holds what failed, forgets the hold on what passed. Returns what a person can do about it.

@@ -160,17 +160,17 @@ impl Engine<'_> {
 
     /// Goes back to the proven version. May be called again at any point of itself.
     pub(super) fn revert(&self, mut journal: Journal) -> Result<Report, EngineError> {
-        self.journals().mark(&mut journal, Step::Revert, Mark::Began)?;
+        // A disk that the new version filled up must not keep it running: without this mark the next recovery decides
+        // the same from the journal as it is.
+        let marked = self.journals().mark(&mut journal, Step::Revert, Mark::Began);
         self.progress.step(Step::Revert, format!("go back to version {}", journal.from));
         let (reason, fault) = match &journal.verdict {
             Some(Verdict::Fail { reason, fault }) => (reason.clone(), *fault),
             _ => ("the trial was cut short by a crash or a power cut".to_owned(), Fault::Interrupted),
         };
         let mut notes = vec![reason];
-        if let Err(error) = self.machine.end_trial() {
-            // Tried again by the next recovery; a reboot ends the trial in any case.
-            notes.push(format!("the trial could not be ended: {}", chain(error.as_ref())));
-        }
+        // If it cannot be ended now, the journal stays as it is for the next recovery; a reboot ends the trial in any case.
+        let ended = self.machine.end_trial();
         reach("revert-trial-ended");
         self.restore_config(&journal, &mut notes);
         match self.bring_back(&journal) {
@@ -179,6 +179,8 @@ impl Engine<'_> {
             Err(error) => notes.push(format!("the agent could not be restarted: {}", chain(error.as_ref()))),
         }
         reach("revert-restarted");
+        ended?;
+        marked?;
         journal.reason = notes.join("; ");
         self.journals().mark(&mut journal, Step::Revert, Mark::Done)?;
         let outcome = if fault == Fault::Interrupted { UpdateOutcome::Interrupted } else { UpdateOutcome::RolledBack };

@@ -42,10 +42,21 @@ pub(crate) struct Observation {
     pub(crate) service: ServiceView,
     /// What the agent says of itself, if it answered.
     pub(crate) livez: Option<LivezReport>,
-    /// Its local checks, if it answered.
-    pub(crate) checks: Option<BTreeMap<String, CheckStatus>>,
+    /// Its local checks.
+    pub(crate) checks: Checks,
     /// A round of fetching that ended since the last look.
     pub(crate) fetch: Option<FetchRound>,
+}
+
+/// What was seen of the local checks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Checks {
+    /// It was not time to ask.
+    NotAsked,
+    /// There was no answer that could be read.
+    Unread,
+    /// The status of each.
+    Seen(BTreeMap<String, CheckStatus>),
 }
 
 /// One round of fetching the release metadata, by both.
@@ -77,6 +88,9 @@ pub(crate) struct Judge<'a> {
     ready_at: Option<Duration>,
     missed: u32,
     worse: u32,
+    /// Whether its checks were seen at least once, and how often in a row they were not.
+    checked: bool,
+    unread: u32,
     fetched: bool,
     fetch_failures: u32,
     last_fetch_error: String,
@@ -96,6 +110,8 @@ impl<'a> Judge<'a> {
             ready_at: None,
             missed: 0,
             worse: 0,
+            checked: false,
+            unread: 0,
             fetched: false,
             fetch_failures: 0,
             last_fetch_error: String::new(),
@@ -126,7 +142,8 @@ impl<'a> Judge<'a> {
         if let Some(left) = self.rules.soak.checked_sub(watched).filter(|left| !left.is_zero()) {
             return Decision::Wait(Some(left));
         }
-        if self.missed > 0 || self.worse > 0 {
+        let unseen = self.baseline.answered && (!self.checked || self.unread > 0);
+        if self.missed > 0 || self.worse > 0 || unseen {
             return Decision::Wait(Some(Duration::ZERO));
         }
         if self.rules.must_fetch && !self.fetched {
@@ -200,7 +217,17 @@ impl<'a> Judge<'a> {
 
     /// No local check may be worse than it was for the proven version.
     fn checks(&mut self, seen: &Observation) -> Option<Decision> {
-        let checks = seen.checks.as_ref()?;
+        let checks = match &seen.checks {
+            Checks::NotAsked => return None,
+            Checks::Unread => {
+                self.unread += 1;
+                let reason = "its /health does not answer in a way that the proven version understands";
+                let convicted = self.baseline.answered && self.unread >= WORSE_OBSERVATIONS;
+                return convicted.then(|| fail(Fault::Version, reason));
+            }
+            Checks::Seen(checks) => checks,
+        };
+        (self.checked, self.unread) = (true, 0);
         let worse = self.baseline.worse(checks);
         if worse.is_empty() {
             self.worse = 0;
@@ -253,8 +280,12 @@ mod tests {
         ServiceView { state, run: run.into(), restarts: 0, detail: "detail".into() }
     }
 
-    fn checks(status: CheckStatus) -> Option<BTreeMap<String, CheckStatus>> {
-        Some(BTreeMap::from([("collector".into(), status)]))
+    fn statuses(status: CheckStatus) -> BTreeMap<String, CheckStatus> {
+        BTreeMap::from([("collector".into(), status)])
+    }
+
+    fn checks(status: CheckStatus) -> Checks {
+        Checks::Seen(statuses(status))
     }
 
     impl<'a> Trial<'a> {
@@ -292,7 +323,7 @@ mod tests {
     }
 
     fn healthy() -> Baseline {
-        Baseline { answered: true, checks: checks(CheckStatus::Pass).unwrap() }
+        Baseline { answered: true, checks: statuses(CheckStatus::Pass) }
     }
 
     fn assert_fails(decision: &Decision, fault: Fault, text: &str) {
@@ -366,7 +397,7 @@ mod tests {
         trial.next.checks = checks(CheckStatus::Warn);
         assert_fails(&trial.watch(60), Fault::Version, "worse than before: collector");
 
-        let sick = Baseline { answered: true, checks: checks(CheckStatus::Fail).unwrap() };
+        let sick = Baseline { answered: true, checks: statuses(CheckStatus::Fail) };
         let mut trial = Trial::new(&sick);
         trial.next.checks = checks(CheckStatus::Fail);
         assert_eq!(trial.watch(61), Decision::RunHooks);
@@ -376,6 +407,25 @@ mod tests {
         trial.watch(5);
         trial.next.checks = checks(CheckStatus::Pass);
         assert_eq!(trial.watch(61), Decision::RunHooks, "a check that was warming up convicted");
+    }
+
+    #[test]
+    fn health_that_cannot_be_read_is_not_taken_for_good_and_not_waited_for_without_end() {
+        let baseline = healthy();
+        let mut trial = Trial::new(&baseline);
+        trial.next.checks = Checks::Unread;
+        assert_fails(&trial.watch(60), Fault::Version, "/health does not answer");
+
+        let mut trial = Trial::new(&baseline);
+        trial.next.checks = checks(CheckStatus::Fail);
+        trial.watch(5);
+        trial.next.checks = Checks::Unread;
+        assert_fails(&trial.watch(60), Fault::Version, "/health does not answer");
+
+        // Never asked is never seen.
+        let mut trial = Trial::new(&baseline);
+        trial.next.checks = Checks::NotAsked;
+        assert!(matches!(trial.watch(200), Decision::Wait(_)));
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Making the observations: the service manager, the health port, the fetch of the release metadata, the hooks.
 
-use super::judge::{Decision, FetchRound, Judge, Observation, Rules};
+use super::judge::{Checks, Decision, FetchRound, Judge, Observation, Rules};
 use super::{Baseline, Evidence, Fault, Hooks, Probe, Verdict, local_checks};
 use crate::machine::{Machine, MachineError};
 use crate::progress::{Event, Progress};
@@ -109,7 +109,11 @@ impl Gate<'_> {
         let service = self.machine.view()?;
         let livez: Option<LivezReport> = self.probe.livez();
         let due = ready_at.is_some() && checked.is_none_or(|at| at.elapsed() >= CHECKS);
-        let checks = if due { self.probe.health().map(|report| local_checks(&report)) } else { None };
+        let checks = match due.then(|| self.probe.health()) {
+            None => Checks::NotAsked,
+            Some(None) => Checks::Unread,
+            Some(Some(report)) => Checks::Seen(local_checks(&report)),
+        };
         if due {
             *checked = Some(Instant::now());
         }
@@ -127,7 +131,7 @@ impl Gate<'_> {
         evidence.started_as.get_or_insert_with(|| seen.service.clone());
         evidence.ended_as = Some(seen.service.clone());
         evidence.ready_after_ms = judge.ready_at().map(millis);
-        if let Some(checks) = &seen.checks {
+        if let Checks::Seen(checks) = &seen.checks {
             evidence.checks.clone_from(checks);
         }
     }
