@@ -2,7 +2,7 @@
 //! where it does not belong.
 
 use picket_protocol::{Sha256Digest, TargetTriple};
-use picket_release::{Addition, Lifetimes, PublishOptions, Repository, RootPlan, SecretKey, minisign, pack_executable};
+use picket_testkit::{Build, Vendor};
 use picket_transport::TransportError;
 use picket_update::Clock;
 use picket_update::archive::{Format, unpack};
@@ -32,37 +32,11 @@ static PUBLISHED: LazyLock<Published> = LazyLock::new(publish);
 
 fn publish() -> Published {
     let dir = tempfile::tempdir().unwrap();
-    let key = || SecretKey::generate().unwrap();
-    let (root, targets, online) = (key(), key(), key());
-    let minisign = minisign::SecretKey::generate().unwrap();
-    let plan = RootPlan {
-        root: vec![root.public()],
-        root_threshold: 1,
-        targets: vec![targets.public()],
-        targets_threshold: 1,
-        online: vec![online.public()],
-        minisign: vec![minisign.public_line()],
-    };
-    let now = jiff::Timestamp::now();
-    let repository = Repository::create(&dir.path().join("repository"), &plan, Lifetimes::default(), now).unwrap();
-    repository.sign_staged(&root).unwrap();
-    let (program, archive) = (dir.path().join("program"), dir.path().join("a.tar.xz"));
+    let program = dir.path().join("program");
     fs::write(&program, (0..60_000_u32).flat_map(u32::to_le_bytes).collect::<Vec<u8>>()).unwrap();
-    pack_executable(&program, &archive, 1).unwrap();
-    let addition = Addition {
-        channel: "stable".to_owned(),
-        version: "1.0.0".parse().unwrap(),
-        target: TARGET.parse().unwrap(),
-        archive,
-        unpacked: 1 << 20,
-        notes: None,
-        critical: false,
-        state_format: 1,
-    };
-    repository.add(&addition, &minisign, now).unwrap();
-    repository.publish(&PublishOptions { keys: &[targets, online], now }).unwrap().unwrap();
-    let tree = dir.path().join("tree");
-    repository.write_tree(&tree).unwrap();
+    let vendor = Vendor::new();
+    vendor.release(&Build::of("1.0.0", &program, TARGET));
+    let tree = vendor.tree();
     let metadata: BTreeMap<String, Vec<u8>> = fs::read_dir(tree.join("metadata"))
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -73,7 +47,7 @@ fn publish() -> Published {
         metadata,
         signature: fs::read_to_string(file.with_extension("xz.minisig")).unwrap(),
         archive: fs::read(&file).unwrap(),
-        minisign_keys: serde_json::json!([minisign.public_line()]),
+        minisign_keys: serde_json::json!([vendor.minisign().public_line()]),
     }
 }
 
