@@ -11,6 +11,7 @@ use crate::settings;
 use picket_installer::plan::files_of_interest;
 use picket_installer::{Facts, Plan, Request, Situation, Step, apply, find_copies, plan};
 use picket_service::{Registrar, ServiceState, units};
+use picket_update::Engine;
 use picket_update::fetch::Location;
 use picket_update::gate::Probe;
 use picket_update::request::{Request as UpdateRequest, Wanted};
@@ -54,7 +55,10 @@ pub(super) fn run(context: &Context<'_>, args: &InstallArgs) -> Result<ExitCode,
         return Ok(report(context, args, &plan, "unchanged"));
     }
     let now = picket_update::Clock::system().now();
+    // An updater at work uses the same staging folder. A machine without the updater's state has none.
+    let lock = if layout.update_dir().is_dir() { Some(Engine::lock(layout)?) } else { None };
     let left = apply(&plan, &request, layout, registrar.as_ref(), now, |step| context.output.say(step.describe()))?;
+    drop(lock);
     for step in left {
         match step {
             Step::Start => start(context, registrar.as_ref())?,
