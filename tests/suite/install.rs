@@ -178,3 +178,30 @@ fn what_is_left_over_is_listed() {
     assert!(dry.stdout.contains("keep ") && dry.stdout.contains("var/lib/picket-update"), "{}", dry.stdout);
     assert!(prefix.path("opt/picket/current").symlink_metadata().is_ok());
 }
+
+#[test]
+fn a_receipt_does_not_choose_what_is_removed_elsewhere() {
+    let prefix = Prefix::new("http://127.0.0.1:9");
+    let first = build("1.0.0", Fault::None);
+    prefix.install(&first, &vendor().root_file());
+    let receipt = prefix.path("opt/picket/receipt.json");
+    let honest = fs::read_to_string(&receipt).unwrap();
+
+    // Written by whoever owns the folder, for root to follow.
+    let mut forged: serde_json::Value = serde_json::from_str(&honest).unwrap();
+    let items = forged["items"].as_array_mut().unwrap();
+    for path in ["/etc/ssh", "/usr/local/lib"] {
+        items.push(serde_json::json!({ "path": path, "kind": "dir", "class": "program" }));
+    }
+    fs::write(&receipt, forged.to_string()).unwrap();
+    let plan = prefix.run_with(&first.exe, &["uninstall", "--purge", "--dry-run", "--json"]).expect(0).stdout;
+    assert!(!plan.contains("/etc/ssh") && !plan.contains("\"/usr/local/lib"), "{plan}");
+
+    // Copied along with the folder: the receipt is of where it came from.
+    let other = Prefix::new("http://127.0.0.1:9");
+    fs::create_dir_all(other.path("opt/picket")).unwrap();
+    fs::write(other.path("opt/picket/receipt.json"), honest).unwrap();
+    let plan = other.run_with(&first.exe, &["uninstall", "--purge", "--dry-run", "--json"]).expect(0).stdout;
+    let origin = prefix.path("").display().to_string();
+    assert!(!plan.contains(origin.trim_end_matches('/')), "{plan}");
+}
