@@ -52,7 +52,7 @@ fn an_artifact_without_or_with_a_foreign_minisign_signature_is_refused() {
     let signature = PathBuf::from(format!("{}.minisig", artifact(&fleet.vendor, "2.0.0").display()));
     let real = fs::read(&signature).unwrap();
     fs::remove_file(&signature).unwrap();
-    assert_refused(&fleet, 30, &["has no minisign signature"]);
+    assert_refused(&fleet, 31, &["has no minisign signature"]);
 
     // Somebody else's key over the right bytes.
     let stranger = picket_release::minisign::SecretKey::generate().unwrap();
