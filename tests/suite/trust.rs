@@ -219,7 +219,9 @@ fn a_hub_or_mirror_that_swaps_two_signed_artifacts_gets_nothing_run() {
     let fleet = fleet_with_second_release();
     let (old, new) = (artifact(&fleet.vendor, "1.0.0"), artifact(&fleet.vendor, "2.0.0"));
     fs::copy(&old, &new).unwrap();
-    let ran = fleet.prefix.picket(&["update", "apply", "--yes", "--json"]).expect(30);
+    let ran = fleet.prefix.picket(&["update", "apply", "--yes", "--json"]);
+    // A shorter file cannot be told from a line that broke; a longer one, or one of the same length, can.
+    assert!([30, 31].contains(&ran.code), "{ran:?}");
     assert!(
         ran.stdout.contains("not the ones that the vendor signed") || ran.stdout.contains("bytes"),
         "{}",
