@@ -201,7 +201,10 @@ impl Machine {
     /// When it does not, or the status says otherwise.
     pub fn assert_on(&self, version: &str) {
         wait_until(&format!("version {version} to answer, proven"), || {
-            self.running_version().as_deref() == Some(version) && self.current() == version
+            // The switch is made a moment before the update is settled.
+            self.running_version().as_deref() == Some(version)
+                && self.current() == version
+                && self.status()["running"].is_null()
         });
         let status = self.status();
         assert_eq!((&status["current"], &status["running"]), (&version.into(), &Value::Null), "{status}");
