@@ -83,6 +83,17 @@ impl Layers {
         self
     }
 
+    /// Adds what a file at `path` would give if it held `text`.
+    #[must_use]
+    pub fn text(mut self, path: &Path, text: &str) -> Self {
+        match parse::text(path, text) {
+            Ok(node) => self.tree.merge(node),
+            Err(problem) => self.problems.0.push(problem),
+        }
+        self.files.push(path.to_owned());
+        self
+    }
+
     /// Adds every variable `PICKET_<KEY>`; one that names no key is reported.
     #[must_use]
     pub fn environment(mut self, variables: impl IntoIterator<Item = (String, String)>) -> Self {
@@ -91,10 +102,12 @@ impl Layers {
                 continue;
             }
             let origin = Origin::Environment { variable: variable.clone() };
-            if let Some(doc) = self.docs.iter().find(|doc| doc.variable() == variable) {
+            let named = |doc: &&KeyDoc| !doc.is_entry() && doc.variable() == variable;
+            if let Some(doc) = self.docs.iter().find(named) {
                 self.tree.merge(Node::single(&doc.key, &value, &origin));
             } else {
-                let known: Vec<String> = self.docs.iter().map(KeyDoc::variable).collect();
+                let known = self.docs.iter().filter(|doc| !doc.is_entry());
+                let known: Vec<String> = known.map(KeyDoc::variable).collect();
                 let known: Vec<&str> = known.iter().map(String::as_str).collect();
                 let hint = nearest(&variable, &known).map(|near| format!("; did you mean {near}?"));
                 let message = format!("sets no key{}", hint.unwrap_or_default());
@@ -142,6 +155,7 @@ impl<T: Setting> Resolved<T> {
         let shown = self.settings.show();
         self.docs
             .iter()
+            .filter(|doc| !doc.is_entry())
             .map(|doc| {
                 let pointer = format!("/{}", doc.key.replace('.', "/"));
                 let value = shown.pointer(&pointer).cloned().unwrap_or_default();

@@ -12,6 +12,7 @@
 //! The struct's doc comments are the manual: [`Setting::document`] lists every key with its text, type and default, and
 //! [`Setting::schema`] is the JSON schema.
 
+mod collections;
 mod layers;
 mod macros;
 mod node;
@@ -27,4 +28,9 @@ pub use values::{ByteSize, Choice, Interval, LoopbackAddr};
 #[doc(hidden)]
 pub mod private {
     pub use serde_json::{Map, Value, json};
+
+    /// The key that a field's identifier stands for: `r#type` is `type`.
+    pub fn key(identifier: &'static str) -> &'static str {
+        identifier.strip_prefix("r#").unwrap_or(identifier)
+    }
 }

@@ -1,6 +1,7 @@
 //! The two declarations: groups of keys and closed choices.
 
-/// Declares a group of configuration keys: the struct, its defaults, and how it is read, shown and documented.
+/// Declares a group of configuration keys: the struct, its defaults, and how it is read, shown and documented. A key
+/// that is a word of the language is written as a raw identifier: `r#type` is the key `type`.
 ///
 /// ```
 /// picket_config::settings! {
@@ -36,14 +37,16 @@ macro_rules! settings {
             fn read(node: &$crate::Node, key: &str, problems: &mut $crate::Problems) -> Option<Self> {
                 let fields = $crate::Fields::open(node, key, problems);
                 let mut group = Self::default();
-                $( if let Some(value) = fields.field(stringify!($field), problems) { group.$field = value; } )*
-                fields.finish(&[$( stringify!($field), )*], problems);
+                $( if let Some(value) = fields.field($crate::private::key(stringify!($field)), problems) {
+                    group.$field = value;
+                } )*
+                fields.finish(&[$( $crate::private::key(stringify!($field)), )*], problems);
                 Some(group)
             }
 
             fn show(&self) -> $crate::private::Value {
                 let mut map = $crate::private::Map::new();
-                $( map.insert(stringify!($field).to_owned(), $crate::Setting::show(&self.$field)); )*
+                $( map.insert($crate::private::key(stringify!($field)).to_owned(), $crate::Setting::show(&self.$field)); )*
                 $crate::private::Value::Object(map)
             }
 
@@ -58,13 +61,17 @@ macro_rules! settings {
                             object.insert("default".to_owned(), $crate::Setting::show(&defaults.$field));
                         }
                     }
-                    properties.insert(stringify!($field).to_owned(), schema);
+                    properties.insert($crate::private::key(stringify!($field)).to_owned(), schema);
                 )*
                 $crate::private::json!({ "type": "object", "additionalProperties": false, "properties": properties })
             }
 
             fn type_name() -> String {
                 String::new()
+            }
+
+            fn blank() -> $crate::private::Value {
+                $crate::Setting::show(&Self::default())
             }
 
             fn document(
@@ -74,7 +81,7 @@ macro_rules! settings {
                 out: &mut Vec<$crate::KeyDoc>,
             ) {
                 $(
-                    let name = stringify!($field);
+                    let name = $crate::private::key(stringify!($field));
                     let path = if key.is_empty() { name.to_owned() } else { format!("{key}.{name}") };
                     <$type as $crate::Setting>::document(&path, concat!($($doc),*).trim(), &default[name], out);
                 )*
@@ -83,7 +90,8 @@ macro_rules! settings {
     };
 }
 
-/// Declares a closed choice between words.
+/// Declares a closed choice between words. A word may have others that are read for it and never shown:
+/// `Warn = "warn" | "warning"`.
 ///
 /// ```
 /// picket_config::choice! {
@@ -102,7 +110,7 @@ macro_rules! choice {
     (
         $(#[doc = $enum_doc:literal])*
         pub enum $name:ident {
-            $( $(#[doc = $doc:literal])* $variant:ident = $word:literal, )*
+            $( $(#[doc = $doc:literal])* $variant:ident = $word:literal $( | $alias:literal )*, )*
         }
     ) => {
         $(#[doc = $enum_doc])*
@@ -122,7 +130,7 @@ macro_rules! choice {
             const WORDS: &'static [&'static str] = &[$( $word, )*];
 
             fn from_word(word: &str) -> Option<Self> {
-                match word { $( $word => Some(Self::$variant), )* _ => None }
+                match word { $( $word $( | $alias )* => Some(Self::$variant), )* _ => None }
             }
 
             fn word(&self) -> &'static str {
@@ -140,7 +148,7 @@ macro_rules! choice {
             }
 
             fn schema() -> $crate::private::Value {
-                $crate::private::json!({ "enum": [$( $word, )*] })
+                $crate::private::json!({ "enum": [$( $word, $( $alias, )* )*] })
             }
 
             fn type_name() -> String {

@@ -90,6 +90,25 @@ impl Node {
         Self { value: Value::Table(BTreeMap::new()), origin: Origin::Default }
     }
 
+    /// The tree of a JSON value, every node of it from `origin`.
+    pub fn from_json(value: &serde_json::Value, origin: &Origin) -> Self {
+        let value = match value {
+            serde_json::Value::Null => Value::Null,
+            serde_json::Value::Bool(value) => Value::Bool(*value),
+            serde_json::Value::Number(number) => {
+                number.as_i64().map_or_else(|| Value::Float(number.as_f64().unwrap_or(f64::NAN)), Value::Integer)
+            }
+            serde_json::Value::String(text) => Value::Text(text.clone()),
+            serde_json::Value::Array(items) => {
+                Value::List(items.iter().map(|item| Self::from_json(item, origin)).collect())
+            }
+            serde_json::Value::Object(map) => {
+                Value::Table(map.iter().map(|(name, item)| (name.clone(), Self::from_json(item, origin))).collect())
+            }
+        };
+        Self { value, origin: origin.clone() }
+    }
+
     /// Lays `over` on top: tables key by key, anything else replaced whole.
     pub fn merge(&mut self, over: Self) {
         match (&mut self.value, over.value) {

@@ -22,14 +22,19 @@ const MAX_DEPTH: usize = 16;
 pub fn file(path: &Path) -> Result<Node, Problem> {
     let origin = Origin::File { path: Arc::new(path.to_owned()), line: None };
     let problem = |message: String| Problem::new(&origin, "", Gravity::Error, message);
-    let text =
+    let read =
         picket_durable::read_text(path, MAX_BYTES).map_err(|e| problem(format!("cannot be read: {}", e.source)))?;
+    text(path, &read)
+}
+
+/// Reads `text` as if it were what the file at `path` holds.
+pub fn text(path: &Path, text: &str) -> Result<Node, Problem> {
     let shared = Arc::new(path.to_owned());
     match path.extension().and_then(|e| e.to_str()) {
-        Some("yaml" | "yml") => yaml(&text, &shared),
-        Some("json") => json(&text, &shared),
-        Some("toml") => toml(&text, &shared),
-        _ => Err(problem("has an unknown extension: use .yaml, .json or .toml".to_owned())),
+        Some("yaml" | "yml") => yaml(text, &shared),
+        Some("json") => json(text, &shared),
+        Some("toml") => toml(text, &shared),
+        _ => Err(error(&shared, None, "has an unknown extension: use .yaml, .json or .toml")),
     }
 }
 

@@ -18,6 +18,11 @@ pub trait Setting: Sized {
     /// What the manual calls the type, for example `duration`; empty for a group.
     fn type_name() -> String;
 
+    /// A group with nothing set, as [`Setting::show`] shows it; null for a leaf.
+    fn blank() -> serde_json::Value {
+        serde_json::Value::Null
+    }
+
     /// Lists the keys below `key`, itself a leaf unless overridden.
     fn document(key: &str, text: &str, default: &serde_json::Value, out: &mut Vec<KeyDoc>) {
         out.push(KeyDoc {
@@ -32,7 +37,8 @@ pub trait Setting: Sized {
 /// One key, as the manual lists it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct KeyDoc {
-    /// The dotted key.
+    /// The dotted key. Where it holds `<name>` or `[]` it stands for every entry of a map or list of groups, which only
+    /// a file or (for a name) `--set` can give: see [`KeyDoc::is_entry`].
     pub key: String,
     /// Its description: the field's doc comment.
     pub text: String,
@@ -43,6 +49,11 @@ pub struct KeyDoc {
 }
 
 impl KeyDoc {
+    /// Whether this describes the entries of a map or list of groups, and so has no value and no variable of its own.
+    pub fn is_entry(&self) -> bool {
+        self.key.contains(['<', '['])
+    }
+
     /// The environment variable that sets this key: `update.soak` is `PICKET_UPDATE_SOAK`.
     pub fn variable(&self) -> String {
         format!("PICKET_{}", self.key.replace('.', "_").to_uppercase())

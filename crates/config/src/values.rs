@@ -4,9 +4,8 @@
 //! nothing but text.
 
 use crate::node::{Node, Value};
-use crate::setting::{Problems, Setting, join};
+use crate::setting::{Problems, Setting};
 use serde_json::json;
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -278,6 +277,61 @@ impl Setting for u32 {
     }
 }
 
+impl Setting for f64 {
+    fn read(node: &Node, key: &str, problems: &mut Problems) -> Option<Self> {
+        let value = match &node.value {
+            Value::Integer(value) => Some(*value as Self),
+            Value::Float(value) => Some(*value),
+            Value::Text(text) => text.trim().parse().ok(),
+            _ => None,
+        };
+        // YAML and TOML can write infinity and "not a number"; no threshold is either.
+        let value = value.filter(|value: &Self| value.is_finite());
+        if value.is_none() {
+            problems.expected(node, key, "a number");
+        }
+        value
+    }
+
+    fn show(&self) -> serde_json::Value {
+        (*self).into()
+    }
+
+    fn schema() -> serde_json::Value {
+        json!({ "type": "number" })
+    }
+
+    fn type_name() -> String {
+        "number".to_owned()
+    }
+}
+
+impl Setting for u16 {
+    fn read(node: &Node, key: &str, problems: &mut Problems) -> Option<Self> {
+        let value = match &node.value {
+            Value::Integer(value) => Self::try_from(*value).ok(),
+            Value::Text(text) => text.trim().parse().ok(),
+            _ => None,
+        };
+        if value.is_none() {
+            problems.expected(node, key, "a whole number from 0 to 65535");
+        }
+        value
+    }
+
+    fn show(&self) -> serde_json::Value {
+        (*self).into()
+    }
+
+    fn schema() -> serde_json::Value {
+        json!({ "type": "integer", "minimum": 0, "maximum": 65535 })
+    }
+
+    fn type_name() -> String {
+        "number".to_owned()
+    }
+}
+
 impl Setting for String {
     fn read(node: &Node, key: &str, problems: &mut Problems) -> Option<Self> {
         match &node.value {
@@ -300,49 +354,6 @@ impl Setting for String {
 
     fn type_name() -> String {
         "text".to_owned()
-    }
-}
-
-/// Values by name, in a file a group, as text `name=value,name=value`.
-impl<T: Setting> Setting for BTreeMap<String, T> {
-    fn read(node: &Node, key: &str, problems: &mut Problems) -> Option<Self> {
-        match &node.value {
-            Value::Table(table) => Some(
-                table
-                    .iter()
-                    .filter_map(|(name, node)| Some((name.clone(), T::read(node, &join(key, name), problems)?)))
-                    .collect(),
-            ),
-            Value::Text(text) if text.trim().is_empty() => Some(Self::new()),
-            Value::Text(text) => {
-                let mut map = Self::new();
-                for pair in text.split(',') {
-                    let Some((name, value)) = pair.split_once('=') else {
-                        problems.expected(node, key, "name=value pairs, separated by commas");
-                        return None;
-                    };
-                    let leaf = Node { value: Value::Text(value.trim().to_owned()), origin: node.origin.clone() };
-                    map.insert(name.trim().to_owned(), T::read(&leaf, &join(key, name.trim()), problems)?);
-                }
-                Some(map)
-            }
-            _ => {
-                problems.expected(node, key, "a group of names and values");
-                None
-            }
-        }
-    }
-
-    fn show(&self) -> serde_json::Value {
-        self.iter().map(|(name, value)| (name.clone(), value.show())).collect::<serde_json::Map<_, _>>().into()
-    }
-
-    fn schema() -> serde_json::Value {
-        json!({ "type": "object", "additionalProperties": T::schema() })
-    }
-
-    fn type_name() -> String {
-        format!("name: {}", T::type_name())
     }
 }
 
@@ -388,6 +399,17 @@ mod tests {
         for wrong in ["18446744073709551615TiB", "MiB", "5 apples", "-1"] {
             assert_eq!(text::<ByteSize>(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_number_may_have_a_fraction_but_must_be_one() {
+        assert_eq!(text("2.5"), Some(2.5));
+        assert_eq!(read(Value::Integer(70)).0, Some(70.0));
+        assert_eq!(read(Value::Float(0.5)).0, Some(0.5));
+        for wrong in ["nan", "inf", "-inf", "1e999", "much", ""] {
+            assert_eq!(text::<f64>(wrong), None, "{wrong}");
+        }
+        assert_eq!(read::<f64>(Value::Float(f64::NAN)).0, None);
     }
 
     #[test]
