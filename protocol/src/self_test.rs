@@ -6,8 +6,11 @@ use serde::{Deserialize, Serialize};
 /// The largest report that is read, in bytes.
 pub const SELF_TEST_MAX_BYTES: u64 = 1 << 20;
 
-/// The formats of stored state a version can live with. The number is raised whenever an older version would misread
-/// what a newer one wrote.
+/// The formats of stored state a version can live with.
+///
+/// The number is raised when stored state changes its form. Between neighbours the change only adds: a version reads,
+/// and keeps intact, the format one above its own, so that the proven version can take back what the new one wrote. A
+/// change that needs more is made in two releases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StateFormat {
     /// The oldest format it reads (and migrates from).
@@ -17,9 +20,14 @@ pub struct StateFormat {
 }
 
 impl StateFormat {
+    /// The newest format it can live with: the one above its own.
+    pub fn reads_to(self) -> u32 {
+        self.writes.saturating_add(1)
+    }
+
     /// Whether a version with this range can start on state last written in `format`.
     pub fn can_read(self, format: u32) -> bool {
-        (self.reads_from..=self.writes).contains(&format)
+        (self.reads_from..=self.reads_to()).contains(&format)
     }
 }
 

@@ -1,11 +1,15 @@
-//! The client: one GET at a time, redirects by hand, bodies bounded.
+//! The client: one request at a time, redirects by hand, bodies bounded.
 
 use crate::error::TransportError;
 use crate::url::SafeUrl;
-use http::header::{ETAG, HeaderMap, IF_NONE_MATCH, IF_RANGE, LOCATION, RANGE, RETRY_AFTER};
+use http::header::{
+    AUTHORIZATION, CONTENT_TYPE, ETAG, HeaderMap, IF_NONE_MATCH, IF_RANGE, LOCATION, RANGE, RETRY_AFTER,
+};
+use picket_protocol::trace::{CORRELATION_HEADER, TRACEPARENT_HEADER, TraceContext};
 use std::io::{self, Read};
+use std::sync::Arc;
 use std::time::Duration;
-use ureq::tls::{RootCerts, TlsConfig, TlsProvider};
+use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, TlsProvider, parse_pem};
 
 /// How many redirects are followed: GitHub's releases need two.
 const MAX_REDIRECTS: u32 = 5;
@@ -43,6 +47,25 @@ pub struct Request<'a> {
     pub if_none_match: Option<&'a str>,
     /// Ask for the bytes from this offset on, if the file is still the one this validator names.
     pub resume: Option<(u64, &'a str)>,
+    /// For which cause it is made: sent as `X-Correlation-ID` and, with a span of its own, as `traceparent`.
+    pub trace: Option<&'a TraceContext>,
+}
+
+/// One POST.
+#[derive(Clone)]
+pub struct Post<'a> {
+    /// What the body is, for example `application/json`.
+    pub content_type: &'a str,
+    /// The body.
+    pub body: &'a [u8],
+    /// A secret to send as `Authorization: Bearer` (RFC 6750 §2.1).
+    pub bearer: Option<&'a str>,
+    /// For which cause it is made; see [`Request::trace`].
+    pub trace: Option<&'a TraceContext>,
+    /// The longest answer, in bytes.
+    pub max_answer: u64,
+    /// How long it may take altogether: unlike a download, a post is short.
+    pub limit: Duration,
 }
 
 /// The beginning of an answer; the body has not been read.
@@ -59,6 +82,26 @@ pub struct Response {
 impl Client {
     /// A client that introduces itself as `user_agent`.
     pub fn new(user_agent: &str, timeouts: Timeouts) -> Self {
+        Self::with_roots(user_agent, timeouts, root_certs())
+    }
+
+    /// A client that trusts the authorities in `pem` (RFC 7468) and no other.
+    ///
+    /// # Errors
+    /// [`TransportError::Authorities`] when there is no certificate in it.
+    pub fn trusting(user_agent: &str, timeouts: Timeouts, pem: &[u8]) -> Result<Self, TransportError> {
+        let certificate = |item: Result<PemItem<'static>, ureq::Error>| match item {
+            Ok(PemItem::Certificate(certificate)) => Some(certificate),
+            _ => None,
+        };
+        let found: Vec<Certificate<'static>> = parse_pem(pem).filter_map(certificate).collect();
+        if found.is_empty() {
+            return Err(TransportError::Authorities);
+        }
+        Ok(Self::with_roots(user_agent, timeouts, RootCerts::Specific(Arc::new(found))))
+    }
+
+    fn with_roots(user_agent: &str, timeouts: Timeouts, roots: RootCerts) -> Self {
         let agent = ureq::Agent::config_builder()
             .user_agent(user_agent)
             .http_status_as_error(false)
@@ -72,7 +115,7 @@ impl Client {
             .tls_config(
                 TlsConfig::builder()
                     .provider(TlsProvider::Rustls)
-                    .root_certs(root_certs())
+                    .root_certs(roots)
                     .unversioned_rustls_crypto_provider(crate::provider())
                     .build(),
             )
@@ -99,12 +142,7 @@ impl Client {
                     let location = header(response.headers(), &LOCATION).unwrap_or_default();
                     here = here.redirected(&location)?;
                 }
-                _ => {
-                    let retry_after = header(response.headers(), &RETRY_AFTER)
-                        .and_then(|seconds| seconds.parse().ok())
-                        .map(Duration::from_secs);
-                    return Err(TransportError::Status { url: here, status, retry_after });
-                }
+                _ => return Err(refused(&here, &response)),
             }
         }
         Err(TransportError::TooManyRedirects { url: url.clone(), limit: MAX_REDIRECTS })
@@ -127,11 +165,38 @@ impl Client {
         if let Some((offset, validator)) = request.resume {
             builder = builder.header(RANGE, format!("bytes={offset}-")).header(IF_RANGE, validator);
         }
+        for (name, value) in trace_headers(request.trace) {
+            builder = builder.header(name, value);
+        }
         if url.is_loopback() {
             // A proxy cannot reach this machine's loopback, and must not be asked to.
             builder = builder.config().proxy(None).build();
         }
         builder.call().map_err(|e| TransportError::from_ureq(url, e))
+    }
+
+    /// Posts a small document and returns the answer; follows no redirect, which for a POST could change what is asked.
+    ///
+    /// # Errors
+    /// Any status but 2xx; [`TransportError::TooLarge`] as soon as the answer is longer than allowed.
+    pub fn post(&self, url: &SafeUrl, post: &Post<'_>) -> Result<Vec<u8>, TransportError> {
+        let mut builder = self.agent.post(url.as_uri().clone()).header(CONTENT_TYPE, post.content_type);
+        if let Some(secret) = post.bearer {
+            builder = builder.header(AUTHORIZATION, format!("Bearer {secret}"));
+        }
+        for (name, value) in trace_headers(post.trace) {
+            builder = builder.header(name, value);
+        }
+        let mut builder = builder.config().timeout_global(Some(post.limit));
+        if url.is_loopback() {
+            builder = builder.proxy(None);
+        }
+        let response = builder.build().send(post.body).map_err(|e| TransportError::from_ureq(url, e))?;
+        if !response.status().is_success() {
+            return Err(refused(url, &response));
+        }
+        let status = response.status().as_u16();
+        Response { status, etag: None, url: url.clone(), body: response.into_body() }.read(post.max_answer)
     }
 
     /// Gets a small file whole.
@@ -173,6 +238,20 @@ impl Response {
 /// Describes an error met while reading a body from `url`.
 pub fn read_error(url: &SafeUrl, error: io::Error) -> TransportError {
     TransportError::from_ureq(url, ureq::Error::from(error))
+}
+
+/// The error that a status which is no success amounts to.
+fn refused(url: &SafeUrl, response: &http::Response<ureq::Body>) -> TransportError {
+    let retry_after =
+        header(response.headers(), &RETRY_AFTER).and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs);
+    TransportError::Status { url: url.clone(), status: response.status().as_u16(), retry_after }
+}
+
+fn trace_headers(trace: Option<&TraceContext>) -> impl Iterator<Item = (&'static str, String)> {
+    trace.into_iter().flat_map(|trace| {
+        let parent = trace.parent.child().to_string();
+        [(CORRELATION_HEADER, trace.correlation_id.to_string()), (TRACEPARENT_HEADER, parent)]
+    })
 }
 
 fn header(headers: &HeaderMap, name: &http::HeaderName) -> Option<String> {

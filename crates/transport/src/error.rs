@@ -16,6 +16,9 @@ pub enum TransportError {
         /// What was asked for.
         url: SafeUrl,
     },
+    /// A list of authorities to trust has none.
+    #[error("there is no certificate in the list of authorities (PEM is expected: -----BEGIN CERTIFICATE-----)")]
+    Authorities,
     /// No connection came about.
     #[error("{url}: no connection")]
     Unreachable {

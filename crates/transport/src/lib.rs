@@ -13,7 +13,7 @@ mod client;
 mod error;
 mod url;
 
-pub use client::{Client, Request, Response, Timeouts, read_error};
+pub use client::{Client, Post, Request, Response, Timeouts, read_error};
 pub use error::TransportError;
 pub use url::{SafeUrl, UrlError};
 
