@@ -1,0 +1,190 @@
+//! Flipped bits, broken pages, cut logs: what is found, and what is saved.
+
+use super::upkeep::go_on;
+use super::*;
+use proptest::prelude::*;
+
+fn read(path: &Path) -> Vec<u8> {
+    picket_durable::read_bounded(path, 1 << 30).unwrap()
+}
+
+fn put(path: &Path, bytes: &[u8]) {
+    picket_durable::write_atomic(path, bytes, 0o600).unwrap();
+}
+
+fn everything(bench: &Bench) -> Result<Vec<Row>> {
+    let reader = Reader::open(&bench.folder(), &bench.keyring)?;
+    let mut rows = Vec::new();
+    for table in Table::ALL {
+        rows.extend(reader.collect(table, &Range::default())?);
+    }
+    Ok(rows)
+}
+
+/// A store with rows in several tables, one of them longer than a page.
+fn mixed() -> (Bench, Vec<Row>) {
+    let bench = Bench::new();
+    let store = bench.open();
+    fill(&store, Table::Events, 0, 300);
+    fill(&store, Table::Metrics, 0, 40);
+    store.append_durable(Table::ConfigBackups, at(NOW_MS), vec![b'1'; 30_000]).unwrap();
+    store.close().unwrap();
+    let rows = everything(&bench).unwrap();
+    (bench, rows)
+}
+
+#[test]
+fn a_whole_store_is_called_whole_with_and_without_the_key() {
+    let (bench, rows) = mixed();
+    for key in [None, Some(&bench.keyring)] {
+        let report = verify(&bench.folder(), key, &mut go_on).unwrap();
+        assert_eq!((report.findings.len(), report.rows, report.opened), (0, rows.len() as u64, key.is_some()));
+    }
+    let other = Bench::new();
+    assert!(matches!(verify(&bench.folder(), Some(&other.keyring), &mut go_on), Err(StoreError::OtherDevice { .. })));
+}
+
+#[test]
+fn a_changed_row_is_named_with_its_table_and_what_was_forged_needs_the_key_to_show() {
+    let (bench, _) = mixed();
+    let connection = rusqlite::Connection::open(bench.database()).unwrap();
+    connection.execute("UPDATE events SET at=at+1 WHERE id=17", []).unwrap();
+    let (at, sealed): (i64, Vec<u8>) = connection
+        .query_row("SELECT at, sealed FROM metrics WHERE id=3", [], |row| Ok((row.get(0)?, row.get(1)?)))
+        .unwrap();
+    // A row put in the place of another, with a checksum that holds.
+    let forged = crate::table::digest(Table::Metrics, 9, at, &sealed);
+    connection
+        .execute("UPDATE metrics SET at=?1, sealed=?2, sha256=?3 WHERE id=9", (at, &sealed, &forged[..]))
+        .unwrap();
+    drop(connection);
+    let named = |key| {
+        let report = verify(&bench.folder(), key, &mut go_on).unwrap();
+        let rows = report.findings.iter().map(|finding| match finding {
+            Finding::Row { table, id, .. } => (*table, *id),
+            other => panic!("{other}"),
+        });
+        rows.collect::<Vec<_>>()
+    };
+    assert_eq!(named(None), [(Table::Events, 17)]);
+    assert_eq!(named(Some(&bench.keyring)), [(Table::Metrics, 9), (Table::Events, 17)]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, max_shrink_iters: 0, ..ProptestConfig::default() })]
+    #[test]
+    fn a_flipped_bit_anywhere_is_found_or_changes_nothing(at in any::<prop::sample::Index>(), bit in 0..8u8) {
+        use std::sync::OnceLock;
+        static WHOLE: OnceLock<(Bench, Vec<Row>, Vec<u8>)> = OnceLock::new();
+        let (bench, rows, bytes) = WHOLE.get_or_init(|| {
+            let (bench, rows) = mixed();
+            let bytes = read(&bench.database());
+            (bench, rows, bytes)
+        });
+        let mut flipped = bytes.clone();
+        let index = at.index(flipped.len());
+        flipped[index] ^= 1 << bit;
+        put(&bench.database(), &flipped);
+        let found = verify(&bench.folder(), Some(&bench.keyring), &mut go_on);
+        if found.is_ok_and(|report| report.is_whole()) {
+            prop_assert_eq!(&everything(bench).unwrap(), rows, "offset {}", index);
+        }
+        // And whatever was hit, all but the rows of one page come back.
+        put(&bench.database(), &flipped);
+        let report = recover(&bench.folder(), &bench.keyring, &mut go_on).unwrap();
+        prop_assert!(report.rows() + 20 >= rows.len() as u64, "offset {}: {:?}", index, report);
+        let saved = everything(bench).unwrap();
+        prop_assert!(saved.iter().all(|row| rows.contains(row)));
+        prop_assert!(verify(&bench.folder(), Some(&bench.keyring), &mut go_on).unwrap().is_whole());
+        for kept in report.kept {
+            std::fs::remove_file(kept).unwrap();
+        }
+    }
+}
+
+#[test]
+fn broken_pages_of_any_kind_cost_the_rows_on_them_and_no_others() {
+    let (bench, rows) = mixed();
+    let whole = read(&bench.database());
+    let pages = whole.len() / 4096;
+    for page in 0..pages {
+        let mut broken = whole.clone();
+        broken[page * 4096..(page + 1) * 4096].fill(0xa5);
+        put(&bench.database(), &broken);
+        let seen = verify(&bench.folder(), Some(&bench.keyring), &mut go_on).map(|report| report.is_whole());
+        let report = recover(&bench.folder(), &bench.keyring, &mut go_on).unwrap();
+        let saved = everything(&bench).unwrap();
+        assert!(saved.iter().all(|row| rows.contains(row)), "page {page}");
+        assert!(saved.len() + 12 >= rows.len(), "page {page}: {} of {}", saved.len(), rows.len());
+        assert!(saved.len() == rows.len() || !seen.unwrap_or(false), "page {page} lost rows unseen");
+        let lost: u64 = report.missing_rows();
+        assert!(lost <= (rows.len() - saved.len()) as u64);
+        assert_eq!(read(&report.kept[0]), broken, "the damaged file is as it was");
+        assert_eq!(report.rows(), saved.len() as u64);
+        std::fs::remove_file(&report.kept[0]).unwrap();
+    }
+}
+
+#[test]
+fn rows_lost_in_the_middle_are_reported_as_a_range() {
+    let bench = Bench::filled(500);
+    let mut bytes = read(&bench.database());
+    // The page of row 250: its payload is sealed, but its checksum is known.
+    let connection = rusqlite::Connection::open(bench.database()).unwrap();
+    let sha: Vec<u8> = connection.query_row("SELECT sha256 FROM events WHERE id=250", [], |row| row.get(0)).unwrap();
+    drop(connection);
+    let offset = bytes.windows(32).position(|window| window == sha).unwrap() / 4096 * 4096;
+    bytes[offset..offset + 4096].fill(0);
+    put(&bench.database(), &bytes);
+    let seen = verify(&bench.folder(), Some(&bench.keyring), &mut go_on).unwrap();
+    let unreadable = seen.findings.iter().find_map(|finding| match finding {
+        Finding::Unreadable { table: Table::Events, after: Some(after), before: Some(before) } => {
+            Some((*after, *before))
+        }
+        _ => None,
+    });
+    let report = recover(&bench.folder(), &bench.keyring, &mut go_on).unwrap();
+    let [range] = &report.missing[..] else { panic!("{report:?}") };
+    assert!(range.table == Table::Events && (range.first..=range.last).contains(&250));
+    assert_eq!(report.rows() + report.missing_rows(), 500);
+    assert_eq!(unreadable, Some((range.first - 1, range.last + 1)), "{seen:?}");
+}
+
+#[test]
+fn rows_that_are_only_in_the_log_are_salvaged_and_a_log_cut_anywhere_keeps_what_was_before_the_cut() {
+    let bench = Bench::new();
+    let store = bench.open();
+    fill(&store, Table::Events, 0, 600);
+    // As after a crash: a copy of the files while they are in use.
+    let (database, log) = (read(&bench.database()), read(&beside(&bench.database(), "-wal")));
+    store.close().unwrap();
+    assert!(log.len() > 100_000);
+    for cut in [log.len(), log.len() - 1, log.len() / 2, 5000, 40, 0] {
+        std::fs::remove_dir_all(bench.folder()).unwrap();
+        std::fs::create_dir(bench.folder()).unwrap();
+        put(&bench.database(), &database);
+        put(&beside(&bench.database(), "-wal"), &log[..cut]);
+        let salvaged = recover(&bench.folder(), &bench.keyring, &mut go_on).unwrap();
+        let rows = everything(&bench).unwrap();
+        assert_eq!(salvaged.rows(), rows.len() as u64);
+        // SQLite itself, from the same bytes, has the same rows.
+        std::fs::remove_file(bench.database()).unwrap();
+        put(&bench.database(), &database);
+        put(&beside(&bench.database(), "-wal"), &log[..cut]);
+        bench.open().close().unwrap();
+        assert_eq!(everything(&bench).unwrap(), rows, "cut at {cut}");
+        assert!(cut < log.len() || rows.len() == 600);
+    }
+}
+
+#[test]
+fn recovery_is_refused_while_the_store_is_in_use_and_with_another_devices_keys() {
+    let bench = Bench::new();
+    let store = bench.open();
+    fill(&store, Table::Events, 0, 5);
+    assert!(matches!(recover(&bench.folder(), &bench.keyring, &mut go_on), Err(StoreError::InUse { .. })));
+    store.close().unwrap();
+    let other = Bench::new();
+    assert!(matches!(recover(&bench.folder(), &other.keyring, &mut go_on), Err(StoreError::WrongKey(_))));
+    assert_eq!(everything(&bench).unwrap().len(), 5);
+}
