@@ -3,11 +3,16 @@
 use crate::exit_code::ExitCode;
 use picket_agent::BuildError;
 use picket_config::Problem;
+use picket_durable::LockError;
 use picket_installer::ApplyError;
 use picket_installer::uninstall::RemovalError;
 use picket_layout::{Layout, NoHome};
+use picket_outbox::OutboxError;
 use picket_release::ReleaseError;
+use picket_seal::{FileError, KeyError};
+use picket_sensor::SensorError;
 use picket_service::ServiceError;
+use picket_store::StoreError;
 use picket_telemetry::logs::LogError;
 use picket_transport::UrlError;
 use picket_update::EngineError;
@@ -63,6 +68,12 @@ pub(crate) enum CommandError {
     /// The agent of a system installation was started by hand, as root.
     #[error("the agent of a system installation runs as the user picket, not as root")]
     AgentAsRoot,
+    /// The sensor of a system installation was started by hand, as root.
+    #[error("the sensor of a system installation runs as the user picket-sensor, not as root")]
+    SensorAsRoot,
+    /// The sensor cannot start, or did not end in good order.
+    #[error(transparent)]
+    Sensor(#[from] SensorError),
     /// The installer failed.
     #[error(transparent)]
     Install(#[from] ApplyError),
@@ -84,6 +95,32 @@ pub(crate) enum CommandError {
     /// The vendor's side failed.
     #[error(transparent)]
     Release(#[from] ReleaseError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The keys cannot be used.
+    #[error(transparent)]
+    Keys(#[from] KeyError),
+    /// The queue of events failed.
+    #[error(transparent)]
+    Outbox(#[from] OutboxError),
+    /// What is kept is another user's.
+    #[error("{} belongs to another user", _0.display())]
+    NotOwner(std::path::PathBuf),
+    /// Something is there already that would be replaced.
+    #[error("{} exists; nothing was written", _0.display())]
+    Exists(std::path::PathBuf),
+    /// The agent does not answer.
+    #[error("the agent does not answer on {address}")]
+    AgentSilent {
+        /// Where it should.
+        address: std::net::SocketAddr,
+        /// What was said instead.
+        source: Box<picket_transport::TransportError>,
+    },
+    /// The agent did not take what it was given.
+    #[error("{0}")]
+    NotTaken(String),
     /// A file could not be read or written.
     #[error(transparent)]
     File(#[from] picket_durable::Error),
@@ -105,12 +142,17 @@ impl CommandError {
     /// The exit code: the one place that chooses.
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
-            Self::NeedsRoot(_) | Self::AgentAsRoot => ExitCode::NotPermitted,
+            Self::NeedsRoot(_) | Self::AgentAsRoot | Self::SensorAsRoot | Self::NotOwner(_) => ExitCode::NotPermitted,
+            Self::Store(error) => store_code(error),
+            Self::Keys(error) => key_code(error),
+            Self::Outbox(OutboxError::OtherKeys(_)) => ExitCode::Keys,
             Self::NotInstalled(_) | Self::Update(EngineError::NotInstalled(_)) => ExitCode::NotInstalled,
-            Self::Config(_) | Self::Releases(_) => ExitCode::Config,
+            Self::Config(_) | Self::Releases(_) | Self::Sensor(SensorError::Config(_)) => ExitCode::Config,
             Self::Usage(_) | Self::CannotAsk(_) => ExitCode::Usage,
-            Self::Update(EngineError::Busy(_)) | Self::Agent(BuildError::AlreadyRunning(_)) => ExitCode::Busy,
-            Self::NotReady(_) => ExitCode::Unhealthy,
+            Self::Update(EngineError::Busy(_))
+            | Self::Agent(BuildError::AlreadyRunning(_))
+            | Self::Outbox(OutboxError::Lock(LockError::Held { .. })) => ExitCode::Busy,
+            Self::NotReady(_) | Self::AgentSilent { .. } => ExitCode::Unhealthy,
             Self::Update(EngineError::Refused(_) | EngineError::NoPrevious) => ExitCode::NotTried,
             Self::Update(EngineError::Trust(error)) | Self::Trust(error) => {
                 if error.is_network_trouble() {
@@ -126,12 +168,16 @@ impl CommandError {
             | Self::NoServiceManager
             | Self::Log(_)
             | Self::Agent(_)
+            | Self::Sensor(_)
             | Self::Install(_)
             | Self::Uninstall(_)
             | Self::Service(_)
             | Self::Update(_)
             | Self::Archive(_)
             | Self::Release(_)
+            | Self::Outbox(_)
+            | Self::Exists(_)
+            | Self::NotTaken(_)
             | Self::File(_)
             | Self::System { .. } => ExitCode::Failure,
         }
@@ -152,11 +198,24 @@ impl CommandError {
             Self::NoServiceManager => {
                 Some("choose a folder with --prefix DIR; `picket service run` runs it there".to_owned())
             }
-            Self::AgentAsRoot => Some("`picket service start` starts it as it should be".to_owned()),
+            Self::AgentAsRoot | Self::SensorAsRoot => {
+                Some("`picket service start` starts it as it should be".to_owned())
+            }
+            Self::NotOwner(_) => {
+                Some("run it with sudo, or name another installation with --user or --prefix DIR".to_owned())
+            }
+            Self::Exists(_) => Some("give another name, or --force to replace it".to_owned()),
+            Self::Store(error) => store_hint(error),
+            Self::Outbox(OutboxError::NotYet(_)) => {
+                Some("it may still do so; `picket cache status` shows what became of it".to_owned())
+            }
             Self::CannotAsk(_) => Some("say --yes if you mean it".to_owned()),
             Self::UpdaterGone => {
                 Some("`picket update status` says what runs now; the log of the updater says why it ended".to_owned())
             }
+            Self::AgentSilent { .. } => Some(
+                "start it with `picket service start`; `picket doctor` says if another program has its port".to_owned(),
+            ),
             Self::NotReady(_) => Some("`picket service logs` and `picket doctor` show why".to_owned()),
             Self::Leftovers(_) => Some("look at it, and remove it by hand if it is not yours".to_owned()),
             Self::Update(error) => error.hint(),
@@ -181,6 +240,50 @@ impl CommandError {
     pub(crate) fn require_installed(layout: &Layout) -> Result<(), Self> {
         let link = layout.current_link();
         if std::fs::symlink_metadata(&link).is_ok() { Ok(()) } else { Err(Self::NotInstalled(link)) }
+    }
+}
+
+fn store_code(error: &StoreError) -> ExitCode {
+    match error {
+        StoreError::InUse { .. } => ExitCode::Busy,
+        StoreError::Key(error) => key_code(error),
+        StoreError::BadBackup { .. } => ExitCode::Damaged,
+        StoreError::SealedFile { source, .. } => match &**source {
+            FileError::OtherDevice(_) | FileError::UnknownKey(_) => ExitCode::Keys,
+            FileError::Form | FileError::Damaged(_) | FileError::TooLong => ExitCode::Damaged,
+            FileError::Io(_) | FileError::Random => ExitCode::Failure,
+        },
+        error if error.is_key_trouble() => ExitCode::Keys,
+        error if error.is_damage() => ExitCode::Damaged,
+        _ => ExitCode::Failure,
+    }
+}
+
+fn key_code(error: &KeyError) -> ExitCode {
+    match error {
+        KeyError::Missing(_) | KeyError::Malformed { .. } | KeyError::OtherDevice(_) | KeyError::Exposed { .. } => {
+            ExitCode::Keys
+        }
+        KeyError::Exists(_) | KeyError::Io(_) | KeyError::Random | KeyError::Active(_) => ExitCode::Failure,
+    }
+}
+
+/// Most errors of the store say themselves what to do.
+fn store_hint(error: &StoreError) -> Option<String> {
+    match error {
+        StoreError::SealedFile { source, .. } => match &**source {
+            FileError::OtherDevice(_) | FileError::UnknownKey(_) => {
+                Some("name the key file that it was sealed with: --key FILE".to_owned())
+            }
+            FileError::Form | FileError::Damaged(_) => {
+                Some("nothing was changed; take another copy of the backup".to_owned())
+            }
+            _ => None,
+        },
+        StoreError::Sqlite { .. } if error.is_damage() => {
+            Some("`picket data verify` names the damage, `picket data recover` saves what is intact".to_owned())
+        }
+        _ => None,
     }
 }
 

@@ -22,6 +22,10 @@ pub enum ExitCode {
     Unhealthy = 6,
     /// A document needs more signatures before it can be published.
     NeedsSignatures = 7,
+    /// What is kept on the machine is damaged.
+    Damaged = 8,
+    /// The key file is missing, or does not open what is sealed.
+    Keys = 9,
     /// The update was tried and rolled back; the old version runs.
     RolledBack = 20,
     /// The update was not tried.
@@ -38,7 +42,7 @@ pub enum ExitCode {
 
 impl ExitCode {
     /// Every code with its meaning, for the manual.
-    pub(crate) const ALL: [(Self, &'static str); 14] = [
+    pub(crate) const ALL: [(Self, &'static str); 16] = [
         (Self::Success, "it is done, or there was nothing to do"),
         (Self::Failure, "it failed for a reason that has no number of its own"),
         (Self::Usage, "the command line is wrong"),
@@ -47,6 +51,8 @@ impl ExitCode {
         (Self::Busy, "another process of Picket is at it"),
         (Self::Unhealthy, "a check found something wrong"),
         (Self::NeedsSignatures, "a document needs more signatures before it can be published"),
+        (Self::Damaged, "what is kept on the machine, or a backup of it, is damaged"),
+        (Self::Keys, "the key file is missing, or does not open what is sealed"),
         (Self::RolledBack, "the update was tried and rolled back; the old version runs"),
         (Self::NotTried, "the update was not tried"),
         (Self::Interrupted, "the update was interrupted; the old version runs"),

@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use std::error::Error;
 use std::fmt::Display;
-use std::io::Write;
+use std::io::{IsTerminal as _, Write};
 use std::time::Duration;
 
 const BOLD: Style = Style::new().bold();
@@ -61,6 +61,13 @@ impl Output {
     pub(crate) fn raw(self, text: impl Display) {
         print!("{text}");
         let _ = std::io::stdout().flush();
+    }
+
+    /// Where results of any length are written, as bytes. On a terminal, control characters are replaced: what is
+    /// exported holds words of strangers, and a terminal obeys them.
+    pub(crate) fn stream(self) -> impl Write {
+        let stdout = std::io::stdout();
+        Stream { tame: stdout.is_terminal(), inner: stdout }
     }
 
     /// A result as pretty JSON.
@@ -139,6 +146,32 @@ impl Output {
     }
 }
 
+/// Standard output, as bytes.
+struct Stream {
+    inner: std::io::Stdout,
+    tame: bool,
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if !self.tame {
+            return self.inner.write(bytes);
+        }
+        let tame: Vec<u8> = bytes.iter().map(|byte| if is_tame(*byte) { *byte } else { b'?' }).collect();
+        self.inner.write(&tame)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+/// Whether a terminal only shows this byte. The two-byte forms of the C1 controls (U+0080 to U+009F) begin with 0xC2 like
+/// other characters; terminals in UTF-8 mode ignore them or show them.
+fn is_tame(byte: u8) -> bool {
+    matches!(byte, b'\n' | b'\t') || (byte >= 0x20 && byte != 0x7f)
+}
+
 /// A line that changes.
 pub(crate) struct Bar {
     bar: ProgressBar,
@@ -150,6 +183,17 @@ impl Bar {
         let style = ProgressStyle::with_template("  {bar:30} {bytes} of {total_bytes} ({bytes_per_sec})");
         self.bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         self.bar.set_length(total);
+        self.bar.set_position(done);
+    }
+
+    /// Shows a count of things, `what` they are: `rows`. Without a total, the count alone.
+    pub(crate) fn count(&self, done: u64, total: Option<u64>, what: &str) {
+        let template = match total {
+            Some(_) => format!("  {{bar:30}} {{human_pos}} of {{human_len}} {what} (about {{eta}} left)"),
+            None => format!("  {{spinner}} {{human_pos}} {what}"),
+        };
+        self.bar.set_style(ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+        self.bar.set_length(total.unwrap_or(0));
         self.bar.set_position(done);
     }
 
@@ -176,5 +220,16 @@ pub(crate) fn human(duration: Duration) -> String {
         60..=3599 => format!("{} min {} s", seconds / 60, seconds % 60),
         3600..=86_399 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
         _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_gets_text_and_no_orders() {
+        let shown: Vec<u8> = "a\tb\n\u{1b}[2Jü\r\u{7f}".bytes().filter(|byte| is_tame(*byte)).collect();
+        assert_eq!(String::from_utf8(shown).unwrap(), "a\tb\n[2Jü");
     }
 }

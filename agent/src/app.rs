@@ -1,18 +1,24 @@
 //! The agent's life: `Config → build() → App → spawn() → drain on signal`.
 //!
-//! Three threads do the work. The *main* one runs the event loop: the metrics server, the watchdog's heartbeat, the
+//! Four threads do the work. The *main* one runs the event loop: the metrics server, the watchdog's heartbeat, the
 //! updater's published status. The *health* thread has a runtime of its own and serves `/livez`, `/readyz` and
-//! `/health`, so that they answer when the main loop is stuck. The *collect* thread measures the machine and may block
-//! on a dead disk without anybody waiting for it.
+//! `/health`, so that they answer when the main loop is stuck. The *collect* thread measures the machine; the *disks*
+//! thread measures file systems, and may block on a dead one without anybody waiting for it.
 
 use crate::checks;
-use crate::collect::{self, Latest, SystemFacts};
-use crate::config::Config;
+use crate::collect::{Latest, Pace, Plan};
+use crate::config::{Config, ProcessLog};
 use crate::identity;
-use crate::local_api::{HealthApi, MetricsApi, Readiness, Server, told_to_stop};
+use crate::local_api::{
+    HealthApi, LedgerCollector, MetricsApi, Readiness, RecordsApi, Server, SystemCollector, correlation_header,
+    told_to_stop,
+};
 use crate::notify;
+use crate::reload::{Load, Loaded};
+use crate::update_watch::watch_update_status;
+use crate::watchdog::Watch;
+use crate::works::{Shared, Works};
 use picket_durable::{Lock, LockError};
-use picket_protocol::update_status::{UPDATE_STATUS_MAX_BYTES, UpdateOutcome, UpdateStatus};
 use picket_telemetry::{Finding, Health, Metrics};
 use std::path::Path;
 use std::sync::Arc;
@@ -26,10 +32,6 @@ use tokio::sync::watch;
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How old the last turn may be: ten missed ones are no hiccup of a busy machine.
 const HEARTBEAT_LIMIT: Duration = Duration::from_secs(10);
-/// How often the updater's published status is read.
-const UPDATE_STATUS_INTERVAL: Duration = Duration::from_secs(30);
-/// From how many days before its expiry the release metadata warns.
-const TRUST_WARN_DAYS: i64 = 14;
 
 /// Why the agent cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -50,10 +52,14 @@ pub enum BuildError {
 
 /// An agent that is built and holds its lock, but does nothing yet.
 pub struct App {
-    config: Config,
+    loaded: Loaded,
+    load: Load,
+    log: ProcessLog,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
     latest: Latest,
+    pace: Pace,
+    budget: Arc<Watch>,
     started: Instant,
     _lock: Lock,
 }
@@ -65,6 +71,7 @@ pub struct Running {
     stop: watch::Sender<bool>,
     readiness: Readiness,
     health_thread: JoinHandle<()>,
+    works: Works,
 }
 
 impl App {
@@ -72,7 +79,7 @@ impl App {
     ///
     /// # Errors
     /// See [`BuildError`]. Nothing here looks at the network.
-    pub fn build(config: Config) -> Result<Self, BuildError> {
+    pub fn build(loaded: Loaded, load: Load, log: ProcessLog) -> Result<Self, BuildError> {
         #[cfg(feature = "faults")]
         match crate::fault::built_in() {
             Some(crate::fault::Fault::Crash) => {
@@ -83,43 +90,69 @@ impl App {
             Some(crate::fault::Fault::Hang) => crate::fault::stand_still(),
             _ => {}
         }
+        let mut loaded = loaded;
+        let config = &loaded.config;
+        // An installation has made it; in a folder of one's own the agent needs no installation.
+        picket_durable::create_dir(&config.state_dir, 0o700)?;
         let lock = Lock::acquire(&config.lock).map_err(|error| match error {
             LockError::Held { .. } => BuildError::AlreadyRunning(error),
             LockError::Io { .. } => BuildError::Lock(error),
         })?;
-        note_state_format(&config)?;
+        note_state_format(config)?;
+        let device_id = if config.device_id.is_empty() { agent_id() } else { config.device_id.clone() };
+        name(&mut loaded.config, &device_id);
+        // Whoever reads the configuration anew finds the same name in it: it changes at the next start only.
+        let load: Load = Arc::new(move || {
+            load().map(|mut loaded| {
+                name(&mut loaded.config, &device_id);
+                loaded
+            })
+        });
+        let config = &loaded.config;
         let app = Self {
             health: Arc::new(Health::default()),
             metrics: Arc::new(Metrics::new(&config.metrics.namespace)),
             latest: Latest::default(),
+            pace: Pace::new(Plan {
+                settings: config.collect.clone(),
+                default_interval: config.collection_interval,
+                state_dir: config.state_dir.clone(),
+            }),
+            budget: Arc::new(Watch::new(config.limits.clone())),
             started: Instant::now(),
-            config,
+            loaded,
+            load,
+            log,
             _lock: lock,
         };
         app.register();
         Ok(app)
     }
 
+    fn config(&self) -> &Config {
+        &self.loaded.config
+    }
+
+    fn correlation(&self) -> axum::http::HeaderName {
+        correlation_header(&self.config().correlation_header)
+    }
+
     fn register(&self) {
-        let config = match self.config.config_warnings.as_slice() {
-            [] => Finding::pass("every key is known and valid"),
-            [one] => Finding::warn(one.clone()),
-            [first, rest @ ..] => Finding::warn(format!("{first} (and {} more; see picket config check)", rest.len())),
-        };
-        self.health.set(checks::CONFIG, config);
-        let (latest, interval, started) = (self.latest.clone(), self.config.collection_interval, self.started);
-        self.health.probe(checks::COLLECTOR, move || collector_finding(&latest, interval, started));
+        self.health.set(checks::CONFIG, checks::config_finding(&self.config().config_warnings));
+        let (latest, pace, started) = (self.latest.clone(), self.pace.clone(), self.started);
+        self.health.probe(checks::COLLECTOR, move || collector_finding(&latest, &pace, started));
 
         let up = prometheus_client::metrics::family::Family::<
             [(&'static str, String); 1],
             prometheus_client::metrics::gauge::Gauge,
         >::default();
-        up.get_or_create(&[("version", self.config.build.version.to_string())]).set(1);
+        up.get_or_create(&[("version", self.config().build.version.to_string())]).set(1);
         self.metrics.register("up", "1 while the agent runs, with its version", up);
         let start_time: prometheus_client::metrics::gauge::Gauge = prometheus_client::metrics::gauge::Gauge::default();
         start_time.set(jiff::Timestamp::now().as_second());
         self.metrics.register("start_time_seconds", "When the process started, in seconds since 1970", start_time);
-        self.metrics.register_collector(crate::local_api::SystemCollector { latest: self.latest.clone() });
+        let degradation = self.budget.degradation();
+        self.metrics.register_collector(SystemCollector { latest: self.latest.clone(), degradation });
     }
 
     /// Starts the threads and servers. Returns once the service manager has been told that the agent serves.
@@ -132,41 +165,37 @@ impl App {
         let (stop, stopped) = watch::channel(false);
         let readiness = Readiness::default();
         let api = HealthApi {
-            build: self.config.build.clone(),
-            agent_id: identity::agent_id(Path::new("/etc/machine-id")),
+            build: self.config().build.clone(),
+            agent_id: agent_id(),
             started: self.started,
             health: Arc::clone(&self.health),
             readiness: readiness.clone(),
         };
-        self.spawn_collector()?;
+        let shared = Shared {
+            health: Arc::clone(&self.health),
+            metrics: Arc::clone(&self.metrics),
+            latest: self.latest.clone(),
+            pace: self.pace.clone(),
+            budget: Arc::clone(&self.budget),
+            started: self.started,
+        };
+        let works = Works::start(&shared, &self.loaded, Arc::clone(&self.load), &self.log)?;
         let (bound, is_bound) = std::sync::mpsc::sync_channel(1);
         let health_thread = self.spawn_health(api.clone(), stopped.clone(), bound)?;
-        self.spawn_main(&runtime, api, &stopped);
+        self.spawn_main(&runtime, api, &works, &stopped);
 
         readiness.ready();
         // A second is far more than a free port takes; a held one must not keep the agent from starting.
         let health_serves = is_bound.recv_timeout(Duration::from_secs(1)).is_ok();
-        let address = self.config.health.listen.get();
+        let address = self.config().health.listen.get();
         let status = if health_serves {
             format!("health on http://{address}/health")
         } else {
             "degraded: the health port is held".to_owned()
         };
-        tracing::info!(version = %self.config.build.version, health = %address, metrics = %self.config.metrics.listen.get(), "the agent serves");
+        tracing::info!(version = %self.config().build.version, health = %address, metrics = %self.config().metrics.listen.get(), "the agent serves");
         notify::ready(&status);
-        Ok(Running { runtime, app: self, stop, readiness, health_thread })
-    }
-
-    fn spawn_collector(&self) -> Result<(), BuildError> {
-        let (latest, interval, health) =
-            (self.latest.clone(), self.config.collection_interval, Arc::clone(&self.health));
-        std::thread::Builder::new()
-            .name("picket-collect".to_owned())
-            .spawn(move || {
-                collect::run(&latest, interval, |sample| health.set(checks::DISK_SPACE, sample.disk_finding()));
-            })
-            .map_err(BuildError::Runtime)?;
-        Ok(())
+        Ok(Running { runtime, app: self, stop, readiness, health_thread, works })
     }
 
     fn spawn_health(
@@ -175,10 +204,15 @@ impl App {
         stopped: watch::Receiver<bool>,
         bound: std::sync::mpsc::SyncSender<()>,
     ) -> Result<JoinHandle<()>, BuildError> {
-        let server = Server { name: "health", address: self.config.health.listen.get(), router: api.router() };
+        let server = Server {
+            name: "health",
+            address: self.config().health.listen.get(),
+            router: api.router(),
+            correlation: self.correlation(),
+        };
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(BuildError::Runtime)?;
-        let drain_limit = self.config.drain_limit;
+        let drain_limit = self.config().drain_limit;
         std::thread::Builder::new()
             .name("picket-health".to_owned())
             .spawn(move || {
@@ -202,19 +236,28 @@ impl App {
             .map_err(BuildError::Runtime)
     }
 
-    fn spawn_main(&self, runtime: &tokio::runtime::Runtime, api: HealthApi, stopped: &watch::Receiver<bool>) {
+    fn spawn_main(
+        &self,
+        runtime: &tokio::runtime::Runtime,
+        api: HealthApi,
+        works: &Works,
+        stopped: &watch::Receiver<bool>,
+    ) {
         let metrics = MetricsApi {
             metrics: Arc::clone(&self.metrics),
             latest: self.latest.clone(),
-            facts: Arc::new(SystemFacts::gather()),
-            agent_version: self.config.build.version.to_string(),
+            agent_version: self.config().build.version.to_string(),
         };
+        let records = RecordsApi { kept: Arc::clone(&works.kept), monitoring: Arc::clone(&works.monitoring) };
+        let ledger = LedgerCollector { kept: Arc::clone(&works.kept), pipeline: works.pipeline.clone() };
+        self.metrics.register_collector(ledger);
         let server = Server {
             name: "metrics",
-            address: self.config.metrics.listen.get(),
-            router: metrics.router().merge(api.health_route()),
+            address: self.config().metrics.listen.get(),
+            router: metrics.router().merge(records.router()).merge(api.health_route()),
+            correlation: self.correlation(),
         };
-        let (health, drain_limit, stop) = (Arc::clone(&self.health), self.config.drain_limit, stopped.clone());
+        let (health, drain_limit, stop) = (Arc::clone(&self.health), self.config().drain_limit, stopped.clone());
         runtime.spawn(async move {
             let bound = server.bind_with_patience(|failure| match failure {
                 Some(error) => health.set(checks::METRICS_SERVER, Finding::warn(error.to_string())),
@@ -223,7 +266,7 @@ impl App {
             bound.await.serve(stop, drain_limit).await;
         });
         runtime.spawn(heartbeat(&self.health));
-        runtime.spawn(watch_update_status(Arc::clone(&self.health), self.config.update_status.clone()));
+        runtime.spawn(watch_update_status(Arc::clone(&self.health), self.config().update_status.clone()));
     }
 }
 
@@ -233,7 +276,7 @@ impl Running {
     /// # Errors
     /// Only when signals cannot be listened for.
     pub fn run_until_signal(self) -> Result<(), BuildError> {
-        let Self { runtime, app, stop, readiness, health_thread } = self;
+        let Self { runtime, app, stop, readiness, health_thread, works } = self;
         #[cfg(feature = "faults")]
         match crate::fault::built_in() {
             Some(crate::fault::Fault::Stuck) => runtime.block_on(async { crate::fault::stand_still() }),
@@ -248,41 +291,61 @@ impl Running {
         let reason = runtime.block_on(async {
             let mut terminate = signal(SignalKind::terminate())?;
             let mut interrupt = signal(SignalKind::interrupt())?;
-            Ok(tokio::select! {
-                _ = terminate.recv() => "SIGTERM",
-                _ = interrupt.recv() => "SIGINT",
-            })
+            let mut hang_up = signal(SignalKind::hangup())?;
+            loop {
+                tokio::select! {
+                    _ = terminate.recv() => return Ok("SIGTERM"),
+                    _ = interrupt.recv() => return Ok("SIGINT"),
+                    _ = hang_up.recv() => works.reload(),
+                }
+            }
         });
         let reason = reason.map_err(BuildError::Runtime)?;
-        tracing::info!(reason, limit = ?app.config.drain_limit, "draining");
+        let drain_limit = app.loaded.config.drain_limit;
+        tracing::info!(reason, limit = ?drain_limit, "draining");
         notify::stopping();
         readiness.draining();
         let began = Instant::now();
         let _ = stop.send(true);
+        works.stop(drain_limit);
         // The health thread ends when its own requests have; the main runtime's tasks get what is left of the limit.
         let _ = health_thread.join();
-        runtime.shutdown_timeout(app.config.drain_limit.saturating_sub(began.elapsed()));
+        runtime.shutdown_timeout(drain_limit.saturating_sub(began.elapsed()));
         tracing::info!(took = ?began.elapsed(), "stopped");
         Ok(())
     }
 }
 
-/// Notes which state format this version writes, for the updater of any version to read.
-fn note_state_format(config: &Config) -> Result<(), picket_durable::Error> {
-    let text = format!("{}\n", config.build.state_format.writes);
-    let present = picket_durable::read_if_present(&config.state_format, 64)?;
-    if present.as_deref() == Some(text.as_bytes()) {
-        return Ok(());
-    }
-    picket_durable::write_atomic(&config.state_format, text.as_bytes(), 0o644)
+/// Gives a configuration the name that the agent started with.
+fn name(config: &mut Config, device_id: &str) {
+    device_id.clone_into(&mut config.device_id);
+    device_id.clone_into(&mut config.monitor.device_id);
 }
 
-fn collector_finding(latest: &Latest, interval: picket_config::Interval, started: Instant) -> Finding {
+/// The agent's identity on a machine that no hub has named yet.
+fn agent_id() -> String {
+    identity::agent_id(Path::new("/etc/machine-id"))
+}
+
+/// Notes which state format this version writes, for the updater of any version to read.
+///
+/// A higher number stays: after a rollback the state is still in the newer version's form.
+fn note_state_format(config: &Config) -> Result<(), picket_durable::Error> {
+    let writes = config.build.state_format.writes;
+    let present = picket_durable::read_if_present(&config.state_format, 64)?;
+    let present = present.and_then(|bytes| String::from_utf8(bytes).ok()?.trim().parse::<u32>().ok());
+    if present.is_some_and(|present| present >= writes) {
+        return Ok(());
+    }
+    picket_durable::write_atomic(&config.state_format, format!("{writes}\n").as_bytes(), 0o644)
+}
+
+fn collector_finding(latest: &Latest, pace: &Pace, started: Instant) -> Finding {
     #[cfg(feature = "faults")]
     if crate::fault::built_in() == Some(crate::fault::Fault::Unhealthy) {
         return Finding::fail("this build was made to be unhealthy (PICKET_BUILD_FAULT)");
     }
-    latest.finding(interval, started)
+    latest.finding(|group| pace.interval(group), started)
 }
 
 /// Turns with the main loop: feeds the watchdog, and lets the health thread see how long the last turn is ago.
@@ -309,88 +372,5 @@ fn heartbeat(health: &Health) -> impl Future<Output = ()> + use<> {
             }
             tokio::time::sleep(turn).await;
         }
-    }
-}
-
-/// Turns the updater's published status into health checks.
-async fn watch_update_status(health: Arc<Health>, path: std::path::PathBuf) {
-    loop {
-        if let Some(status) = read_update_status(&path) {
-            for (spec, finding) in update_findings(&status, jiff::Timestamp::now()) {
-                health.set(spec, finding);
-            }
-        }
-        tokio::time::sleep(UPDATE_STATUS_INTERVAL).await;
-    }
-}
-
-fn read_update_status(path: &Path) -> Option<UpdateStatus> {
-    let bytes = picket_durable::read_if_present(path, UPDATE_STATUS_MAX_BYTES).ok()??;
-    serde_json::from_slice(&bytes).ok()
-}
-
-/// What the updater's status means for the agent's health.
-fn update_findings(status: &UpdateStatus, now: jiff::Timestamp) -> Vec<(picket_telemetry::CheckSpec, Finding)> {
-    let mut findings = Vec::new();
-    if let Some(last) = &status.last {
-        let text = format!("{} to {}: {}", last.from, last.to, last.reason);
-        let finding = match last.outcome {
-            UpdateOutcome::Committed => Finding::pass(text),
-            UpdateOutcome::RolledBack | UpdateOutcome::Refused | UpdateOutcome::Interrupted => Finding::warn(text),
-        };
-        findings.push((checks::LAST_UPDATE, finding));
-    }
-    if let Some(trust) = &status.trust {
-        let (role, expires) = trust.first();
-        let days = expires.duration_since(now).as_secs() / 86_400;
-        // The timestamp lives for two weeks by design and is renewed every day; it warns when it was not.
-        let limit = if matches!(role, "timestamp" | "snapshot") { 3 } else { TRUST_WARN_DAYS };
-        let finding = if expires < now {
-            Finding::warn(format!("the release {role} metadata expired on {expires}; updates wait, the agent does not"))
-        } else if days < limit {
-            Finding::warn(format!("the release {role} metadata expires in {days} days"))
-        } else {
-            Finding::pass(format!("the release {role} metadata is valid until {expires}"))
-        };
-        findings.push((checks::UPDATE_TRUST, finding.figure("expires_in_days", days)));
-    }
-    findings
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use picket_protocol::CheckStatus;
-    use picket_protocol::update_status::TrustExpiry;
-
-    #[test]
-    fn expired_release_metadata_warns_and_never_fails() {
-        let now: jiff::Timestamp = "2026-11-21T00:00:00Z".parse().unwrap();
-        let finding = |root: &str| {
-            let status = UpdateStatus {
-                schema: 1,
-                at: now,
-                current: None,
-                previous: None,
-                running: None,
-                last: None,
-                available: None,
-                last_check: None,
-                trust: Some(TrustExpiry {
-                    root: root.parse().unwrap(),
-                    targets: None,
-                    snapshot: None,
-                    timestamp: None,
-                }),
-                pinned: None,
-                held: vec![],
-            };
-            update_findings(&status, now).remove(0).1
-        };
-        assert_eq!(finding("2027-11-21T00:00:00Z").status, CheckStatus::Pass);
-        assert_eq!(finding("2026-11-30T00:00:00Z").status, CheckStatus::Warn);
-        let expired = finding("2026-11-20T00:00:00Z");
-        assert_eq!(expired.status, CheckStatus::Warn);
-        assert!(expired.message.contains("updates wait"), "{}", expired.message);
     }
 }

@@ -1,7 +1,7 @@
 //! The health checks of the agent, each declared once.
 
 use picket_protocol::{CheckScope, Severity};
-use picket_telemetry::CheckSpec;
+use picket_telemetry::{CheckSpec, Finding};
 
 /// The configuration was read, and every key in it means something.
 pub(crate) const CONFIG: CheckSpec =
@@ -38,3 +38,33 @@ pub(crate) const UPDATE_TRUST: CheckSpec = CheckSpec {
     severity: Severity::Medium,
     scope: CheckScope::External,
 };
+
+/// The agent keeps to its budget of the machine. Not the version's fault alone: a first scan of a large machine is
+/// work, too, and must not convict an update.
+pub(crate) const RESOURCES: CheckSpec =
+    CheckSpec { code: "resources", title: "Own resources", severity: Severity::Medium, scope: CheckScope::External };
+
+/// Rows can be kept in the sealed store.
+pub(crate) const STORE: CheckSpec =
+    CheckSpec { code: "store", title: "Store", severity: Severity::High, scope: CheckScope::Local };
+
+/// Events can be kept, and their books add up.
+pub(crate) const OUTBOX: CheckSpec =
+    CheckSpec { code: "outbox", title: "Event queue", severity: Severity::High, scope: CheckScope::Local };
+
+/// How much is seen of files. What is not seen for want of privilege is not the version's fault.
+pub(crate) const FILES: CheckSpec =
+    CheckSpec { code: "files", title: "File events", severity: Severity::Medium, scope: CheckScope::External };
+
+/// How much is seen of connections.
+pub(crate) const NETWORK: CheckSpec =
+    CheckSpec { code: "network", title: "Network events", severity: Severity::Medium, scope: CheckScope::External };
+
+/// The finding of [`CONFIG`]: keys that nobody declared are warnings.
+pub(crate) fn config_finding(warnings: &[String]) -> Finding {
+    match warnings {
+        [] => Finding::pass("every key is known and valid"),
+        [one] => Finding::warn(one.clone()),
+        [first, rest @ ..] => Finding::warn(format!("{first} (and {} more; see picket config check)", rest.len())),
+    }
+}

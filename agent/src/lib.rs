@@ -6,15 +6,29 @@
 
 pub mod app;
 mod checks;
-mod collect;
+pub mod collect;
 pub mod config;
+mod events;
 #[cfg(feature = "faults")]
 mod fault;
 mod identity;
+mod keep;
 mod local_api;
+mod monitoring;
 mod notify;
 mod port_holder;
+pub mod reload;
+mod update_watch;
+mod watch;
+pub mod watchdog;
+mod works;
 
 pub use app::{App, BuildError, Running};
-pub use config::{Config, HealthSettings, MetricsSettings};
+pub use collect::CollectSettings;
+pub use config::{
+    Config, HealthSettings, KeepConfig, ListenerSlot, MetricsSettings, MonitorConfig, ProcessLog, SensorLink,
+    WatchConfig,
+};
+pub use events::{EventSettings, SinkKind};
 pub use port_holder::PortHolder;
+pub use watchdog::LimitSettings;

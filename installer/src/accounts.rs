@@ -1,10 +1,10 @@
-//! The service user: whether it is there, and how to make and remove it.
+//! The users that the agent and the sensor run as: whether they are there, and how to make and remove them.
 //!
 //! Users are made with the system's own tool, which knows about `/etc/login.defs`, sub-ids and NIS: shadow's `useradd`
 //! on most distributions, busybox' `adduser` on small ones.
 
 use nix::unistd::{Group, User};
-use picket_layout::{Account, Layout, Owner, SERVICE_USER};
+use picket_layout::{Account, Layout, Owner, SENSOR_USER, SERVICE_USER};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -15,6 +15,8 @@ pub struct Accounts {
     pub root: (u32, u32),
     /// The service user; `None` while it does not exist.
     pub service: Option<(u32, u32)>,
+    /// The sensor's user; `None` while it does not exist.
+    pub sensor: Option<(u32, u32)>,
 }
 
 /// The service user could not be made or removed.
@@ -38,12 +40,14 @@ impl Accounts {
     pub fn of(layout: &Layout) -> Self {
         let caller = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         if !layout.has_service_user() {
-            return Self { root: caller, service: Some(caller) };
+            return Self { root: caller, service: Some(caller), sensor: Some(caller) };
         }
-        let user = User::from_name(SERVICE_USER).ok().flatten();
         let group = Group::from_name(SERVICE_USER).ok().flatten();
-        let service = user.zip(group).map(|(user, group)| (user.uid.as_raw(), group.gid.as_raw()));
-        Self { root: (0, 0), service }
+        let numbers = |name| {
+            let user = User::from_name(name).ok().flatten();
+            user.zip(group.as_ref()).map(|(user, group)| (user.uid.as_raw(), group.gid.as_raw()))
+        };
+        Self { root: (0, 0), service: numbers(SERVICE_USER), sensor: numbers(SENSOR_USER) }
     }
 
     /// The user and group numbers of `owner`; `None` while the service user does not exist.
@@ -51,40 +55,41 @@ impl Accounts {
         let pick = |account| match account {
             Account::Root => Some(self.root),
             Account::Service => self.service,
+            Account::Sensor => self.sensor,
         };
         Some((pick(owner.user)?.0, pick(owner.group)?.1))
     }
 }
 
-/// Makes the service user, with a group of its own, no password, no shell and no home.
-pub fn create_service_user() -> Result<(), AccountError> {
+/// Makes one of our users, with no password, no shell and no home. All are of the service user's group, which is made
+/// with the first of them.
+pub fn create_user(name: &str) -> Result<(), AccountError> {
     let shell = ["/usr/sbin/nologin", "/sbin/nologin"].into_iter().find(|path| Path::new(path).exists());
     let shell = shell.unwrap_or("/bin/false");
+    // A group that is there already, from the other user or an interrupted attempt, is used.
+    let has_group = Group::from_name(SERVICE_USER).ok().flatten().is_some();
+    let comment = if name == SENSOR_USER { "Picket sensor" } else { "Picket agent" };
     if let Some(useradd) = tool("useradd") {
-        let mut arguments = vec!["--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent"];
-        arguments.extend(["--comment", "Picket agent", "--shell", shell, SERVICE_USER]);
-        // A group that is there already, from an interrupted attempt, is used.
-        if Group::from_name(SERVICE_USER).ok().flatten().is_some() {
-            arguments.retain(|argument| *argument != "--user-group");
-            arguments.splice(0..0, ["--gid", SERVICE_USER]);
-        }
-        return run(useradd, &arguments);
+        let group = if has_group { ["--gid", SERVICE_USER].as_slice() } else { &["--user-group"] };
+        let rest = ["--system", "--no-create-home", "--home-dir", "/nonexistent", "--comment", comment];
+        return run(useradd, &[group, &rest, &["--shell", shell, name]].concat());
     }
     let adduser = tool("adduser").ok_or(AccountError::NoTool("make"))?;
-    if let Some(addgroup) = tool("addgroup").filter(|_| Group::from_name(SERVICE_USER).ok().flatten().is_none()) {
+    if let Some(addgroup) = tool("addgroup").filter(|_| !has_group) {
         run(addgroup, &["-S", SERVICE_USER])?;
     }
-    run(adduser, &["-S", "-D", "-H", "-h", "/nonexistent", "-s", shell, "-G", SERVICE_USER, SERVICE_USER])
+    run(adduser, &["-S", "-D", "-H", "-h", "/nonexistent", "-s", shell, "-G", SERVICE_USER, name])
 }
 
-/// Removes the service user and its group.
-pub fn remove_service_user() -> Result<(), AccountError> {
-    if User::from_name(SERVICE_USER).ok().flatten().is_some() {
+/// Removes one of our users, and with the service user the group.
+pub fn remove_user(name: &str) -> Result<(), AccountError> {
+    if User::from_name(name).ok().flatten().is_some() {
         let remover = tool("userdel").or_else(|| tool("deluser")).ok_or(AccountError::NoTool("remove"))?;
-        run(remover, &[SERVICE_USER])?;
+        run(remover, &[name])?;
     }
     // userdel takes the group along where login.defs says so; elsewhere it stays.
-    if Group::from_name(SERVICE_USER).ok().flatten().is_some()
+    if name == SERVICE_USER
+        && Group::from_name(SERVICE_USER).ok().flatten().is_some()
         && let Some(remover) = tool("groupdel").or_else(|| tool("delgroup"))
     {
         run(remover, &[SERVICE_USER])?;

@@ -1,10 +1,10 @@
 //! Doing what the plan says. Every step may be done again; the receipt is ahead of the deed.
 
-use crate::accounts::{AccountError, Accounts, create_service_user};
+use crate::accounts::{AccountError, Accounts, create_user};
 use crate::plan::{Plan, Request, Step};
 use crate::receipt::Receipt;
 use picket_durable::Context;
-use picket_layout::{Class, Entry, Kind, Layout};
+use picket_layout::{Class, Entry, Kind, Layout, SENSOR_USER, SERVICE_USER};
 use picket_service::{Registrar, ServiceError};
 use picket_versions::{PlaceError, VersionDirs, VersionSource};
 use std::fs::Permissions;
@@ -68,7 +68,8 @@ fn begin(plan: &Plan, request: &Request, layout: &Layout, now: jiff::Timestamp) 
     picket_durable::create_dir(layout.program_dir(), 0o755)?;
     let mut receipt = Receipt::load(layout)?.unwrap_or_else(|| Receipt::new(layout, &request.build.version, now));
     receipt.complete = false;
-    receipt.made_user |= plan.steps.contains(&Step::CreateUser);
+    receipt.made_user |= plan.steps.contains(&Step::CreateUser(SERVICE_USER));
+    receipt.made_sensor_user |= plan.steps.contains(&Step::CreateUser(SENSOR_USER));
     // Our own folders are ours even where somebody made one before us: a configuration put there ahead of time.
     for entry in layout.entries().into_iter().filter(|entry| entry.class != Class::Shared) {
         receipt.note(&entry.path, entry.kind, entry.class);
@@ -89,7 +90,7 @@ fn do_step(
     now: jiff::Timestamp,
 ) -> Result<(), ApplyError> {
     match step {
-        Step::CreateUser => create_service_user()?,
+        Step::CreateUser(name) => create_user(name)?,
         Step::CreateDir(entry) => {
             picket_durable::create_dir(&entry.path, entry.mode)?;
             correct(entry, layout)?;

@@ -1,7 +1,7 @@
 //! What would change: computed from facts, shown by `--dry-run`, done by [`mod@crate::apply`].
 
 use crate::facts::{Facts, Found, Misfit};
-use picket_layout::{Class, Kind, Layout, SERVICE_USER};
+use picket_layout::{Class, Kind, Layout, SENSOR_USER, SERVICE_USER};
 use picket_protocol::{BuildInfo, Sha256Digest, UnitText};
 use picket_service::{Registrar, units};
 use semver::Version;
@@ -45,8 +45,8 @@ pub enum Situation {
 /// One change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// Make the service user.
-    CreateUser,
+    /// Make a user that a service runs as.
+    CreateUser(&'static str),
     /// Make a folder with owner and mode.
     CreateDir(picket_layout::Entry),
     /// Correct the owner or mode of a place.
@@ -84,7 +84,7 @@ impl Step {
     /// The step in words, for people.
     pub fn describe(&self) -> String {
         match self {
-            Self::CreateUser => format!("create the system user {SERVICE_USER}"),
+            Self::CreateUser(name) => format!("create the system user {name}"),
             Self::CreateDir(entry) => format!("create the folder {} (mode {:04o})", entry.path.display(), entry.mode),
             Self::Correct(entry, misfits) => {
                 let misfits: Vec<String> = misfits.iter().map(ToString::to_string).collect();
@@ -130,7 +130,10 @@ pub fn plan(request: &Request, facts: &Facts, layout: &Layout, registrar: &dyn R
     let mut steps = Vec::new();
 
     if layout.has_service_user() && facts.accounts.service.is_none() {
-        steps.push(Step::CreateUser);
+        steps.push(Step::CreateUser(SERVICE_USER));
+    }
+    if layout.has_sensor() && facts.accounts.sensor.is_none() {
+        steps.push(Step::CreateUser(SENSOR_USER));
     }
     for (entry, found) in &facts.places {
         match found {

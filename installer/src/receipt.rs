@@ -24,6 +24,9 @@ pub struct Receipt {
     pub complete: bool,
     /// Whether the service user was made by us.
     pub made_user: bool,
+    /// Whether the sensor's user was made by us.
+    #[serde(default)]
+    pub made_sensor_user: bool,
     /// Everything we made, parents before children.
     pub items: Vec<Item>,
 }
@@ -49,6 +52,7 @@ impl Receipt {
             installed: now,
             complete: false,
             made_user: false,
+            made_sensor_user: false,
             items: Vec::new(),
         }
     }

@@ -4,10 +4,10 @@
 //! goes by the layout. Data is kept unless it is asked for; a folder that is not ours is removed only if we made it and
 //! it is empty.
 
-use crate::accounts::{AccountError, remove_service_user};
+use crate::accounts::{AccountError, remove_user};
 use crate::receipt::{Item, Receipt};
 use picket_durable::Error;
-use picket_layout::{Class, Kind, Layout};
+use picket_layout::{Class, Kind, Layout, SENSOR_USER, SERVICE_USER};
 use picket_service::{Registrar, ServiceError};
 use std::path::{Path, PathBuf};
 
@@ -18,8 +18,8 @@ pub struct RemovalPlan {
     pub remove: Vec<Removal>,
     /// Data that is kept.
     pub keep: Vec<PathBuf>,
-    /// Whether the service user goes, too.
-    pub remove_user: bool,
+    /// The users that go, too, in this order.
+    pub remove_users: Vec<&'static str>,
 }
 
 /// One thing that goes.
@@ -75,7 +75,15 @@ impl Removal {
 
 /// Plans the removal of what `receipt` lists.
 pub fn plan_removal(receipt: &Receipt, layout: &Layout, purge: bool) -> RemovalPlan {
-    let mut plan = RemovalPlan { remove: Vec::new(), keep: Vec::new(), remove_user: purge && receipt.made_user };
+    // The sensor's first: its group is the service user's.
+    let users = [(receipt.made_sensor_user, SENSOR_USER), (receipt.made_user, SERVICE_USER)];
+    let remove_users = users.into_iter().filter(|(made, _)| purge && *made).map(|(_, name)| name).collect();
+    let mut plan = RemovalPlan { remove: Vec::new(), keep: Vec::new(), remove_users };
+    // An older version's installer did not know places that the service manager made for a newer one.
+    let mut receipt = receipt.clone();
+    for entry in layout.entries().into_iter().filter(|entry| entry.class != Class::Shared) {
+        receipt.note(&entry.path, entry.kind, entry.class);
+    }
     for item in receipt.items.iter().rev().filter_map(|item| as_ours(item, layout)) {
         let kept = item.class == Class::Data && !purge;
         if std::fs::symlink_metadata(&item.path).is_err() {
@@ -155,8 +163,8 @@ pub fn remove(
         receipt.save_kept(layout)?;
     }
     // Before the folders that may hold the receipt: what is interrupted can be done again.
-    if plan.remove_user {
-        remove_service_user()?;
+    for user in &plan.remove_users {
+        remove_user(user)?;
     }
     for removal in &plan.remove {
         told(removal);

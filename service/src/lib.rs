@@ -15,7 +15,7 @@ mod registrar;
 pub mod supervisor;
 pub mod systemd;
 
-pub use registrar::{LogQuery, Registrar, ServiceError, ServiceState, ServiceStatus, Trial};
+pub use registrar::{LogQuery, Registrar, SensorStatus, ServiceError, ServiceState, ServiceStatus, Trial};
 pub use systemd::units;
 
 use picket_layout::{Layout, Scope};

@@ -24,13 +24,13 @@ pub trait Registrar {
     /// on a machine where nothing was registered, is harmless.
     fn unregister(&self) -> Result<(), ServiceError>;
 
-    /// Starts the agent and waits until the manager calls it started.
+    /// Starts the agent, and the sensor where there is one, and waits until the manager calls the agent started.
     fn start(&self) -> Result<(), ServiceError>;
 
-    /// Stops the agent and waits until it has stopped.
+    /// Stops the agent, and the sensor where there is one, and waits until they have stopped.
     fn stop(&self) -> Result<(), ServiceError>;
 
-    /// Asks for a restart of the agent and does not wait.
+    /// Asks for a restart of the agent, and of the sensor where there is one, and does not wait.
     fn restart(&self) -> Result<(), ServiceError>;
 
     /// What the manager knows of the agent.
@@ -87,6 +87,22 @@ pub struct ServiceStatus {
     /// Changes with every start, whoever asked for it.
     pub run: String,
     /// What the manager says in its own words, for people: `active (running)`, `failed (exit-code)`.
+    pub detail: String,
+    /// The sensor, where it is a process of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sensor: Option<SensorStatus>,
+}
+
+/// What a service manager knows of the sensor.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SensorStatus {
+    /// The state.
+    pub state: ServiceState,
+    /// The main process.
+    pub pid: Option<u32>,
+    /// Restarts by the manager since somebody last started it.
+    pub restarts: u32,
+    /// What the manager says in its own words.
     pub detail: String,
 }
 

@@ -2,9 +2,18 @@
 //!
 //! One definition gives the parser, the help, the shell completions and the manual pages.
 
+mod alerts;
+mod config_history;
+mod data;
 mod release;
 mod update;
 
+pub(crate) use alerts::{AckArgs, AlertsCommand, EventsCommand, ListArgs};
+pub(crate) use config_history::{ConfigRestoreArgs, DiffArgs, HistoryArgs, Pick};
+pub(crate) use data::{
+    BackupArgs, CacheCommand, CleanArgs, CleanupArgs, DataCommand, ExportArgs, Format, RestoreArgs, TablesExportArgs,
+    VerifyDataArgs,
+};
 pub(crate) use release::{
     AddArgs, InitArgs, KeyKind, KeygenArgs, PublishArgs, ReleaseCommand, SignArgs, VerifyArgs, YankArgs,
 };
@@ -79,11 +88,26 @@ pub(crate) enum Command {
     /// The agent itself.
     #[command(subcommand)]
     Agent(AgentCommand),
+    /// The sensor: what sees files and connections for the agent, started by the service manager.
+    #[command(subcommand, hide = true)]
+    Sensor(SensorCommand),
     /// Look for anything that is not as it should be.
     Doctor(JsonArgs),
-    /// Show and check the configuration.
+    /// Show and check the configuration, and bring back an earlier one.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// What the machine keeps: look, export, clean, verify, save, restore.
+    #[command(subcommand)]
+    Data(DataCommand),
+    /// The queue of events that wait to be delivered.
+    #[command(subcommand)]
+    Cache(CacheCommand),
+    /// Show alerts, and say that somebody has seen them.
+    #[command(subcommand)]
+    Alerts(AlertsCommand),
+    /// The form of events.
+    #[command(subcommand)]
+    Events(EventsCommand),
     /// Become the next version, or go back.
     #[command(subcommand)]
     Update(UpdateCommand),
@@ -215,6 +239,13 @@ pub(crate) enum AgentCommand {
     Run(ConfigArgs),
 }
 
+/// `picket sensor …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SensorCommand {
+    /// Run the sensor in the foreground until SIGTERM or SIGINT.
+    Run(ConfigArgs),
+}
+
 /// Where configuration comes from.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct ConfigArgs {
@@ -258,6 +289,14 @@ pub(crate) enum ConfigCommand {
     Path,
     /// Print the JSON schema of the configuration.
     Schema,
+    /// Show every configuration that was in force, newest first.
+    History(HistoryArgs),
+    /// Show what differs between two of them, key by key, secrets left out.
+    Diff(DiffArgs),
+    /// Bring back the files of an earlier configuration.
+    ///
+    /// The files that are replaced stay beside the restored ones. An agent that runs takes the change by itself.
+    Restore(ConfigRestoreArgs),
 }
 
 /// `picket self-test`.

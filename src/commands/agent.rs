@@ -5,9 +5,17 @@ use crate::build;
 use crate::cli::ConfigArgs;
 use crate::error::CommandError;
 use crate::exit_code::ExitCode;
-use crate::{process, settings};
-use picket_agent::{App, Config};
+use crate::process::Process;
+use crate::settings::{self, Settings};
+use picket_agent::reload::{Load, Loaded};
+use picket_agent::{App, Config, KeepConfig, ListenerSlot, MonitorConfig, ProcessLog, SensorLink, WatchConfig};
+use picket_config::{Gravity, Resolved};
+use picket_layout::Layout;
 use picket_telemetry::logs;
+use std::sync::Arc;
+
+/// The journal's name for this process.
+const IDENTIFIER: &str = "picket-agent";
 
 /// Runs the agent until it is told to stop.
 pub(super) fn run(context: &Context<'_>, args: &ConfigArgs) -> Result<ExitCode, CommandError> {
@@ -18,25 +26,99 @@ pub(super) fn run(context: &Context<'_>, args: &ConfigArgs) -> Result<ExitCode, 
     let supervised = context.process.variable("PICKET_SUPERVISED").is_some();
     if supervised {
         // Whatever happens to the supervisor, no agent is left behind that nobody watches.
-        process::die_with_parent(rustix::process::Signal::TERM);
+        crate::process::die_with_parent(rustix::process::Signal::TERM);
     }
-    let (settings, unknown) = settings::resolve(layout, context.process, args)?;
-    logs::init(&settings::log_options(&settings, context.process, "picket-agent"))?;
-    for problem in &unknown {
+    let resolved = settings::read(layout, context.process, args);
+    if resolved.problems.has_errors() {
+        return Err(CommandError::Config(resolved.problems.0));
+    }
+    let listeners = ListenerSlot::default();
+    let options = settings::log_options(&resolved.settings, context.process, IDENTIFIER);
+    let control = logs::init_with(&options, listeners.listeners())?;
+    let loaded = loaded(layout, context.process, resolved);
+    for problem in &loaded.config.config_warnings {
         tracing::warn!("{problem}");
     }
-    let config = Config {
-        build: build::info(),
+    App::build(loaded, loader(layout, context.process, args), ProcessLog { listeners, control })?
+        .spawn()?
+        .run_until_signal()?;
+    Ok(ExitCode::Success)
+}
+
+/// Reads the same layers again, for an agent that runs.
+fn loader(layout: &Layout, process: &Process, args: &ConfigArgs) -> Load {
+    let (layout, process, args) = (layout.clone(), process.clone(), args.clone());
+    Arc::new(move || {
+        let resolved = settings::read(&layout, &process, &args);
+        if resolved.problems.has_errors() {
+            let errors = resolved.problems.0.iter().filter(|problem| problem.gravity == Gravity::Error);
+            return Err(errors.map(ToString::to_string).collect());
+        }
+        Ok(loaded(&layout, &process, resolved))
+    })
+}
+
+fn loaded(layout: &Layout, process: &Process, resolved: Resolved<Settings>) -> Loaded {
+    let values = settings::values(&resolved);
+    let warnings = resolved.problems.0.iter().map(ToString::to_string).collect();
+    let files = resolved.files.clone();
+    Loaded { config: config(layout, process, resolved.settings, warnings), values, files }
+}
+
+fn config(layout: &Layout, process: &Process, settings: Settings, config_warnings: Vec<String>) -> Config {
+    let build = build::info();
+    let state = layout.state_dir().to_owned();
+    let sensor = SensorLink { socket: layout.sensor_socket(), mark: layout.sensor_mark() };
+    let log = settings::log_options(&settings, process, IDENTIFIER);
+    let data = settings::data(&settings);
+    Config {
         lock: layout.agent_lock(),
-        state_dir: layout.state_dir().to_owned(),
+        state_dir: state.clone(),
         state_format: layout.state_format(),
         update_status: layout.update_status(),
+        log_dir: layout.log_dir().to_owned(),
+        config_dir: layout.config_dir().to_owned(),
+        restore_mark: layout.restore_mark(),
+        device_id: settings.device_id.clone(),
+        log,
+        correlation_header: settings.logging.correlation_id_header,
         health: settings.health,
         metrics: settings.metrics,
         collection_interval: settings.collection_interval,
+        collect: settings.collect,
+        limits: settings.limits,
         drain_limit: settings.drain_limit.get(),
-        config_warnings: unknown.iter().map(ToString::to_string).collect(),
-    };
-    App::build(config)?.spawn()?.run_until_signal()?;
-    Ok(ExitCode::Success)
+        events: settings.events,
+        keep: KeepConfig {
+            store_dir: layout.store_dir(),
+            store_key: layout.store_key(),
+            outbox_dir: layout.outbox_dir(),
+            data,
+            outbox: settings.outbox,
+        },
+        watch: WatchConfig {
+            files: settings.file_monitor,
+            network: settings.network_monitor,
+            state_dir: state.join("files"),
+            own: vec![state, layout.log_dir().to_owned(), layout.run_dir().to_owned()],
+            sensor: layout.has_sensor().then_some(sensor),
+            program: build.version.to_string(),
+        },
+        monitor: MonitorConfig {
+            device_id: settings.device_id,
+            hostname: hostname(),
+            user_agent: build::user_agent(),
+            acks: layout.alert_acks(),
+            performance: settings.performance_monitoring,
+            thresholds: settings.thresholds,
+            alerting: settings.alerting,
+            smtp: settings.smtp,
+        },
+        build,
+        config_warnings,
+    }
+}
+
+fn hostname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }

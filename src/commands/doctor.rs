@@ -13,7 +13,7 @@ use picket_installer::facts::inspect;
 use picket_installer::{Accounts, Found, Receipt, find_copies};
 use picket_protocol::CheckStatus;
 use picket_protocol::update_status::{UpdateOutcome, UpdateStatus};
-use picket_service::ServiceState;
+use picket_service::{ServiceState, ServiceStatus};
 use picket_update::Clock;
 use picket_update::gate::Probe;
 use picket_update::state;
@@ -189,7 +189,35 @@ fn service(context: &Context<'_>, findings: &mut Findings) {
         findings.warn("boot", "the agent is not started at boot", "`systemctl enable picket-agent`");
     }
     if status.state == ServiceState::Running {
+        sensor(context, &status, findings);
         health(context, findings);
+    }
+}
+
+/// The sensor of an agent that runs. Without it the agent sees less; that is worth a warning, and no more.
+fn sensor(context: &Context<'_>, status: &ServiceStatus, findings: &mut Findings) {
+    if !context.layout.has_sensor() {
+        return;
+    }
+    let Some(sensor) = &status.sensor else {
+        findings.warn("sensor", "the service manager does not know it", again(context));
+        return;
+    };
+    match sensor.state {
+        ServiceState::Running => findings.ok("sensor", &sensor.detail),
+        ServiceState::Starting | ServiceState::Stopping => {
+            findings.warn("sensor", &sensor.detail, "look again in a moment");
+        }
+        ServiceState::Stopped | ServiceState::NotRegistered => {
+            findings.warn("sensor", &sensor.detail, "`picket service start`");
+        }
+        ServiceState::Restarting | ServiceState::Failed if Accounts::of(&context.layout).sensor.is_none() => {
+            let fix = format!("{}, then `picket service start`", again(context));
+            findings.warn("sensor", format!("the user {} is missing", picket_layout::SENSOR_USER), fix);
+        }
+        ServiceState::Restarting | ServiceState::Failed => {
+            findings.warn("sensor", &sensor.detail, "`picket service logs` shows why");
+        }
     }
 }
 

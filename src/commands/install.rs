@@ -59,6 +59,11 @@ pub(super) fn run(context: &Context<'_>, args: &InstallArgs) -> Result<ExitCode,
     let lock = if layout.update_dir().is_dir() { Some(Engine::lock(layout)?) } else { None };
     let left = apply(&plan, &request, layout, registrar.as_ref(), now, |step| context.output.say(step.describe()))?;
     drop(lock);
+    // Whatever is new beside an agent that runs is started with it; one that was stopped stays so.
+    let registered = plan.steps.iter().any(|step| matches!(step, Step::Register(_) | Step::CreateUser(_)));
+    if plan.situation == Situation::Installed && registered && is_running(registrar.as_ref()) {
+        registrar.start()?;
+    }
     for step in left {
         match step {
             Step::Start => start(context, registrar.as_ref())?,
@@ -74,6 +79,10 @@ pub(super) fn run(context: &Context<'_>, args: &InstallArgs) -> Result<ExitCode,
     }
     closing_words(context, &request, &facts);
     Ok(report(context, args, &plan, "installed"))
+}
+
+fn is_running(registrar: &dyn Registrar) -> bool {
+    registrar.status().is_ok_and(|status| status.state == ServiceState::Running)
 }
 
 /// What the installation should be.

@@ -134,10 +134,12 @@ pub(super) fn config_reference(context: &Context<'_>) -> ExitCode {
     for doc in documentation::<Settings>() {
         let default = match &doc.default {
             serde_json::Value::String(value) => value.clone(),
+            serde_json::Value::Null => "unset".to_owned(),
             other => other.to_string(),
         };
         let type_name = doc.type_name.replace('|', "\\|");
-        let _ = writeln!(text, "| `{}` | {type_name} | `{default}` | `{}` | {} |", doc.key, doc.variable(), doc.text);
+        let variable = if doc.is_entry() { String::new() } else { format!("`{}`", doc.variable()) };
+        let _ = writeln!(text, "| `{}` | {type_name} | `{default}` | {variable} | {} |", doc.key, doc.text);
     }
     context.output.raw(text);
     ExitCode::Success

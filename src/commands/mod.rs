@@ -1,7 +1,10 @@
 //! The commands, a file each. Here is only which one runs.
 
 mod agent;
+mod alerts;
+mod cache;
 mod config;
+mod data;
 mod doctor;
 mod follow;
 mod install;
@@ -10,12 +13,13 @@ mod release;
 mod release_verify;
 mod sandbox;
 mod self_test;
+mod sensor;
 mod service;
 mod uninstall;
 mod update;
 
 use crate::build;
-use crate::cli::{AgentCommand, Cli, Command, ReferencePart, ServiceCommand};
+use crate::cli::{AgentCommand, Cli, Command, EventsCommand, ReferencePart, SensorCommand, ServiceCommand};
 use crate::error::CommandError;
 use crate::exit_code::ExitCode;
 use crate::output::Output;
@@ -108,10 +112,11 @@ pub(crate) fn run(process: &Process) -> ExitCode {
 }
 
 fn dispatch(context: &Context<'_>, command: Command) -> Result<ExitCode, CommandError> {
-    // These three set up the log of a service; everything else is a tool.
+    // These set up the log of a service; everything else is a tool.
     let is_service = matches!(
         command,
         Command::Agent(AgentCommand::Run(_))
+            | Command::Sensor(SensorCommand::Run(_))
             | Command::Service(ServiceCommand::Run { .. })
             | Command::Update(crate::cli::UpdateCommand::Run | crate::cli::UpdateCommand::Recover(_))
     );
@@ -123,8 +128,16 @@ fn dispatch(context: &Context<'_>, command: Command) -> Result<ExitCode, Command
         Command::Uninstall(args) => uninstall::run(context, &args),
         Command::Service(command) => service::run(context, command),
         Command::Agent(AgentCommand::Run(args)) => agent::run(context, &args),
+        Command::Sensor(SensorCommand::Run(args)) => sensor::run(context, &args),
         Command::Doctor(args) => doctor::run(context, &args),
         Command::Config(command) => config::run(context, command),
+        Command::Data(command) => data::run(context, command),
+        Command::Cache(command) => cache::run(context, command),
+        Command::Alerts(command) => alerts::run(context, command),
+        Command::Events(EventsCommand::Schema) => {
+            context.output.json(&picket_protocol::event::schema());
+            Ok(ExitCode::Success)
+        }
         Command::Update(command) => update::run(context, command),
         Command::Release(command) => release::run(context, command),
         Command::SelfTest(args) => self_test::run(context, &args),

@@ -62,7 +62,10 @@ fn tls() -> Result<String, String> {
 fn configuration() -> Result<String, String> {
     let keys = documentation::<Settings>();
     // Every default, written out as the environment would give it, must be read back as the default.
-    let variables = keys.iter().filter_map(|doc| Some((doc.variable(), doc.default.as_str()?.to_owned())));
+    let variables = keys
+        .iter()
+        .filter(|doc| !doc.is_entry())
+        .filter_map(|doc| Some((doc.variable(), doc.default.as_str()?.to_owned())));
     let resolved: Resolved<Settings> = Layers::new::<Settings>().environment(variables).resolve();
     match resolved.problems.0.first() {
         Some(problem) => Err(problem.to_string()),

@@ -101,6 +101,9 @@ fn status(context: &Context<'_>, registrar: &dyn Registrar, json: &JsonArgs) -> 
         output.field("Service", format_args!("{} ({})", report.service.detail, report.service.manager));
         let boot = if report.service.enabled { "yes" } else { "no" };
         output.field("Starts at boot", boot);
+        if let Some(sensor) = &report.service.sensor {
+            output.field("Sensor", &sensor.detail);
+        }
         match &report.agent {
             Some(agent) => {
                 output.field("Version", &agent.version);
@@ -117,6 +120,9 @@ fn status(context: &Context<'_>, registrar: &dyn Registrar, json: &JsonArgs) -> 
         if report.service.restarts > 0 {
             output
                 .marked(Tone::Warn, format_args!("restarted {} times by the service manager", report.service.restarts));
+        }
+        if let Some(sensor) = report.service.sensor.as_ref().filter(|sensor| sensor.restarts > 0) {
+            output.marked(Tone::Warn, format_args!("the sensor was restarted {} times", sensor.restarts));
         }
     }
     Ok(if running { ExitCode::Success } else { ExitCode::Unhealthy })

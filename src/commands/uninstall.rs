@@ -23,7 +23,7 @@ pub(super) fn run(context: &Context<'_>, args: &UninstallArgs) -> Result<ExitCod
         show(context, args, &plan);
         return Ok(ExitCode::Success);
     }
-    if plan.remove.is_empty() && !plan.remove_user {
+    if plan.remove.is_empty() && plan.remove_users.is_empty() {
         report(context, args, &plan, &[]);
         return Ok(ExitCode::Success);
     }
@@ -63,8 +63,8 @@ fn show(context: &Context<'_>, args: &UninstallArgs, plan: &RemovalPlan) {
     for removal in &plan.remove {
         context.output.marked(Tone::Plain, removal.describe());
     }
-    if plan.remove_user {
-        context.output.marked(Tone::Plain, "remove the system user picket");
+    for user in &plan.remove_users {
+        context.output.marked(Tone::Plain, format_args!("remove the system user {user}"));
     }
     for kept in &plan.keep {
         context.output.marked(Tone::Plain, format_args!("keep {}", kept.display()));
@@ -75,12 +75,12 @@ fn report(context: &Context<'_>, args: &UninstallArgs, plan: &RemovalPlan, left:
     if args.json.json {
         let removed: Vec<&std::path::Path> = plan.remove.iter().map(Removal::path).collect();
         context.output.json(&json!({
-            "removed": removed, "kept": plan.keep, "user_removed": plan.remove_user, "left_over": left,
+            "removed": removed, "kept": plan.keep, "user_removed": !plan.remove_users.is_empty(), "left_over": left,
             "dry_run": args.dry_run,
         }));
         return;
     }
-    let nothing = plan.remove.is_empty() && !plan.remove_user;
+    let nothing = plan.remove.is_empty() && plan.remove_users.is_empty();
     context.output.say(if nothing { "there was nothing to remove" } else { "Picket is uninstalled" });
     if !plan.keep.is_empty() {
         context.output.say(format_args!("kept: {}", list(&plan.keep).replace('\n', ", ")));

@@ -2,6 +2,7 @@
 
 use super::Context;
 use super::follow;
+use crate::build;
 use crate::cli::{ApplyArgs, ConfigArgs, JsonArgs, UpdateCommand};
 use crate::error::CommandError;
 use crate::exit_code::ExitCode;
@@ -9,7 +10,9 @@ use crate::output::Tone;
 use crate::process;
 use crate::settings::{self, Settings};
 use crate::wiring::{self, Parts};
+use picket_layout::Layout;
 use picket_protocol::update_status::{UPDATE_STATUS_MAX_BYTES, UpdateOutcome, UpdateStatus};
+use picket_service::{ServiceState, units};
 use picket_telemetry::logs;
 use picket_update::decide::Asked;
 use picket_update::engine::Offer;
@@ -19,6 +22,7 @@ use picket_update::progress::Progress;
 use picket_update::request::{Request, Wanted};
 use picket_update::state::{self, Pin};
 use picket_update::{Clock, Engine, EngineError, UpdateSettings};
+use picket_versions::VersionDirs;
 use semver::Version;
 use std::sync::atomic::AtomicBool;
 
@@ -325,12 +329,35 @@ fn service_run(context: &Context<'_>) -> Result<ExitCode, CommandError> {
         progress: &progress,
         interrupted: &interrupted,
     };
-    wiring::with_engine(&parts, |engine| match engine.run() {
+    let ended = wiring::with_engine(&parts, |engine| match engine.run() {
         // The daily check meets networks that are down and servers that are late; the status says so, and nothing is
         // broken that a recovery could mend.
         Err(error) if !is_everyday(&error) => Err(error.into()),
         _ => Ok(ExitCode::Success),
-    })
+    });
+    if let Err(error) = keep_registered(&context.layout) {
+        tracing::warn!(%error, "the units of this version could not be registered");
+    }
+    ended
+}
+
+/// Makes the registered units this version's own, if it is the proven one: the version that committed it may not have
+/// known each of them. Compares first, so that it may run every day.
+fn keep_registered(layout: &Layout) -> Result<(), CommandError> {
+    if VersionDirs::new(layout).current() != Some(build::info().version) {
+        return Ok(());
+    }
+    let registrar = picket_service::registrar(layout);
+    // Somebody else's update may have begun by now; its own commit registers what it needs.
+    let Ok(_lock) = Engine::lock(layout) else { return Ok(()) };
+    if registrar.trial_is_on()? || !registrar.register(&units::texts(layout))? {
+        return Ok(());
+    }
+    tracing::info!("the units of this version are registered now");
+    if registrar.status()?.state == ServiceState::Running {
+        registrar.start()?;
+    }
+    Ok(())
 }
 
 /// Errors after which the updater has done its work all the same: it looked, and says what it saw.

@@ -7,10 +7,16 @@ pub(crate) use scope::layout;
 use crate::cli::ConfigArgs;
 use crate::error::CommandError;
 use crate::process::Process;
-use picket_agent::{HealthSettings, MetricsSettings};
-use picket_config::{Gravity, Interval, Layers, Problem, Resolved};
+use picket_agent::reload::KeyValue;
+use picket_agent::{CollectSettings, EventSettings, HealthSettings, LimitSettings, MetricsSettings};
+use picket_config::{Effective, Gravity, Interval, Layers, Origin, Problem, Resolved};
+use picket_filewatch::FileMonitorSettings;
 use picket_layout::Layout;
-use picket_telemetry::{LogFormat, LogLevel, LogOptions};
+use picket_monitor::{AlertingSettings, PerformanceSettings, SmtpSettings, Threshold, Thresholds};
+use picket_netwatch::NetworkMonitorSettings;
+use picket_outbox::OutboxSettings;
+use picket_store::DataSettings;
+use picket_telemetry::{LogFormat, LogLevel, LogOptions, LoggingSettings};
 use picket_update::UpdateSettings;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,16 +24,44 @@ use std::path::Path;
 picket_config::settings! {
     /// Picket's configuration.
     pub struct Settings {
+        /// Who this machine is in its events; empty is the machine's id, hashed for this product.
+        pub device_id: String = String::new(),
         /// How much is logged.
         pub log_level: LogLevel = LogLevel::Info,
         /// How much single components log: `update`, `agent.collect`, or a library such as `ureq`.
         pub log_levels: BTreeMap<String, LogLevel> = BTreeMap::new(),
         /// The form of the log: `auto` is the journal under systemd and text elsewhere.
         pub log_format: LogFormat = LogFormat::Auto,
+        /// The log's keys in a group; what is set there is over `log_level`, `log_format` and `log_levels`.
+        pub logging: LoggingSettings = LoggingSettings::default(),
         /// How often the machine is measured.
         pub collection_interval: Interval = Interval::seconds(60),
+        /// What is measured, and what has an interval of its own.
+        pub collect: CollectSettings = CollectSettings::default(),
+        /// What the agent may use of its machine before it does less.
+        pub limits: LimitSettings = LimitSettings::default(),
         /// How long open requests may take once the agent was told to stop.
         pub drain_limit: Interval = Interval::seconds(5),
+        /// Watching files.
+        pub file_monitor: FileMonitorSettings = FileMonitorSettings::default(),
+        /// Watching connections.
+        pub network_monitor: NetworkMonitorSettings = NetworkMonitorSettings::default(),
+        /// The way events take.
+        pub events: EventSettings = EventSettings::default(),
+        /// The queue of events and their delivery.
+        pub outbox: OutboxSettings = OutboxSettings::default(),
+        /// What is kept on the machine.
+        pub data: DataSettings = DataSettings::default(),
+        /// For how many days what the machine measured, logged and saw is kept; unset, each kind has its own time in `data.retention`.
+        pub data_retention_days: Option<u32> = None,
+        /// How samples are summed up.
+        pub performance_monitoring: PerformanceSettings = PerformanceSettings::default(),
+        /// From which values on a metric is an alert.
+        pub thresholds: Thresholds = Thresholds::default(),
+        /// Who hears of alerts.
+        pub alerting: AlertingSettings = AlertingSettings::default(),
+        /// The mail server for alerts.
+        pub smtp: SmtpSettings = SmtpSettings::default(),
         /// The health server.
         pub health: HealthSettings = HealthSettings::default(),
         /// The metrics server.
@@ -50,9 +84,30 @@ pub(crate) fn read(layout: &Layout, process: &Process, args: &ConfigArgs) -> Res
         layers = layers.flag("--set", key, value);
     }
     if let Some(level) = &args.log_level {
-        layers = layers.flag("--log-level", "log_level", level);
+        layers = layers.flag("--log-level", "log_level", level).flag("--log-level", "logging.level", level);
     }
-    layers.resolve()
+    sound(layers.resolve())
+}
+
+/// What the files in `dir` alone say.
+pub(crate) fn read_folder(dir: &Path) -> Resolved<Settings> {
+    sound(Layers::new::<Settings>().folder(dir).resolve())
+}
+
+/// What files at these paths would say if they held these texts.
+pub(crate) fn read_texts<'a>(files: impl Iterator<Item = (&'a Path, &'a str)>) -> Resolved<Settings> {
+    sound(files.fold(Layers::new::<Settings>(), |layers, (path, text)| layers.text(path, text)).resolve())
+}
+
+/// Adds what no single value shows: thresholds that contradict themselves. They would raise no alert at all.
+fn sound(mut resolved: Resolved<Settings>) -> Resolved<Settings> {
+    if let Err(errors) = Threshold::all(&resolved.settings.thresholds) {
+        let entry = resolved.effective().into_iter().find(|entry| entry.key == "thresholds");
+        let origin = entry.map_or(Origin::Default, |entry| entry.origin);
+        let problems = errors.iter().map(|error| Problem::new(&origin, "", Gravity::Error, error.to_string()));
+        resolved.problems.0.extend(problems);
+    }
+    resolved
 }
 
 /// [`read`], refusing a configuration with errors; unknown keys are returned for the caller to tell.
@@ -69,14 +124,33 @@ pub(crate) fn resolve(
     Ok((resolved.settings, unknown.collect()))
 }
 
+/// What is kept, and for how long, with the one key for all days taken into account.
+pub(crate) fn data(settings: &Settings) -> DataSettings {
+    let mut data = settings.data.clone();
+    if let Some(days) = settings.data_retention_days {
+        let days = Interval::days(u64::from(days));
+        let retention = &mut data.retention;
+        for keep in [&mut retention.metrics, &mut retention.logs, &mut retention.events] {
+            *keep = days;
+        }
+    }
+    data
+}
+
 /// Whether this version can use the configuration in `dir`.
 pub(crate) fn check_folder(dir: &Path) -> Result<(), String> {
-    let resolved: Resolved<Settings> = Layers::new::<Settings>().folder(dir).resolve();
+    let resolved = read_folder(dir);
     if resolved.problems.has_errors() {
         let problems: Vec<String> = resolved.problems.0.iter().map(ToString::to_string).collect();
         return Err(problems.join("; "));
     }
     Ok(())
+}
+
+/// Every key with its value and where it came from, for the record.
+pub(crate) fn values(resolved: &Resolved<Settings>) -> BTreeMap<String, KeyValue> {
+    let entry = |entry: Effective| (entry.key, KeyValue { value: entry.value, origin: entry.origin.to_string() });
+    resolved.effective().into_iter().map(entry).collect()
 }
 
 /// How a long-running command logs.
@@ -89,4 +163,5 @@ pub(crate) fn log_options(settings: &Settings, process: &Process, identifier: &s
         under_journal: process.under_journal(),
         color: process.variable("NO_COLOR").is_none(),
     }
+    .with(&settings.logging)
 }

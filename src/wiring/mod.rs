@@ -2,9 +2,15 @@
 
 mod engine;
 mod machine;
+mod owner;
+mod store;
+mod watchers;
 
 pub(crate) use engine::{Parts, pinned_root, with_engine};
 pub(crate) use machine::MachineOf;
+pub(crate) use owner::as_owner;
+pub(crate) use store::read_store;
+pub(crate) use watchers::ConfiguredWatchers;
 
 use picket_layout::{Layout, Scope};
 use std::ffi::OsString;

@@ -4,7 +4,7 @@ use picket_testkit::{Fault, Machine, build, inside, wait_until};
 use std::net::TcpListener;
 
 /// Place, owner and mode after an installation: the operations guide's table, written out.
-const TABLE: [&str; 18] = [
+const TABLE: [&str; 22] = [
     "/opt/picket root:root 755",
     "/opt/picket/current root:root 777",
     "/opt/picket/receipt.json root:root 644",
@@ -23,6 +23,10 @@ const TABLE: [&str; 18] = [
     "/var/log/picket picket:picket 750",
     "/run/picket picket:picket 750",
     "/usr/local/lib/systemd/system/picket-agent.service root:root 644",
+    "/usr/local/lib/systemd/system/picket-sensor.service root:root 644",
+    "/var/lib/picket-sensor picket-sensor:picket 700",
+    "/run/picket-sensor picket-sensor:picket 750",
+    "/run/picket-sensor/sensor.sock picket-sensor:picket 660",
 ];
 
 fn assert_table(machine: &Machine) {
@@ -39,7 +43,7 @@ fn assert_healthy(machine: &Machine) {
     assert_eq!(machine.property("picket-agent", "ActiveState"), "active");
     assert_eq!(machine.property("picket-agent", "UnitFileState"), "enabled");
     assert_eq!(machine.property("picket-agent", "NRestarts"), "0");
-    for unit in ["picket-update.timer", "picket-update.path"] {
+    for unit in ["picket-sensor.service", "picket-update.timer", "picket-update.path"] {
         assert_eq!(machine.property(unit, "ActiveState"), "active", "{unit}");
     }
     assert_eq!(machine.sh("systemctl --failed --no-legend"), "");
@@ -107,7 +111,8 @@ fn uninstalling_leaves_data_and_nothing_else_and_purging_leaves_nothing() {
     machine.assert_on("1.0.0");
     machine.picket(&["uninstall", "--yes"]).expect(0);
     let added: Vec<String> = files(&machine).into_iter().filter(|file| !before.contains(file)).collect();
-    let data = ["/etc/picket", "/var/lib/picket", "/var/lib/picket-update", "/var/log/picket"];
+    let data =
+        ["/etc/picket", "/var/lib/picket", "/var/lib/picket-sensor", "/var/lib/picket-update", "/var/log/picket"];
     for file in &added {
         assert!(data.iter().any(|place| file.starts_with(place)), "{file} is left over");
     }
@@ -120,7 +125,10 @@ fn uninstalling_leaves_data_and_nothing_else_and_purging_leaves_nothing() {
     machine.run(&["/root/picket", "uninstall", "--purge", "--yes"]).expect(0);
     let left: Vec<String> = files(&machine).into_iter().filter(|file| !before.contains(file)).collect();
     assert_eq!(left, Vec::<String>::new());
-    assert_eq!(machine.run(&["id", "picket"]).code, 1);
+    for user in ["picket", "picket-sensor"] {
+        assert_eq!(machine.run(&["id", user]).code, 1, "{user}");
+    }
+    assert_eq!(machine.run(&["getent", "group", "picket"]).code, 2);
 }
 
 #[test]

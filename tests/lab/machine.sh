@@ -4,6 +4,7 @@
 #   machine.sh image              make the base image if it is not there; prints its folder
 #   machine.sh up NAME            make NAME if it is new, boot it, wait until systemd is up
 #   machine.sh exec NAME CMD...   run CMD as root inside; exit code and standard streams pass through
+#   machine.sh pid NAME           print the process that is PID 1 inside, as seen from here
 #   machine.sh reboot NAME        orderly reboot
 #   machine.sh cut NAME           power cut: what was not synced to the disk is lost; `up` boots it again
 #   machine.sh down NAME          end it and remove every trace
@@ -15,15 +16,10 @@
 set -euo pipefail
 
 lab=${PICKET_LAB:-/var/tmp/picket-lab}
-# shellcheck source=/dev/null
-codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-bookworm}")
-# The distribution's own mirror, where this host has one that debootstrap can use; other sources have a `main`, too.
-# shellcheck disable=SC2016
-mirror=$(apt-get indextargets --format '$(ORIGIN) $(CODENAME) $(REPO_URI)' 'Component: main' 2>/dev/null |
-    awk -v codename="$codename" '$1 ~ /^(Debian|Ubuntu)$/ && $2 == codename && $3 ~ /^http/ { print $3; exit }' || true)
 packages=systemd,systemd-sysv,dbus,dbus-user-session,libpam-systemd,ca-certificates,curl,procps,iproute2
 # nspawn's own list of permitted system calls is older than these; a machine that is no container permits them.
 landlock="landlock_create_ruleset landlock_add_rule landlock_restrict_self"
+fanotify="fanotify_init fanotify_mark name_to_handle_at open_by_handle_at"
 patience=60
 disk_mib=2048
 self=$(readlink -f "$0")
@@ -31,6 +27,17 @@ self=$(readlink -f "$0")
 fail() {
     echo "machine: $*" >&2
     exit 1
+}
+
+# shellcheck source=/dev/null
+codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-bookworm}")
+
+# Prints the distribution's own mirror, where this host has one that debootstrap can use; other sources have a `main`, too.
+# Asked for only when there is an image to make, for apt takes its time.
+find_mirror() {
+    # shellcheck disable=SC2016
+    apt-get indextargets --format '$(ORIGIN) $(CODENAME) $(REPO_URI)' 'Component: main' 2>/dev/null |
+        awk -v codename="$codename" '$1 ~ /^(Debian|Ubuntu)$/ && $2 == codename && $3 ~ /^http/ { print $3; exit }' || true
 }
 
 # Sets `dir` to the machine's folder.
@@ -110,8 +117,9 @@ end_processes() {
 }
 
 make_image() {
-    local image=$lab/images/$codename
+    local image=$lab/images/$codename mirror
     if [ ! -d "$image" ]; then
+        mirror=$(find_mirror)
         mkdir -p "$lab/images"
         rm -rf "$image.part"
         if ! debootstrap --variant=minbase --include="$packages" "$codename" "$image.part" ${mirror:+"$mirror"} \
@@ -151,7 +159,7 @@ supervise() {
             echo $BASHPID >"$groups/cgroup.procs" || true
         done
         systemd-nspawn --quiet --directory="$dir/root" --boot --machine="$name" --register=no --keep-unit \
-            --system-call-filter="$landlock" --console=passive --resolv-conf=off --timezone=off --link-journal=no \
+            --system-call-filter="$landlock $fanotify" --capability=CAP_NET_ADMIN --console=passive --resolv-conf=off --timezone=off --link-journal=no \
             --network-namespace-path="/run/netns/picket-lab-$name" >>"$dir/console.log" 2>&1 </dev/null &
         echo $! >"$dir/nspawn.pid"
         code=0
@@ -227,6 +235,10 @@ exec)
     shift
     run_inside "$@"
     ;;
+pid)
+    existing_machine "$2"
+    init_pid || fail "$name is off"
+    ;;
 reboot) reboot_machine "$2" ;;
 cut) cut "$2" ;;
 down) down "$2" ;;
@@ -237,7 +249,7 @@ sweep)
     ;;
 supervise) supervise "$2" ;;
 *)
-    sed -n '2,15s/^# \{0,1\}//p' "$self" >&2
+    sed -n '2,16s/^# \{0,1\}//p' "$self" >&2
     exit 2
     ;;
 esac

@@ -7,4 +7,5 @@
 
 mod install;
 mod power;
+mod sensor;
 mod update;

@@ -129,12 +129,12 @@ fn an_agent_that_was_stopped_stays_stopped() {
 fn an_administrators_drop_in_survives_updates_and_holds_during_the_trial() {
     let machine = Machine::installed("dropin", "");
     let drop_in = "/etc/systemd/system/picket-agent.service.d/50-local.conf";
-    machine.put(b"[Service]\nEnvironment=PICKET_LOG_LEVEL=debug\nMemoryMax=512M\n", drop_in, 0o644);
+    machine.put(b"[Service]\nEnvironment=PICKET_LOG_LEVEL=debug\nMemoryMax=300M\n", drop_in, 0o644);
     machine.sh("systemctl daemon-reload && systemctl restart picket-agent");
     machine.release("2.0.0", Fault::None);
     let mut apply = machine.start(&["picket", "update", "apply", "--yes"]);
     wait_until("the trial to begin", || machine.running_version().as_deref() == Some("2.0.0"));
-    let limit = (512_u64 << 20).to_string();
+    let limit = (300_u64 << 20).to_string();
     assert_eq!(machine.property("picket-agent", "MemoryMax"), limit, "not in force during the trial");
     assert!(apply.wait().unwrap().success());
     machine.assert_on("2.0.0");
@@ -177,11 +177,13 @@ fn the_unprivileged_agents_wish_starts_the_updater_and_nothing_more() {
 fn closing_the_terminal_does_not_stop_an_update() {
     let machine = Machine::installed("terminal", "");
     machine.release("2.0.0", Fault::None);
+    hold_at_the_gate(&machine);
     // A session of its own, hung up as a closed terminal would.
     let mut apply = machine.start(&["setsid", "--wait", "picket", "update", "apply", "--yes"]);
-    wait_until("the update to begin", || !machine.status()["running"].is_null());
+    wait_until("the gate", || machine.run(&["test", "-e", "/run/picket-update/held"]).code == 0);
     machine.sh("pkill -HUP -f '[p]icket update apply'");
     apply.wait().unwrap();
+    machine.sh("rm /run/picket-update/held");
     machine.assert_on("2.0.0");
 }
 
@@ -205,12 +207,7 @@ fn an_updater_that_is_killed_is_recovered_at_once() {
 fn a_disk_that_fills_up_during_the_trial_ends_on_a_proven_version() {
     let machine = Machine::installed("full", "");
     machine.release("2.0.0", Fault::None);
-    machine.put(
-        b"[Service]\nEnvironment=PICKET_FAILPOINT=gate-began-after=hold:/run/picket-update/held\n",
-        HOLD,
-        0o644,
-    );
-    machine.sh("systemctl daemon-reload");
+    hold_at_the_gate(&machine);
     let mut apply = machine.start(&["picket", "update", "apply", "--yes"]);
     wait_until("the gate", || machine.run(&["test", "-e", "/run/picket-update/held"]).code == 0);
     machine
@@ -227,6 +224,13 @@ fn a_disk_that_fills_up_during_the_trial_ends_on_a_proven_version() {
     machine.picket(&["update", "apply", "--yes"]).expect(0);
     machine.assert_on("2.0.0");
     assert!(began.elapsed() < picket_testkit::PATIENCE);
+}
+
+/// Makes the updater stand still where its gate began, until `/run/picket-update/held` is removed.
+fn hold_at_the_gate(machine: &Machine) {
+    let text = b"[Service]\nEnvironment=PICKET_FAILPOINT=gate-began-after=hold:/run/picket-update/held\n";
+    machine.put(text, HOLD, 0o644);
+    machine.sh("systemctl daemon-reload");
 }
 
 const HOLD: &str = "/etc/systemd/system/picket-update.service.d/50-hold.conf";

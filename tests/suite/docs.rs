@@ -4,9 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-fn assert_fresh(part: &str, file: &str) {
+fn assert_fresh(arguments: [&str; 2], file: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
-    let output = Command::new(env!("CARGO_BIN_EXE_picket")).args(["reference", part]).output().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_picket")).args(arguments).output().unwrap();
     let generated = String::from_utf8(output.stdout).unwrap();
     if std::env::var_os("UPDATE_DOCS").is_some() {
         fs::write(&path, &generated).unwrap();
@@ -17,12 +17,17 @@ fn assert_fresh(part: &str, file: &str) {
 
 #[test]
 fn the_reference_of_commands_is_fresh() {
-    assert_fresh("cli", "docs/reference/cli.md");
+    assert_fresh(["reference", "cli"], "docs/reference/cli.md");
 }
 
 #[test]
 fn the_reference_of_configuration_keys_is_fresh() {
-    assert_fresh("config", "docs/reference/config.md");
+    assert_fresh(["reference", "config"], "docs/reference/config.md");
+}
+
+#[test]
+fn the_schema_of_events_is_fresh() {
+    assert_fresh(["events", "schema"], "docs/reference/event.schema.json");
 }
 
 #[test]

@@ -26,8 +26,23 @@ fn own_dependencies(package: &Value) -> Vec<String> {
     normal.filter_map(|d| d["name"].as_str()?.strip_prefix("picket-").map(str::to_owned)).collect()
 }
 
-const ROOMS: [&str; 5] = ["agent", "installer", "release", "service", "update"];
-const WORKSHOP: [&str; 7] = ["config", "durable", "layout", "telemetry", "testkit", "transport", "versions"];
+const ROOMS: [&str; 6] = ["agent", "installer", "release", "sensor", "service", "update"];
+const WORKSHOP: [&str; 14] = [
+    "config",
+    "durable",
+    "filewatch",
+    "layout",
+    "monitor",
+    "netwatch",
+    "outbox",
+    "seal",
+    "sensorlink",
+    "store",
+    "telemetry",
+    "testkit",
+    "transport",
+    "versions",
+];
 
 #[test]
 fn rooms_know_the_workshop_and_the_protocol_and_never_each_other() {
@@ -105,7 +120,7 @@ fn nothing_is_left_unfinished_and_no_test_sleeps_for_a_length_of_time() {
 fn one_tls_stack_and_one_crypto_provider() {
     let tree = Command::new(env!("CARGO"))
         .current_dir(root())
-        .args(["tree", "--offline", "--edges=normal", "--prefix=none", "--target=all", "--workspace"])
+        .args(["tree", "--locked", "--edges=normal", "--prefix=none", "--target=all", "--workspace"])
         .output()
         .unwrap();
     let tree = String::from_utf8(tree.stdout).unwrap();

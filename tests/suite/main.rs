@@ -6,13 +6,18 @@
 #![expect(clippy::unwrap_used, reason = "a helper that cannot go on fails its test")]
 
 mod agent;
+mod cache;
 mod cli;
 mod config;
+mod data;
 mod docs;
 mod hostile;
 mod house;
 mod install;
 mod killpoints;
+mod ownership;
+mod prometheus;
+mod records;
 mod release;
 mod trust;
 mod update;

@@ -1,7 +1,8 @@
 //! Places where a test build of the updater can be stopped, to see that it recovers from there.
 //!
 //! Test builds only (feature `failpoints`). `PICKET_FAILPOINT=<place>` ends the process there as a crash would;
-//! `PICKET_FAILPOINT=<place>=hold:<file>` creates the file and stands still, so that the test can cut the power.
+//! `PICKET_FAILPOINT=<place>=hold:<file>` creates the file and stands still while it is there, so that the test
+//! can cut the power, or do its part and remove the file.
 
 /// Marks a place.
 #[cfg(not(feature = "failpoints"))]
@@ -20,8 +21,8 @@ pub(crate) fn reach(place: &str) {
     match action.strip_prefix("hold:") {
         Some(file) => {
             let _ = std::fs::File::create(file);
-            loop {
-                std::thread::sleep(std::time::Duration::from_secs(3600));
+            while std::path::Path::new(file).exists() {
+                std::thread::sleep(std::time::Duration::from_millis(50));
             }
         }
         None => std::process::abort(),

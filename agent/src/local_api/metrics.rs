@@ -1,7 +1,7 @@
-//! `/metrics` and `/system`.
+//! `/metrics`, `/metrics.json` and `/system`.
 
 use super::json;
-use crate::collect::{DiskSample, Latest, NetworkSample, Sample, SystemFacts};
+use crate::collect::{DiskSample, Latest, MemorySample};
 use axum::Router;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
@@ -9,12 +9,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use picket_telemetry::Metrics;
 use picket_telemetry::metrics::{OPENMETRICS_CONTENT_TYPE, PROMETHEUS_CONTENT_TYPE};
-use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
-use prometheus_client::metrics::MetricType::{self, Counter, Gauge};
-use prometheus_client::metrics::counter::ConstCounter;
-use prometheus_client::metrics::gauge::ConstGauge;
-use prometheus_client::registry::Unit;
+use serde_json::{Value, json as value};
 use std::sync::Arc;
 
 /// What the metrics routes need.
@@ -22,10 +17,8 @@ use std::sync::Arc;
 pub(crate) struct MetricsApi {
     /// The registry.
     pub(crate) metrics: Arc<Metrics>,
-    /// The latest sample, for the JSON form.
+    /// The latest samples, for the JSON form.
     pub(crate) latest: Latest,
-    /// Facts of the machine.
-    pub(crate) facts: Arc<SystemFacts>,
     /// The version that answers.
     pub(crate) agent_version: String,
 }
@@ -33,7 +26,11 @@ pub(crate) struct MetricsApi {
 impl MetricsApi {
     /// The routes of the metrics server.
     pub(crate) fn router(self) -> Router {
-        Router::new().route("/metrics", get(metrics)).route("/system", get(system)).with_state(self)
+        Router::new()
+            .route("/metrics", get(metrics))
+            .route("/metrics.json", get(metrics_json))
+            .route("/system", get(system))
+            .with_state(self)
     }
 }
 
@@ -45,20 +42,42 @@ async fn metrics(State(api): State<MetricsApi>, headers: HeaderMap) -> Response 
         Form::OpenMetrics => {
             ([(header::CONTENT_TYPE, OPENMETRICS_CONTENT_TYPE)], api.metrics.openmetrics()).into_response()
         }
-        Form::Json => match api.latest.get() {
-            Some(sample) => json(StatusCode::OK, &JsonMetrics::from(&sample)),
-            None => json(
-                StatusCode::SERVICE_UNAVAILABLE,
-                &serde_json::json!({ "error": "the first sample is being taken" }),
-            ),
-        },
+        Form::Json => json_form(&api.latest),
     }
 }
 
+async fn metrics_json(State(api): State<MetricsApi>) -> Response {
+    json_form(&api.latest)
+}
+
 async fn system(State(api): State<MetricsApi>) -> Response {
-    let mut facts = serde_json::to_value(api.facts.as_ref()).unwrap_or_default();
+    let Some(facts) = api.latest.facts(|facts| serde_json::to_value(facts)) else { return not_yet() };
+    let mut facts = facts.unwrap_or_default();
     facts["agent_version"] = api.agent_version.into();
     json(StatusCode::OK, &facts)
+}
+
+fn not_yet() -> Response {
+    json(StatusCode::SERVICE_UNAVAILABLE, &value!({ "error": "the first samples are being taken" }))
+}
+
+/// The JSON form: shares in use by short names, percent; then the latest sample of each group, whole.
+fn json_form(latest: &Latest) -> Response {
+    let round = |percent: f64| (percent * 10.0).round() / 10.0;
+    let shares = [
+        ("cpu", latest.cpu(|cpu| cpu.usage_percent)),
+        ("memory", latest.memory(MemorySample::used_percent)),
+        ("swap", latest.memory(MemorySample::swap_used_percent)),
+        ("disk", latest.disk(DiskSample::used_percent)),
+    ];
+    // The machine is measured within a second; an answer without what everybody asks for would look like zeros.
+    if latest.cpu(|_| ()).is_none() || latest.memory(|_| ()).is_none() {
+        return not_yet();
+    }
+    let mut form: serde_json::Map<String, Value> =
+        shares.into_iter().filter_map(|(name, percent)| Some((name.to_owned(), round(percent?).into()))).collect();
+    form.insert("samples".to_owned(), latest.to_json());
+    json(StatusCode::OK, &Value::Object(form))
 }
 
 /// The forms of `/metrics`.
@@ -80,92 +99,6 @@ fn preferred_form(accept: Option<&str>) -> Form {
         }
     }
     Form::Prometheus
-}
-
-/// The JSON form: percentages by short names, then the sample whole.
-#[derive(serde::Serialize)]
-struct JsonMetrics<'a> {
-    /// CPU in use, percent.
-    cpu: f64,
-    /// Memory in use, percent.
-    memory: f64,
-    /// The fullest disk, percent.
-    disk: f64,
-    #[serde(flatten)]
-    sample: &'a Sample,
-}
-
-impl<'a> From<&'a Sample> for JsonMetrics<'a> {
-    fn from(sample: &'a Sample) -> Self {
-        let round = |percent: f64| (percent * 10.0).round() / 10.0;
-        Self {
-            cpu: round(sample.cpu_percent),
-            memory: round(sample.memory_percent()),
-            disk: round(sample.disk_percent()),
-            sample,
-        }
-    }
-}
-
-/// Turns the latest sample into metrics at each scrape.
-#[derive(Debug)]
-pub(crate) struct SystemCollector {
-    /// The latest sample.
-    pub(crate) latest: Latest,
-}
-
-impl Collector for SystemCollector {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let Some(sample) = self.latest.get() else { return Ok(()) };
-        let mut gauge = |name: &str, help: &str, unit: Option<&Unit>, value: f64| {
-            let gauge = ConstGauge::new(value);
-            gauge.encode(encoder.encode_descriptor(name, help, unit, gauge.metric_type())?)
-        };
-        gauge("system_cpu_usage_percent", "CPU time not idle, percent of all cores", None, sample.cpu_percent)?;
-        gauge("system_load1", "Load average over one minute", None, sample.load[0])?;
-        gauge("system_load5", "Load average over five minutes", None, sample.load[1])?;
-        gauge("system_load15", "Load average over fifteen minutes", None, sample.load[2])?;
-        let bytes = Some(&Unit::Bytes);
-        gauge("system_memory_total", "Physical memory", bytes, sample.memory_total as f64)?;
-        gauge("system_memory_used", "Memory not available to new programs", bytes, sample.memory_used as f64)?;
-        gauge("system_swap_total", "Swap space", bytes, sample.swap_total as f64)?;
-        gauge("system_swap_used", "Swap space in use", bytes, sample.swap_used as f64)?;
-
-        let disks = |field: fn(&DiskSample) -> u64| {
-            sample.disks.iter().map(move |disk| ([("mount", disk.mount.clone())], field(disk)))
-        };
-        let total = disks(|disk| disk.total);
-        encode_each(&mut encoder, "system_disk_total", "Size of each writable file system", Gauge, total)?;
-        let used = disks(|disk| disk.used);
-        encode_each(&mut encoder, "system_disk_used", "Space not available to unprivileged writers", Gauge, used)?;
-
-        let networks = |field: fn(&NetworkSample) -> u64| {
-            sample.networks.iter().map(move |network| ([("interface", network.interface.clone())], field(network)))
-        };
-        let received = networks(|network| network.received);
-        encode_each(&mut encoder, "system_network_received", "Bytes received by each interface", Counter, received)?;
-        let sent = networks(|network| network.transmitted);
-        encode_each(&mut encoder, "system_network_transmitted", "Bytes sent by each interface", Counter, sent)
-    }
-}
-
-/// Encodes one metric in bytes with a sample for each labelled value.
-fn encode_each(
-    encoder: &mut DescriptorEncoder<'_>,
-    name: &str,
-    help: &str,
-    kind: MetricType,
-    values: impl Iterator<Item = ([(&'static str, String); 1], u64)>,
-) -> Result<(), std::fmt::Error> {
-    let mut family = encoder.encode_descriptor(name, help, Some(&Unit::Bytes), kind)?;
-    for (labels, value) in values {
-        let sample = family.encode_family(&labels)?;
-        match kind {
-            MetricType::Counter => ConstCounter::new(value).encode(sample)?,
-            _ => ConstGauge::new(value as f64).encode(sample)?,
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

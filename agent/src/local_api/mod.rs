@@ -6,19 +6,31 @@
 //! | | `GET /readyz` | 200 once it serves, 503 while it drains |
 //! | | `GET /health` | every check; 200 healthy, 503 unhealthy |
 //! | metrics (127.0.0.1:9090) | `GET /metrics` | Prometheus text; OpenMetrics or JSON by `Accept` |
+//! | | `GET /metrics.json` | the JSON form, whatever `Accept` says |
 //! | | `GET /system` | facts of the machine, JSON |
+//! | | `GET /alerts` | alerts that are open or were lately, and what the channels did |
+//! | | `GET /summaries` | every series in short: count, min, max, avg, latest, percentiles |
+//! | | `GET /queue` | the event queue, its books and its delivery |
 //! | | `GET /health` | as on the health server |
 //!
 //! Both listen on this machine only, and refuse a request whose `Host` is not this machine: a web page that makes a
 //! browser talk to 127.0.0.1 under a name of its own (DNS rebinding) learns nothing.
 
+mod correlation;
 mod health;
+mod ledger_metrics;
 mod metrics;
+mod records;
 mod server;
+mod system_metrics;
 
+pub(crate) use correlation::header as correlation_header;
 pub(crate) use health::{HealthApi, Readiness};
-pub(crate) use metrics::{MetricsApi, SystemCollector};
+pub(crate) use ledger_metrics::LedgerCollector;
+pub(crate) use metrics::MetricsApi;
+pub(crate) use records::RecordsApi;
 pub(crate) use server::{Server, told_to_stop};
+pub(crate) use system_metrics::SystemCollector;
 
 use axum::body::Body;
 use axum::extract::Request;

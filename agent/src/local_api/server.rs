@@ -1,8 +1,10 @@
 //! A small HTTP/1.1 server on one loopback address: bounded in connections, header size and time.
 
+use super::correlation::correlated;
 use super::only_this_host;
 use crate::port_holder::PortHolder;
 use axum::Router;
+use axum::http::HeaderName;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -21,9 +23,9 @@ const MAX_CONNECTIONS: usize = 32;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// The read buffer, and with it the largest request header, in bytes. hyper's minimum is 8 KiB.
 const MAX_BUFFER: usize = 16 << 10;
-/// How long to wait between attempts to get a port that somebody else holds: doubled from the first to the second.
 /// How long a connection may last: a scrape takes milliseconds.
 const CONNECTION_LIMIT: Duration = Duration::from_secs(30);
+/// How long to wait between attempts to get a port that somebody else holds: doubled from the first to the second.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// A server that may not have its port yet.
@@ -34,12 +36,15 @@ pub(crate) struct Server {
     pub(crate) address: SocketAddr,
     /// What it answers.
     pub(crate) router: Router,
+    /// The header in which requests bring a correlation id, and take it home.
+    pub(crate) correlation: HeaderName,
 }
 
 /// A server that has its port.
 pub(crate) struct BoundServer {
     listener: TcpListener,
     router: Router,
+    correlation: HeaderName,
 }
 
 /// A port that could not be had.
@@ -74,7 +79,7 @@ impl Server {
     /// Takes the port; must be called on the runtime that will serve.
     pub(crate) async fn bind(self) -> Result<BoundServer, (Self, BindError)> {
         match TcpListener::bind(self.address).await {
-            Ok(listener) => Ok(BoundServer { listener, router: self.router }),
+            Ok(listener) => Ok(BoundServer { listener, router: self.router, correlation: self.correlation }),
             Err(source) if source.kind() == io::ErrorKind::AddrInUse => {
                 let holder = PortHolder::of(self.address);
                 let error = BindError::InUse { name: self.name, address: self.address, holder };
@@ -117,7 +122,9 @@ pub(crate) async fn told_to_stop(stop: &mut watch::Receiver<bool>) {
 impl BoundServer {
     /// Serves until `stop` turns true, then lets open requests finish for at most `drain_limit`.
     pub(crate) async fn serve(self, mut stop: watch::Receiver<bool>, drain_limit: Duration) {
-        let service = TowerToHyperService::new(self.router.layer(axum::middleware::from_fn(only_this_host)));
+        let correlated = axum::middleware::from_fn_with_state(self.correlation, correlated);
+        let router = self.router.layer(correlated).layer(axum::middleware::from_fn(only_this_host));
+        let service = TowerToHyperService::new(router);
         let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let mut connections = JoinSet::new();
         loop {

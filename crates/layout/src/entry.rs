@@ -47,6 +47,8 @@ pub enum Account {
     Root,
     /// [`crate::SERVICE_USER`].
     Service,
+    /// [`crate::SENSOR_USER`].
+    Sensor,
 }
 
 /// What uninstall does with a place.
@@ -66,13 +68,18 @@ pub enum Class {
 
 impl std::fmt::Display for Owner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let name = |account| if account == Account::Root { "root" } else { crate::SERVICE_USER };
+        let name = |account| match account {
+            Account::Root => "root",
+            Account::Service => crate::SERVICE_USER,
+            Account::Sensor => crate::SENSOR_USER,
+        };
         write!(f, "{}:{}", name(self.user), name(self.group))
     }
 }
 
 const ROOT: Owner = Owner { user: Account::Root, group: Account::Root };
 const SERVICE: Owner = Owner { user: Account::Service, group: Account::Service };
+const SENSOR: Owner = Owner { user: Account::Sensor, group: Account::Service };
 const ROOT_FOR_SERVICE: Owner = Owner { user: Account::Root, group: Account::Service };
 
 fn row(path: impl Into<PathBuf>, kind: Kind, owner: Owner, mode: u32, class: Class) -> Entry {
@@ -101,11 +108,15 @@ impl Layout {
             row(self.log_dir(), Dir, SERVICE, 0o750, Data),
             row(self.run_dir(), Dir, SERVICE, 0o750, Runtime),
             row(self.update_run_dir(), Dir, ROOT, 0o755, Runtime),
+            row(self.sensor_dir(), Dir, SENSOR, 0o700, Data),
+            row(self.sensor_run_dir(), Dir, SENSOR, 0o750, Runtime),
             row(self.current_link(), Link, ROOT, 0, Program),
             row(self.bin_link(), Link, ROOT, 0, Program),
         ];
         // A prefix has the supervisor, which has no unit files.
         entries.retain(|entry| !(matches!(self.scope(), Scope::Prefix(_)) && entry.path == self.unit_dir()));
+        // Without root there is nobody that a second process could be kept from.
+        entries.retain(|entry| self.has_sensor() || entry.owner != SENSOR);
         entries
     }
 
@@ -128,6 +139,11 @@ impl Layout {
     /// The mode of a version's folder.
     pub const fn version_mode() -> u32 {
         0o755
+    }
+
+    /// Whether files and connections are watched by a process of its own: only in a system installation.
+    pub fn has_sensor(&self) -> bool {
+        matches!(self.scope(), Scope::System)
     }
 
     /// Whether owners other than the caller are meant: only root can install for the system.

@@ -12,7 +12,9 @@
 //! /var/lib/picket/                   picket:picket 0700   the agent's state
 //! /var/lib/picket-update/            root:root 0700   trust, journal, downloads: out of the agent's reach
 //! /var/log/picket/                   picket:picket 0750   logs, where no journal takes them
+//! /var/lib/picket-sensor/            picket-sensor:picket 0700   the sensor's state: out of the agent's reach
 //! /run/picket/, /run/picket-update/  0750, 0755   sockets and published status, gone at reboot
+//! /run/picket-sensor/                picket-sensor:picket 0750   where the agent meets the sensor
 //! ```
 //!
 //! `--prefix DIR` is the same tree below `DIR`, owned by the caller; `--user` is the same shape in the folders of the
@@ -30,6 +32,8 @@ use std::path::{Path, PathBuf};
 
 /// The system user that the agent runs as in a system installation.
 pub const SERVICE_USER: &str = "picket";
+/// The system user that the sensor runs as in a system installation; its group is the service user's.
+pub const SENSOR_USER: &str = "picket-sensor";
 /// The executable's file name.
 pub const EXECUTABLE: &str = "picket";
 
@@ -42,9 +46,11 @@ pub struct Layout {
     config: PathBuf,
     state: PathBuf,
     update: PathBuf,
+    sensor: PathBuf,
     log: PathBuf,
     run: PathBuf,
     update_run: PathBuf,
+    sensor_run: PathBuf,
     units: PathBuf,
     trial_units: PathBuf,
 }
@@ -83,9 +89,11 @@ impl Layout {
             config: at("etc/picket"),
             state: at("var/lib/picket"),
             update: at("var/lib/picket-update"),
+            sensor: at("var/lib/picket-sensor"),
             log: at("var/log/picket"),
             run: at("run/picket"),
             update_run: at("run/picket-update"),
+            sensor_run: at("run/picket-sensor"),
             // systemd.unit(5), "Unit File Load Path": /etc overrides /run, which overrides /usr/local/lib. So a trial in
             // /run overrides ours and is gone at reboot, and an administrator's drop-ins in /etc override both.
             units: at("usr/local/lib/systemd/system"),
@@ -107,9 +115,11 @@ impl Layout {
             config: base.config_dir().join("picket"),
             state: state.join("picket"),
             update: state.join("picket-update"),
+            sensor: state.join("picket-sensor"),
             log: state.join("picket-log"),
             run: run.join("picket"),
             update_run: run.join("picket-update"),
+            sensor_run: run.join("picket-sensor"),
             // The user manager's load path: ~/.config overrides $XDG_RUNTIME_DIR, which overrides ~/.local/share.
             units: data.join("systemd/user"),
             trial_units: run.join("systemd/user"),
@@ -236,6 +246,31 @@ impl Layout {
         self.state.join("state-format")
     }
 
+    /// The folder of the sealed store.
+    pub fn store_dir(&self) -> PathBuf {
+        self.state.join("store")
+    }
+
+    /// The key file of what is sealed.
+    pub fn store_key(&self) -> PathBuf {
+        self.state.join("store.key")
+    }
+
+    /// The folder of the queue of events.
+    pub fn outbox_dir(&self) -> PathBuf {
+        self.state.join("outbox")
+    }
+
+    /// Where people leave acknowledgements of alerts: a file each.
+    pub fn alert_acks(&self) -> PathBuf {
+        self.state.join("alert-acks")
+    }
+
+    /// Where `picket config restore` tells the agent who restored what.
+    pub fn restore_mark(&self) -> PathBuf {
+        self.state.join("config-restore.json")
+    }
+
     /// Where the agent wishes for an update.
     pub fn wish(&self) -> PathBuf {
         self.state.join("update-wish")
@@ -244,6 +279,26 @@ impl Layout {
     /// The updater's state: trust, journal, downloads.
     pub fn update_dir(&self) -> &Path {
         &self.update
+    }
+
+    /// The sensor's own state: what is there, as it last saw it, and what the agent has not taken yet.
+    pub fn sensor_dir(&self) -> &Path {
+        &self.sensor
+    }
+
+    /// The folder of the sensor's socket.
+    pub fn sensor_run_dir(&self) -> &Path {
+        &self.sensor_run
+    }
+
+    /// Where the agent meets the sensor.
+    pub fn sensor_socket(&self) -> PathBuf {
+        self.sensor_run.join("sensor.sock")
+    }
+
+    /// Where the agent notes how far it took the sensor's events.
+    pub fn sensor_mark(&self) -> PathBuf {
+        self.state.join("sensor-mark.json")
     }
 
     /// The agent's and the supervisor's log files, where no journal takes them.
@@ -315,7 +370,8 @@ mod tests {
     fn a_prefix_has_the_shape_of_the_system() {
         let system = Layout::of(Scope::System).unwrap();
         let prefix = Layout::of(Scope::Prefix("/srv/p".into())).unwrap();
-        let system_entries = system.entries().into_iter().filter(|entry| entry.path != system.unit_dir());
+        let only_there = [system.unit_dir(), system.sensor_dir(), system.sensor_run_dir()];
+        let system_entries = system.entries().into_iter().filter(|entry| !only_there.contains(&entry.path.as_path()));
         for (a, b) in system_entries.zip(prefix.entries()) {
             assert_eq!(Path::new("/srv/p").join(a.path.strip_prefix("/").unwrap()), b.path);
         }
@@ -345,6 +401,17 @@ mod tests {
         assert_eq!(scope("/srv/p/opt/picket/versions/1.2.3/picket"), Some(Scope::Prefix("/srv/p".into())));
         assert_eq!(scope("/home/ann/target/release/picket"), None);
         assert_eq!(scope("/picket"), None);
+    }
+
+    #[test]
+    fn the_sensors_state_is_out_of_the_service_users_reach_and_its_socket_is_not() {
+        let layout = Layout::of(Scope::System).unwrap();
+        let mode = |path: &Path| layout.entries().into_iter().find(|entry| entry.path == path).unwrap();
+        let state = mode(layout.sensor_dir());
+        assert_eq!((state.owner.to_string().as_str(), state.mode), ("picket-sensor:picket", 0o700));
+        let run = mode(layout.sensor_run_dir());
+        assert_eq!((run.owner.to_string().as_str(), run.mode), ("picket-sensor:picket", 0o750));
+        assert!(layout.sensor_socket().starts_with(layout.sensor_run_dir()));
     }
 
     #[test]

@@ -1,12 +1,19 @@
 //! Logs, metrics and health: how Picket tells what it does.
 //!
 //! One subscriber for logs ([`logs`]), one registry for metrics ([`metrics`]), one registry for health checks
-//! ([`health`]). The rooms record; they do not know who listens.
+//! ([`health`]), one layer that measures operations ([`operations`]). The rooms record; they do not know who listens.
 
 pub mod health;
+pub mod histograms;
+mod json;
 pub mod logs;
 pub mod metrics;
+pub mod operations;
+#[cfg(feature = "otel")]
+pub mod otel;
 
 pub use health::{CheckSpec, Finding, Health};
-pub use logs::{LogFormat, LogLevel, LogOptions};
+pub use histograms::OperationMetrics;
+pub use logs::{ComponentLevel, LineSink, Listeners, LogControl, LogFormat, LogLevel, LogOptions, LoggingSettings};
 pub use metrics::Metrics;
+pub use operations::{OperationRecord, OperationSink};

@@ -79,7 +79,11 @@ fn to_prometheus(openmetrics: &str) -> String {
             }
             let _ = writeln!(out, "# TYPE {name}{suffix} {kind}");
         } else if !line.starts_with("# UNIT ") && line != "# EOF" {
-            out.push_str(line);
+            // A family of metrics without labels has an empty set of them, which is allowed and never written.
+            match line.split_once('{') {
+                Some((name, rest)) if rest.starts_with("} ") => out.extend([name, rest.trim_start_matches('}')]),
+                _ => out.push_str(line),
+            }
             out.push('\n');
         }
     }

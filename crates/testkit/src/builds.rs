@@ -113,10 +113,11 @@ pub fn build(version: &str, fault: Fault) -> Build {
 /// Changes when a source file does: names, sizes and times of all of them.
 fn fingerprint(root: &Path) -> String {
     let mut hasher = DefaultHasher::new();
-    let mut folders: Vec<PathBuf> = ["src", "agent", "crates", "installer", "protocol", "release", "service", "update"]
-        .iter()
-        .map(|name| root.join(name))
-        .collect();
+    let mut folders: Vec<PathBuf> =
+        ["src", "agent", "crates", "installer", "protocol", "release", "sensor", "service", "update"]
+            .iter()
+            .map(|name| root.join(name))
+            .collect();
     let mut files = vec![root.join("Cargo.toml"), root.join("Cargo.lock"), root.join("build.rs")];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap().flatten() {

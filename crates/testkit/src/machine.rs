@@ -138,6 +138,12 @@ impl Machine {
         namespace(&self.name)
     }
 
+    /// Its files, sockets among them, as they are now; another folder after a reboot.
+    pub fn root(&self) -> PathBuf {
+        let pid = script(&["pid", &self.name]).expect(0).stdout;
+        Path::new("/proc").join(pid.trim()).join("root")
+    }
+
     /// An answer of the agent's health server: status and body.
     pub fn health(&self, path: &'static str) -> Option<(u16, Value)> {
         let (status, body) = inside(&self.namespace(), move || get(HEALTH_PORT, path, ""))?;

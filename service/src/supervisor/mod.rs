@@ -147,6 +147,7 @@ impl Registrar for Supervised {
                 restarts: 0,
                 run: String::new(),
                 detail: "the supervisor does not run".to_owned(),
+                sensor: None,
             },
             |answer| answer.agent,
         ))

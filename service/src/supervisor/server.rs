@@ -348,6 +348,8 @@ impl Server {
                 restarts: self.policy.restarts,
                 run: self.policy.run.to_string(),
                 detail: format!("{} ({})", state.as_str(), self.policy.reason),
+                // One process: it watches by itself.
+                sensor: None,
             },
             trial: self.trial.as_ref().map(|(version, _)| version.clone()),
             updater: self.job.is_some(),

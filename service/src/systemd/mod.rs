@@ -5,11 +5,13 @@
 //! it can neither place unit files there, nor reload, nor restart, nor tell `failed` from `stopped`, so the rest is
 //! `systemctl` directly.
 
+mod files;
 mod show;
 mod systemctl;
 pub mod units;
 
-use crate::registrar::{LogQuery, Registrar, ServiceError, ServiceState, ServiceStatus, Trial};
+use crate::registrar::{LogQuery, Registrar, SensorStatus, ServiceError, ServiceState, ServiceStatus, Trial};
+use files::UnitFiles;
 use picket_layout::Layout;
 use picket_protocol::UnitText;
 use service_manager::{ServiceLabel, ServiceManager, ServiceStartCtx, ServiceStopCtx, SystemdServiceManager};
@@ -18,6 +20,8 @@ use systemctl::Systemctl;
 
 /// The agent's unit.
 pub const AGENT: &str = "picket-agent.service";
+/// The sensor's unit, in a system installation.
+pub const SENSOR: &str = "picket-sensor.service";
 /// The updater's unit.
 pub const UPDATE: &str = "picket-update.service";
 /// What starts the updater every day.
@@ -28,18 +32,19 @@ pub const UPDATE_PATH: &str = "picket-update.path";
 pub const RECOVER: &str = "picket-recover.service";
 
 /// Every unit we install.
-pub const ALL: [&str; 5] = [AGENT, UPDATE, UPDATE_TIMER, UPDATE_PATH, RECOVER];
-/// The ones that are started at boot.
+pub const ALL: [&str; 6] = [AGENT, SENSOR, UPDATE, UPDATE_TIMER, UPDATE_PATH, RECOVER];
+/// The ones that are started at boot. The sensor comes with the agent, which wants it.
 const ENABLED: [&str; 4] = [RECOVER, AGENT, UPDATE_TIMER, UPDATE_PATH];
+
+/// A restart at once, whatever the unit is ordered after: the recovery that brings the agent back is itself ordered
+/// before it.
+const AT_ONCE: [&str; 3] = ["--no-block", "--job-mode=ignore-dependencies", "restart"];
 
 /// systemd as one installation's registrar.
 #[derive(Debug)]
 pub struct Systemd {
     systemctl: Systemctl,
-    units: PathBuf,
-    trial_units: PathBuf,
-    /// The folder that a trial's unit text must name instead of [`Layout::current_link`].
-    current: PathBuf,
+    files: UnitFiles,
     user: bool,
 }
 
@@ -58,9 +63,11 @@ impl Systemd {
     fn new(layout: &Layout, user: bool) -> Self {
         Self {
             systemctl: Systemctl { user },
-            units: layout.unit_dir().to_owned(),
-            trial_units: layout.trial_unit_dir().to_owned(),
-            current: layout.current_link(),
+            files: UnitFiles {
+                units: layout.unit_dir().to_owned(),
+                trial_units: layout.trial_unit_dir().to_owned(),
+                current: layout.current_link(),
+            },
             user,
         }
     }
@@ -80,8 +87,41 @@ impl Systemd {
         Ok(show::parse(&self.systemctl.run(&arguments)?))
     }
 
-    fn trial_path(&self) -> PathBuf {
-        self.trial_units.join(AGENT)
+    /// Does something to a service beside the agent. The agent goes on without it, so a failure is told and no more: an
+    /// administrator may have masked it.
+    fn companion(&self, arguments: &[&str]) {
+        if let Err(error) = self.systemctl.run(arguments) {
+            tracing::warn!(%error, "a service beside the agent did not do as it was told");
+        }
+    }
+
+    /// Stops the services beside the agent, the ones that lost their unit file with the end of a trial among them.
+    fn stop_companions(&self) {
+        let companions = self.files.companions();
+        for name in &companions {
+            self.companion(&["stop", name]);
+        }
+        if !companions.iter().any(|name| name == SENSOR) {
+            self.stop_stray(SENSOR);
+        }
+    }
+
+    /// Asks for a restart of the agent and of these services beside it.
+    fn restart_with(&self, companions: &[String]) -> Result<(), ServiceError> {
+        for name in companions {
+            let _ = self.systemctl.run(&["reset-failed", name]);
+            self.companion(&[&AT_ONCE[..], &[name]].concat());
+        }
+        let _ = self.systemctl.run(&["reset-failed", AGENT]);
+        self.systemctl.run(&[&AT_ONCE[..], &[AGENT]].concat()).map(drop)
+    }
+
+    /// Stops a unit that runs without a file.
+    fn stop_stray(&self, name: &str) {
+        let runs = |properties: &show::Properties| !matches!(properties.get("ActiveState"), "inactive" | "failed" | "");
+        if !self.user && self.properties(name).is_ok_and(|properties| runs(&properties)) {
+            self.companion(&["stop", name]);
+        }
     }
 }
 
@@ -100,10 +140,12 @@ impl Registrar for Systemd {
     }
 
     fn register(&self, units: &[UnitText]) -> Result<bool, ServiceError> {
-        picket_durable::create_dir(&self.units, 0o755)?;
-        let mut changed = false;
-        for unit in units.iter().filter(|unit| ALL.contains(&unit.name.as_str())) {
-            changed |= write_if_changed(&self.units.join(&unit.name), &unit.text)?;
+        let mut changed = self.files.write(units)?;
+        for name in self.files.surplus(units) {
+            self.companion(&["stop", name]);
+            self.companion(&["--quiet", "disable", name]);
+            picket_durable::remove_if_present(&self.files.path(name))?;
+            changed = true;
         }
         if changed {
             self.reload()?;
@@ -112,7 +154,7 @@ impl Registrar for Systemd {
     }
 
     fn unit_path(&self, name: &str) -> Option<PathBuf> {
-        Some(self.units.join(name))
+        Some(self.files.path(name))
     }
 
     fn enable(&self) -> Result<(), ServiceError> {
@@ -122,19 +164,23 @@ impl Registrar for Systemd {
 
     fn unregister(&self) -> Result<(), ServiceError> {
         self.end_trial()?;
-        let known: Vec<&str> = ALL.into_iter().filter(|unit| self.units.join(unit).exists()).collect();
+        let known = self.files.registered();
+        let known: Vec<&str> = known.iter().map(String::as_str).collect();
         if !known.is_empty() {
             self.systemctl.run(&[&["stop"], &known[..]].concat())?;
             self.systemctl.run(&[&["--quiet", "disable"], &known[..]].concat())?;
             // The file in which systemd keeps the timer's last time; systemd before 244 cannot be asked to remove it.
             let _ = self.systemctl.run(&["clean", "--what=state", UPDATE_TIMER]);
         }
-        for unit in ALL {
-            picket_durable::remove_if_present(&self.units.join(unit))?;
+        self.stop_stray(SENSOR);
+        for unit in &known {
+            picket_durable::remove_if_present(&self.files.path(unit))?;
         }
         self.reload()?;
-        // A unit that failed stays listed until it is forgotten; one that never did makes this say no.
-        let _ = self.systemctl.run(&[&["reset-failed"], &ALL[..]].concat());
+        // A unit that failed stays listed until it is forgotten; one that never did makes this say no, for all.
+        for unit in known.into_iter().chain(ALL) {
+            let _ = self.systemctl.run(&["reset-failed", unit]);
+        }
         Ok(())
     }
 
@@ -142,50 +188,67 @@ impl Registrar for Systemd {
         // A unit that failed too often refuses to start until its counter is cleared; whoever says start, means it.
         let _ = self.systemctl.run(&["reset-failed", AGENT]);
         let context = ServiceStartCtx { label: agent_label() };
-        self.manager().start(context).map_err(|e| from_service_manager("start", &e))
+        let companions = self.files.companions();
+        for name in &companions {
+            let _ = self.systemctl.run(&["reset-failed", name]);
+        }
+        self.manager().start(context).map_err(|e| from_service_manager("start", &e))?;
+        // The agent's own start brings them where it wants them; this one is for an agent that ran already.
+        for name in &companions {
+            self.companion(&["start", name]);
+        }
+        Ok(())
     }
 
     fn stop(&self) -> Result<(), ServiceError> {
+        // The sensor first, while there is an agent that takes what it still has.
+        self.stop_companions();
         let context = ServiceStopCtx { label: agent_label() };
         self.manager().stop(context).map_err(|e| from_service_manager("stop", &e))
     }
 
     fn restart(&self) -> Result<(), ServiceError> {
-        let _ = self.systemctl.run(&["reset-failed", AGENT]);
-        // At once, whatever it is ordered after: the recovery that brings the agent back is itself ordered before it.
-        self.systemctl.run(&["--no-block", "--job-mode=ignore-dependencies", "restart", AGENT]).map(drop)
+        let companions = self.files.companions();
+        if !companions.iter().any(|name| name == SENSOR) {
+            self.stop_stray(SENSOR);
+        }
+        self.restart_with(&companions)
     }
 
     fn status(&self) -> Result<ServiceStatus, ServiceError> {
-        Ok(self.properties(AGENT)?.status())
+        let mut status = self.properties(AGENT)?.status();
+        if self.files.companions().iter().any(|name| name == SENSOR) {
+            let ServiceStatus { state, pid, restarts, detail, .. } = self.properties(SENSOR)?.status();
+            status.sensor = Some(SensorStatus { state, pid, restarts, detail });
+        }
+        Ok(status)
     }
 
     fn begin_trial(&self, trial: &Trial) -> Result<(), ServiceError> {
-        let unit = trial.units.iter().find(|unit| unit.name == AGENT).ok_or_else(|| ServiceError::Command {
-            command: format!("trial of {}", trial.version),
-            message: format!("the version brings no {AGENT}"),
-        })?;
-        let dir = trial.exe.parent().unwrap_or(Path::new("/"));
-        let text = units::for_trial(&unit.text, &self.current, dir, &trial.version);
-        picket_durable::create_dir(&self.trial_units, 0o755)?;
-        write_if_changed(&self.trial_path(), &text)?;
+        let without = self.files.lay(trial)?;
         self.reload()?;
-        self.restart()
+        // What the version on trial does not know, it must not find running.
+        for name in &without {
+            self.companion(&["--no-block", "stop", name]);
+        }
+        let mut companions = self.files.companions();
+        companions.retain(|name| !without.contains(name));
+        self.restart_with(&companions)
     }
 
     fn end_trial(&self) -> Result<bool, ServiceError> {
         if !self.trial_is_on()? {
             return Ok(false);
         }
-        picket_durable::remove_if_present(&self.trial_path())?;
+        self.files.lift()?;
         // Also when the file was gone already: systemd goes by what it loaded.
         self.reload()?;
         Ok(true)
     }
 
     fn trial_is_on(&self) -> Result<bool, ServiceError> {
-        let path = self.trial_path();
-        Ok(std::fs::symlink_metadata(&path).is_ok() || Path::new(self.properties(AGENT)?.get("FragmentPath")) == path)
+        let path = self.files.trial_path(AGENT);
+        Ok(!self.files.on_trial().is_empty() || Path::new(self.properties(AGENT)?.get("FragmentPath")) == path)
     }
 
     fn start_updater(&self) -> Result<(), ServiceError> {
@@ -198,7 +261,8 @@ impl Registrar for Systemd {
     }
 
     fn trial_obstacle(&self) -> Result<Option<String>, ServiceError> {
-        Ok(self.properties(AGENT)?.trial_obstacle(&self.units, &self.current.join(picket_layout::EXECUTABLE)))
+        let exe = self.files.current.join(picket_layout::EXECUTABLE);
+        Ok(self.properties(AGENT)?.trial_obstacle(&self.files.units, &exe))
     }
 
     fn log_command(&self, query: &LogQuery) -> Vec<String> {
@@ -206,20 +270,12 @@ impl Registrar for Systemd {
         if self.user {
             command.push("--user".to_owned());
         }
-        command.extend([format!("--unit={AGENT}"), format!("--lines={}", query.lines)]);
+        command.push(format!("--unit={AGENT}"));
+        command.extend(self.files.companions().iter().map(|name| format!("--unit={name}")));
+        command.push(format!("--lines={}", query.lines));
         command.push(if query.follow { "--follow" } else { "--no-pager" }.to_owned());
         command
     }
-}
-
-/// Writes `text` to `path` unless it is there already; says whether it wrote.
-fn write_if_changed(path: &Path, text: &str) -> Result<bool, ServiceError> {
-    let present = picket_durable::read_if_present(path, units::MAX_BYTES)?;
-    if present.as_deref() == Some(text.as_bytes()) {
-        return Ok(false);
-    }
-    picket_durable::write_atomic(path, text.as_bytes(), 0o644)?;
-    Ok(true)
 }
 
 impl show::Properties {
@@ -246,6 +302,7 @@ impl show::Properties {
             restarts: self.get("NRestarts").parse().unwrap_or(0),
             run: self.get("InvocationID").to_owned(),
             detail,
+            sensor: None,
         }
     }
 }

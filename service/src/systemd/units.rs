@@ -2,13 +2,13 @@
 //!
 //! A version writes its own unit texts for the `current` link; they travel to the proven version in the self-test
 //! report. The contract between versions is in three words: the texts name [`Layout::current_exe`], and whatever
-//! version is behind it understands `agent run`, `update run` and `update recover`. So an old unit starts a new binary,
+//! version is behind it understands `agent run`, `sensor run`, `update run` and `update recover`. So an old unit starts a new binary,
 //! and the other way round, when a power cut falls between the switch and the refresh of the units.
 //!
 //! Every unit is held to an exposure of 2.5 or less by `systemd-analyze security`; `scripts/unit-exposure` prints it.
 
-use super::{AGENT, RECOVER, UPDATE, UPDATE_PATH, UPDATE_TIMER};
-use picket_layout::{Layout, SERVICE_USER, Scope};
+use super::{AGENT, RECOVER, SENSOR, UPDATE, UPDATE_PATH, UPDATE_TIMER};
+use picket_layout::{Layout, SENSOR_USER, SERVICE_USER, Scope};
 use picket_protocol::UnitText;
 use semver::Version;
 use std::path::Path;
@@ -25,13 +25,17 @@ const DOCUMENTATION: &str = env!("CARGO_PKG_REPOSITORY");
 pub fn texts(layout: &Layout) -> Vec<UnitText> {
     let user = *layout.scope() == Scope::User;
     let unit = |name: &str, text: String| UnitText { name: name.to_owned(), text };
-    vec![
+    let mut units = vec![
         unit(AGENT, agent(layout, user)),
         unit(UPDATE, update(layout, user)),
         unit(UPDATE_TIMER, timer()),
         unit(UPDATE_PATH, path(layout)),
         unit(RECOVER, recover(layout, user)),
-    ]
+    ];
+    if layout.has_sensor() {
+        units.push(unit(SENSOR, sensor(layout)));
+    }
+    units
 }
 
 /// A trial's text: the version's own, started from its own folder instead of through the `current` link.
@@ -43,16 +47,21 @@ pub fn for_trial(text: &str, current: &Path, version_dir: &Path, version: &Versi
         .lines()
         .map(|line| if line.starts_with("Exec") { line.replace(&from, &to) } else { line.to_owned() } + "\n")
         .collect();
-    format!(
-        "# Trial of Picket {version}: written by the updater, gone at the next boot or when the trial ends.\n{body}"
-    )
+    format!("{TRIAL_MARK}{version}: written by the updater, gone at the next boot or when the trial ends.\n{body}")
 }
 
-/// The sandbox that every system unit has.
+/// How the text of every trial begins.
+const TRIAL_MARK: &str = "# Trial of Picket ";
+
+/// Whether `text` is one of ours for a trial, and no administrator's own.
+pub(super) fn is_for_trial(text: &[u8]) -> bool {
+    text.starts_with(TRIAL_MARK.as_bytes())
+}
+
+/// The sandbox that every system unit has, apart from `PrivateTmp=`: the sensor has to see everybody's.
 const SANDBOX: &str = "\
 NoNewPrivileges=yes
 ProtectSystem=strict
-PrivateTmp=yes
 PrivateDevices=yes
 PrivateMounts=yes
 ProtectKernelTunables=yes
@@ -97,23 +106,34 @@ User={SERVICE_USER}
 Group={SERVICE_USER}
 StateDirectory=picket
 StateDirectoryMode=0700
+LogsDirectory=picket
+LogsDirectoryMode=0750
 RuntimeDirectory=picket
 RuntimeDirectoryMode=0750
 CapabilityBoundingSet=
 AmbientCapabilities=
 {SANDBOX}\
+PrivateTmp=yes
 # The size of /home is measured, what is in it is not read.
 ProtectHome=read-only
 ProtectProc=invisible
 PrivateUsers=yes
 SystemCallFilter=@system-service
 SystemCallFilter=~@privileged @resources
-# The local API and the journal; there is no hub yet that it could talk to.
+# The local API, the journal, and the mail server, web hooks and hub that the configuration names.
 RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
-IPAddressDeny=any
-IPAddressAllow=localhost
+# Far above what the agent allows itself: for the case that it cannot keep to that.
+MemoryMax=512M
+TasksMax=128
+CPUQuota=200%
 "
         )
+    };
+    // Wanted and not required: without the sensor the agent sees less, and says so.
+    let (sensor, after) = if layout.has_sensor() {
+        (format!("Wants={SENSOR}\n"), format!("After=network.target {RECOVER} {SENSOR}\n"))
+    } else {
+        (String::new(), format!("After=network.target {RECOVER}\n"))
     };
     let target = if user { "default.target" } else { "multi-user.target" };
     format!(
@@ -121,8 +141,7 @@ IPAddressAllow=localhost
 [Unit]
 Description=Picket agent
 Documentation={DOCUMENTATION}
-After=network.target {RECOVER}
-OnFailure={RECOVER}
+{after}{sensor}OnFailure={RECOVER}
 # Ten starts in five minutes: a crash loop ends instead of eating the machine, and recovery looks into it.
 StartLimitIntervalSec=300
 StartLimitBurst=10
@@ -131,6 +150,8 @@ StartLimitBurst=10
 Type=notify
 NotifyAccess=main
 ExecStart={exe} agent run
+# Reads the configuration again, as it does by itself when a file changes.
+ExecReload=/bin/kill -HUP $MAINPID
 Restart=always
 RestartSec=1
 # A configuration that cannot be used does not get better by trying again.
@@ -142,6 +163,68 @@ KillMode=mixed
 {confinement}
 [Install]
 WantedBy={target}
+"
+    )
+}
+
+/// The sensor holds the capabilities and has no network.
+///
+/// It is a user of its own and not root without capabilities: root may write to `/proc/1/mem` with `CAP_SYS_PTRACE`
+/// alone and may ask systemd for anything over a Unix socket. It has no `PrivateTmp=`, `ProtectProc=` and
+/// `InaccessiblePaths=`, because what is hidden from it is not watched; no `PrivateNetwork=`, because `sock_diag` tells of
+/// its own network namespace only; and no `PrivateUsers=`, because capabilities hold in the machine's user namespace only.
+fn sensor(layout: &Layout) -> String {
+    let exe = layout.current_exe();
+    let exe = exe.display();
+    let program = layout.program_dir().display();
+    format!(
+        "\
+[Unit]
+Description=Picket sensor
+Documentation={DOCUMENTATION}
+After={RECOVER}
+# Ten starts in five minutes, as the agent; it goes on without.
+StartLimitIntervalSec=300
+StartLimitBurst=10
+
+[Service]
+Type=notify
+NotifyAccess=main
+ExecStart={exe} sensor run
+Restart=always
+RestartSec=1
+RestartPreventExitStatus={EXIT_CONFIG}
+WatchdogSec=60
+# It is ready before it looks at a single file, so the agent is not kept waiting.
+TimeoutStartSec=10
+TimeoutStopSec=20
+KillMode=mixed
+User={SENSOR_USER}
+Group={SERVICE_USER}
+StateDirectory=picket-sensor
+StateDirectoryMode=0700
+RuntimeDirectory=picket-sensor
+RuntimeDirectoryMode=0750
+# SYS_ADMIN: fanotify(7) marks on file systems. DAC_READ_SEARCH: names and contents of everybody's files. NET_ADMIN: the
+# sock_diag multicast of sockets that end. SYS_PTRACE: whose socket it is (/proc/PID/fd, /proc/PID/exe).
+CapabilityBoundingSet=CAP_SYS_ADMIN CAP_DAC_READ_SEARCH CAP_NET_ADMIN CAP_SYS_PTRACE
+AmbientCapabilities=CAP_SYS_ADMIN CAP_DAC_READ_SEARCH CAP_NET_ADMIN CAP_SYS_PTRACE
+{SANDBOX}\
+ProtectHome=read-only
+# Nothing but itself can be executed; the folders of libraries are for builds that are not static.
+NoExecPaths=/
+ExecPaths={program} -/usr/lib -/usr/lib64 -/lib -/lib64
+# What its capabilities would allow and it has no use for: mounting, tracing, changing owners, loading, rebooting.
+SystemCallFilter=@system-service
+SystemCallFilter=~@privileged @resources @mount @debug
+SystemCallFilter=fanotify_init fanotify_mark name_to_handle_at open_by_handle_at
+# The agent and the journal; the kernel's tables of sockets. No socket that leads anywhere can be made.
+RestrictAddressFamilies=AF_UNIX AF_NETLINK
+IPAddressDeny=any
+# Its queue for the agent has a limit of 8 MiB, the rest is the watchers'.
+MemoryMax=256M
+TasksMax=64
+CPUQuota=200%
 "
     )
 }
@@ -180,7 +263,7 @@ fn recover(layout: &Layout, user: bool) -> String {
 [Unit]
 Description=Picket update recovery
 Documentation={DOCUMENTATION}
-Before={AGENT}
+Before={AGENT}{sensor}
 
 [Service]
 Type=oneshot
@@ -191,6 +274,7 @@ TimeoutStartSec=2min
 WantedBy={target}
 ",
         exe = exe.display(),
+        sensor = if layout.has_sensor() { format!(" {SENSOR}") } else { String::new() },
         confinement = updater_confinement(layout, user),
     )
 }
@@ -217,6 +301,7 @@ RuntimeDirectory=picket-update
 RuntimeDirectoryMode=0755
 RuntimeDirectoryPreserve=yes
 {SANDBOX}\
+PrivateTmp=yes
 ProtectHome=yes
 ReadWritePaths={writable}
 # A configuration that only the new version understands is put back with the old version.
@@ -284,6 +369,20 @@ mod tests {
         assert!(trial.contains("\nExecStart=/opt/picket/versions/2.0.0/picket agent run\n"), "{trial}");
         let changed = trial.lines().skip(1).zip(agent.lines()).filter(|(a, b)| a != b).count();
         assert_eq!(changed, 1);
+    }
+
+    #[test]
+    fn the_sensor_can_make_no_connection_and_the_agent_has_no_capability() {
+        let layout = Layout::of(Scope::System).unwrap();
+        let texts = texts(&layout);
+        let text = |name: &str| &texts.iter().find(|unit| unit.name == name).unwrap().text;
+        let has = |name: &str, line: &str| text(name).lines().any(|known| known == line);
+        assert!(has(SENSOR, "RestrictAddressFamilies=AF_UNIX AF_NETLINK") && has(SENSOR, "IPAddressDeny=any"));
+        assert!(has(AGENT, "CapabilityBoundingSet=") && has(AGENT, "Wants=picket-sensor.service"));
+        // Whatever is started with it must not end with it: each goes on without the other.
+        for binding in ["Requires=", "BindsTo=", "PartOf=", "PropagatesStopTo=", "Upholds="] {
+            assert!(!text(SENSOR).contains(binding) && !text(AGENT).contains(binding), "{binding}");
+        }
     }
 
     #[test]

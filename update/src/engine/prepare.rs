@@ -15,7 +15,7 @@ use crate::state::{self, Deferral};
 use crate::trust::minisign::{MAX_SIGNATURE_BYTES, trusted_comment};
 use crate::trust::{TrustError, VerifiedTarget};
 use picket_durable::Context;
-use picket_protocol::{Artifact, SelfTestReport};
+use picket_protocol::{Artifact, SelfTestReport, StateFormat};
 use picket_transport::TransportError;
 use picket_versions::{PlaceError, VersionSource};
 use semver::Version;
@@ -226,13 +226,9 @@ impl Engine<'_> {
         if let Some(check) = report.failures().next() {
             return Some(format!("version {to} fails its self-test: {} ({})", check.name, check.detail));
         }
-        let format = self.state_format();
         let range = report.build.state_format;
-        if !range.can_read(format) {
-            return Some(format!(
-                "version {to} reads state formats {} to {}, this machine's state is in format {format}",
-                range.reads_from, range.writes
-            ));
+        if let Some(reason) = state_format_obstacle(self.build.state_format, range, self.state_format()) {
+            return Some(format!("version {to} {reason}"));
         }
         if declared.is_some_and(|declared| declared != range.writes) {
             return Some(format!("version {to} writes state format {}, the channel says another", range.writes));
@@ -284,6 +280,24 @@ impl Engine<'_> {
     }
 }
 
+/// Why the formats of stored state speak against the version under test, if they do: it must be able to read what is
+/// there (`present`), and the proven version must be able to take back what it writes.
+fn state_format_obstacle(proven: StateFormat, new: StateFormat, present: u32) -> Option<String> {
+    if !new.can_read(present) {
+        let (from, to) = (new.reads_from, new.reads_to());
+        return Some(format!("reads state formats {from} to {to}, this machine's state is in format {present}"));
+    }
+    (!proven.can_read(new.writes)).then(|| {
+        format!(
+            "writes state format {}, which the proven version could not take back (it reads {} to {}); update to a \
+             release in between first",
+            new.writes,
+            proven.reads_from,
+            proven.reads_to()
+        )
+    })
+}
+
 /// The self-test in one line, for the evidence.
 fn describe(report: &SelfTestReport) -> String {
     let failed: Vec<&str> = report.failures().map(|check| check.name.as_str()).collect();
@@ -292,5 +306,24 @@ fn describe(report: &SelfTestReport) -> String {
         format!("{} checks passed; {confined}", report.checks.len())
     } else {
         format!("failed: {}; {confined}", failed.join(", "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_whose_state_the_proven_one_could_not_take_back_is_refused() {
+        let format = |reads_from, writes| StateFormat { reads_from, writes };
+        let obstacle = |proven, new, present| state_format_obstacle(proven, new, present);
+        assert_eq!(obstacle(format(1, 1), format(1, 1), 1), None);
+        assert_eq!(obstacle(format(1, 1), format(1, 2), 1), None, "one step is taken");
+        assert_eq!(obstacle(format(1, 2), format(1, 1), 2), None, "and taken back");
+        let two_steps = obstacle(format(1, 1), format(1, 3), 1).unwrap();
+        assert!(two_steps.contains("in between"), "{two_steps}");
+        let too_old = obstacle(format(1, 3), format(1, 1), 3).unwrap();
+        assert!(too_old.contains("reads state formats 1 to 2"), "{too_old}");
+        assert!(obstacle(format(3, 3), format(3, 3), 1).is_some(), "nor one that left the old format behind");
     }
 }

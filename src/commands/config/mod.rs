@@ -1,5 +1,8 @@
 //! `picket config …`.
 
+mod history;
+mod restore;
+
 use super::Context;
 use crate::cli::{ConfigArgs, ConfigCommand, JsonArgs};
 use crate::error::CommandError;
@@ -22,6 +25,9 @@ pub(super) fn run(context: &Context<'_>, command: ConfigCommand) -> Result<ExitC
             context.output.json(&schema);
             Ok(ExitCode::Success)
         }
+        ConfigCommand::History(args) => history::show(context, &args),
+        ConfigCommand::Diff(args) => history::diff(context, &args),
+        ConfigCommand::Restore(args) => restore::run(context, &args),
     }
 }
 

@@ -1,0 +1,497 @@
+//! The way of an event: watchers → folding → budgets → sinks, the first of which is the durable outbox.
+//!
+//! One thread does all of it, in the order things came. In front of it stands a queue of [`QUEUE`] events; what does not
+//! fit is entered in the outbox's books as a gap, so that whoever watches never waits. Events that another process holds
+//! until they are durable ([`Pipeline::deliverer`]) are not folded beyond their own run: what is acknowledged is on disk.
+
+mod budget;
+mod fold;
+mod settings;
+mod sinks;
+
+pub use settings::{EventSettings, SinkKind};
+
+use budget::Budgets;
+use fold::{Folder, Weighted};
+use picket_netwatch::names::{Resolver, ResolverOptions};
+use picket_outbox::{Gap, Outbox, OutboxError};
+use picket_protocol::Priority;
+use picket_protocol::event::{EVENT_MAX_BYTES, EVENT_SCHEMA, EventBody, GapReason, Sink};
+use serde::Serialize;
+use sinks::{EventSink, FileSink, Outgoing, StdoutSink, SyslogSink};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How many events wait for the thread: four seconds at the rate the agent is built for (2,000 a second).
+const QUEUE: usize = 8192;
+/// How often windows are closed and buffers flushed.
+const TICK: Duration = Duration::from_secs(1);
+/// How long a run of events that another process holds may take to become durable before it is asked to send it again.
+const DURABLE_LIMIT: Duration = Duration::from_secs(30);
+
+/// What the pipeline needs to know.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct PipelineConfig {
+    /// Who reports.
+    pub(crate) device_id: String,
+    /// The folder of logs, for the sink `file`.
+    pub(crate) log_dir: PathBuf,
+    /// What the operator set.
+    pub(crate) settings: EventSettings,
+    /// Whether the other side's name is looked up for connections.
+    pub(crate) resolve_names: bool,
+}
+
+/// How much the agent saves, as the watchdog says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum Thrift {
+    /// Not at all.
+    #[default]
+    None,
+    /// Identical events are folded over a longer time.
+    Fold,
+    /// And file and network events are shed.
+    Shed,
+}
+
+/// How much longer the folding window is under [`Thrift::Fold`].
+const THRIFT_WINDOW: Duration = Duration::from_secs(60);
+
+enum Message {
+    Event(Box<EventBody>),
+    Run(Vec<EventBody>, SyncSender<Result<(), OutboxError>>),
+    Configure(Box<PipelineConfig>),
+    Thrift(Thrift),
+    Stop,
+}
+
+/// What the pipeline counted since it started.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    /// Events taken from watchers.
+    pub(crate) taken: AtomicU64,
+    /// Events that became part of another by folding.
+    pub(crate) folded: AtomicU64,
+    /// Events over budget.
+    pub(crate) limited: AtomicU64,
+    /// Events given up by the watchdog's order.
+    pub(crate) shed: AtomicU64,
+    /// Events that could not be written in the wire's form.
+    pub(crate) unformatted: AtomicU64,
+    /// Events that a sink other than the outbox did not take.
+    pub(crate) sink_failures: AtomicU64,
+}
+
+/// The way of events: a handle and its thread.
+pub(crate) struct Pipeline {
+    messages: SyncSender<Message>,
+    outbox: Arc<Outbox>,
+    counters: Arc<Counters>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Pipeline {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When the system refuses it.
+    pub(crate) fn start(config: PipelineConfig, outbox: Arc<Outbox>) -> std::io::Result<Self> {
+        let (messages, inbox) = sync_channel(QUEUE);
+        let counters = Arc::new(Counters::default());
+        let worker = Worker::new(config, Arc::clone(&outbox), Arc::clone(&counters));
+        let thread = std::thread::Builder::new().name("picket-events".to_owned()).spawn(move || worker.run(&inbox))?;
+        Ok(Self { messages, outbox, counters, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Where watchers put what they see.
+    pub(crate) fn sink(&self) -> Sink {
+        let (messages, outbox) = (self.messages.clone(), Arc::clone(&self.outbox));
+        Arc::new(move |event| {
+            if let Err(TrySendError::Full(Message::Event(event)) | TrySendError::Disconnected(Message::Event(event))) =
+                messages.try_send(Message::Event(Box::new(event)))
+            {
+                give_up(&outbox, &event, GapReason::QueueFull, "events came faster than they could be handled");
+            }
+        })
+    }
+
+    /// Takes runs of events that another process holds, and returns once each is durable. The error is what keeps the
+    /// outbox from it; the events should come again then.
+    pub(crate) fn deliverer(&self) -> impl Fn(Vec<EventBody>) -> Result<(), OutboxError> + Send + use<> {
+        let messages = self.messages.clone();
+        move |events| deliver(&messages, events)
+    }
+
+    /// Works by `config` from the next event on.
+    pub(crate) fn configure(&self, config: PipelineConfig) {
+        let _ = self.messages.send(Message::Configure(Box::new(config)));
+    }
+
+    /// Saves as `thrift` says from now on.
+    pub(crate) fn set_thrift(&self, thrift: Thrift) {
+        let _ = self.messages.send(Message::Thrift(thrift));
+    }
+
+    /// What it counted.
+    pub(crate) fn counters(&self) -> &Arc<Counters> {
+        &self.counters
+    }
+
+    /// Lets everything that was taken go on, and ends the thread.
+    pub(crate) fn stop(&self) {
+        let _ = self.messages.send(Message::Stop);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn deliver(messages: &SyncSender<Message>, events: Vec<EventBody>) -> Result<(), OutboxError> {
+    let (reply, answer) = sync_channel(1);
+    messages.send(Message::Run(events, reply)).map_err(|_| OutboxError::Closed)?;
+    answer.recv().unwrap_or(Err(OutboxError::Closed))
+}
+
+/// Enters an event that is given up in the books.
+fn give_up(outbox: &Outbox, event: &EventBody, reason: GapReason, detail: &str) {
+    let source = match event {
+        EventBody::File(_) => "files",
+        EventBody::Network(_) => "network",
+        EventBody::Gap(gap) => return outbox.account_gap(Gap::of_event(gap.clone())),
+        EventBody::Alert(_) | EventBody::Config(_) => "agent",
+    };
+    outbox.account_gap(Gap {
+        reason,
+        class: event.class(),
+        source: source.to_owned(),
+        count: Some(fold::weight_of(event)),
+        since: None,
+        detail: detail.to_owned(),
+    });
+}
+
+/// The wire form without the identity, which the outbox gives.
+#[derive(Serialize)]
+struct Line<'a> {
+    schema: u32,
+    device_id: &'a str,
+    class: Priority,
+    #[serde(flatten)]
+    body: &'a EventBody,
+}
+
+struct Worker {
+    config: PipelineConfig,
+    outbox: Arc<Outbox>,
+    counters: Arc<Counters>,
+    folder: Folder,
+    budgets: Budgets,
+    thrift: Thrift,
+    to_outbox: bool,
+    sinks: Vec<(Box<dyn EventSink>, bool)>,
+    resolver: Option<Resolver>,
+}
+
+impl Worker {
+    fn new(config: PipelineConfig, outbox: Arc<Outbox>, counters: Arc<Counters>) -> Self {
+        let settings = &config.settings;
+        let budgets = Budgets::new(settings.file_budget(), settings.network_budget(), Instant::now());
+        let folder = Folder::new(settings.fold.get());
+        let to_outbox = settings.sinks.contains(&SinkKind::Outbox);
+        let sinks = open_sinks(&config);
+        let resolver = if config.resolve_names { resolver() } else { None };
+        Self { config, outbox, counters, folder, budgets, thrift: Thrift::None, to_outbox, sinks, resolver }
+    }
+
+    fn run(mut self, inbox: &Receiver<Message>) {
+        let mut ticked = Instant::now();
+        loop {
+            let message = inbox.recv_timeout(TICK.saturating_sub(ticked.elapsed()));
+            match message {
+                Ok(Message::Event(event)) => self.take(*event),
+                Ok(Message::Run(events, reply)) => {
+                    let _ = reply.send(self.run_of(events));
+                }
+                Ok(Message::Configure(config)) => self.configure(*config),
+                Ok(Message::Thrift(thrift)) => self.be_thrifty(thrift),
+                Err(RecvTimeoutError::Timeout) => {}
+                Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if ticked.elapsed() >= TICK {
+                ticked = Instant::now();
+                let closed = self.folder.tick(ticked);
+                self.send_on(closed);
+                self.flush();
+            }
+        }
+        let held = self.folder.drain();
+        self.send_on(held);
+        self.flush();
+    }
+
+    fn take(&mut self, event: EventBody) {
+        self.counters.taken.fetch_add(fold::weight_of(&event), Ordering::Relaxed);
+        if let EventBody::Gap(gap) = event {
+            // It is told of by the books, once for all gaps of its kind.
+            return self.outbox.account_gap(Gap::of_event(gap));
+        }
+        let mut event = event;
+        if let (Some(resolver), EventBody::Network(network)) = (&self.resolver, &mut event) {
+            resolver.enrich(network);
+        }
+        let out = self.folder.take(event, Instant::now());
+        self.send_on(out);
+    }
+
+    /// A run that somebody holds until it is durable: nothing of it may stay in memory.
+    fn run_of(&mut self, events: Vec<EventBody>) -> Result<(), OutboxError> {
+        for event in events {
+            self.take(event);
+        }
+        let held = self.folder.drain();
+        self.send_on(held);
+        if self.to_outbox { self.outbox.flush(DURABLE_LIMIT) } else { Ok(()) }
+    }
+
+    fn send_on(&mut self, events: Vec<Weighted>) {
+        let now = Instant::now();
+        for Weighted { body, weight } in events {
+            if weight > 1 {
+                self.counters.folded.fetch_add(weight - 1, Ordering::Relaxed);
+            }
+            let is_watched = matches!(body, EventBody::File(_) | EventBody::Network(_));
+            if self.thrift == Thrift::Shed && is_watched {
+                self.counters.shed.fetch_add(weight, Ordering::Relaxed);
+                give_up(&self.outbox, &body, GapReason::Shed, "the agent was over its own budget; see /health");
+            } else if !self.budgets.allow(&body, now) {
+                self.counters.limited.fetch_add(weight, Ordering::Relaxed);
+                give_up(
+                    &self.outbox,
+                    &body,
+                    GapReason::RateLimit,
+                    "more came than events.file_rate or events.network_rate allow",
+                );
+            } else {
+                self.hand_out(&body);
+            }
+        }
+    }
+
+    fn hand_out(&mut self, body: &EventBody) {
+        if !self.sinks.is_empty() {
+            let line = Line { schema: EVENT_SCHEMA, device_id: &self.config.device_id, class: body.class(), body };
+            match serde_json::to_string(&line) {
+                Ok(line) if line.len() <= EVENT_MAX_BYTES => {
+                    self.show_to_sinks(&Outgoing { class: body.class(), line: &line });
+                }
+                // The outbox, where there is one, will not be able to write it either, and tells of it.
+                Ok(line) if !self.to_outbox => {
+                    self.leave_out(body, &format!("{} bytes; {EVENT_MAX_BYTES} are allowed", line.len()));
+                }
+                Err(error) if !self.to_outbox => self.leave_out(body, &error.to_string()),
+                Ok(_) | Err(_) => {}
+            }
+        }
+        if self.to_outbox {
+            match picket_outbox::Draft::event(body) {
+                Ok(draft) => drop(self.outbox.emit(draft)),
+                Err(error) => self.leave_out(body, &error.to_string()),
+            }
+        }
+    }
+
+    /// An event that cannot be written in the wire's form.
+    fn leave_out(&self, body: &EventBody, error: &str) {
+        self.counters.unformatted.fetch_add(1, Ordering::Relaxed);
+        tracing::warn!(error, kind = body.type_name(), "an event is left out");
+        give_up(&self.outbox, body, GapReason::Format, "the events could not be written in the wire's form");
+    }
+
+    fn show_to_sinks(&mut self, outgoing: &Outgoing<'_>) {
+        for (sink, works) in &mut self.sinks {
+            let taken = sink.put(outgoing);
+            self.counters.sink_failures.fetch_add(u64::from(taken.is_err()), Ordering::Relaxed);
+            tell_of(sink.as_ref(), works, taken);
+        }
+    }
+
+    fn flush(&mut self) {
+        for (sink, works) in &mut self.sinks {
+            if let failed @ Err(_) = sink.flush() {
+                tell_of(sink.as_ref(), works, failed);
+            }
+        }
+    }
+
+    fn configure(&mut self, config: PipelineConfig) {
+        if config == self.config {
+            return;
+        }
+        let held = self.folder.drain();
+        self.send_on(held);
+        self.flush();
+        let thrift = self.thrift;
+        *self = Self::new(config, Arc::clone(&self.outbox), Arc::clone(&self.counters));
+        self.be_thrifty(thrift);
+    }
+
+    fn be_thrifty(&mut self, thrift: Thrift) {
+        self.thrift = thrift;
+        let window = self.config.settings.fold.get();
+        self.folder.set_window(if thrift == Thrift::None { window } else { window.max(THRIFT_WINDOW) });
+    }
+}
+
+/// Tells once that a sink takes nothing, and once that it takes again.
+fn tell_of(sink: &dyn EventSink, works: &mut bool, taken: Result<(), sinks::SinkError>) {
+    let worked = std::mem::replace(works, taken.is_ok());
+    match taken {
+        Ok(()) if !worked => tracing::info!(sink = sink.name(), "takes events again"),
+        Err(error) if worked => {
+            let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+            tracing::warn!(sink = sink.name(), %error, source, "takes no events; the outbox keeps them");
+        }
+        _ => {}
+    }
+}
+
+/// Looks up names beside the events; an event never waits for it.
+fn resolver() -> Option<Resolver> {
+    let started = Resolver::start(ResolverOptions::default());
+    started.inspect_err(|error| tracing::warn!(%error, "names of addresses are not looked up")).ok()
+}
+
+fn open_sinks(config: &PipelineConfig) -> Vec<(Box<dyn EventSink>, bool)> {
+    let settings = &config.settings;
+    let mut sinks: Vec<Box<dyn EventSink>> = Vec::new();
+    for kind in &settings.sinks {
+        match kind {
+            SinkKind::Outbox => {}
+            SinkKind::Stdout => sinks.push(Box::new(StdoutSink::new())),
+            SinkKind::Syslog => sinks.push(Box::new(SyslogSink::new())),
+            SinkKind::File => {
+                let path = if settings.file.is_empty() { "events.ndjson" } else { &settings.file };
+                sinks.push(Box::new(FileSink::new(&config.log_dir.join(path), settings.file_max_size.0.max(1 << 16))));
+            }
+        }
+    }
+    sinks.into_iter().map(|sink| (sink, true)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use picket_outbox::{Options, OutboxSettings, SystemClock};
+    use picket_protocol::event::{Confidence, FileAction, FileEvent, FileKind, FileMethod};
+    use picket_seal::{Keyring, Sealer};
+    use std::path::Path;
+
+    fn outbox(dir: &Path) -> Arc<Outbox> {
+        let keyring = Keyring::open_or_create(&dir.join("key")).unwrap();
+        let options = Options {
+            folder: dir.join("outbox"),
+            sealer: Arc::new(Sealer::new(Arc::new(keyring)).unwrap()),
+            limits: OutboxSettings::default().limits(),
+            kernel_boot: "boot".into(),
+            clock: Arc::new(SystemClock),
+        };
+        Arc::new(Outbox::open(options).unwrap())
+    }
+
+    fn modified(path: &str) -> EventBody {
+        EventBody::File(FileEvent {
+            timestamp: jiff::Timestamp::now(),
+            action: FileAction::Modified,
+            path: path.to_owned(),
+            path_base64: None,
+            path_from: None,
+            kind: FileKind::File,
+            meta: None,
+            sha256: None,
+            actor: None,
+            method: FileMethod::Inotify,
+            confidence: Confidence::Observed,
+            fold: None,
+        })
+    }
+
+    fn config(dir: &Path, settings: EventSettings) -> PipelineConfig {
+        PipelineConfig { device_id: "agent-123".into(), log_dir: dir.to_owned(), settings, resolve_names: false }
+    }
+
+    #[test]
+    fn a_run_that_somebody_holds_is_durable_when_deliver_returns_and_nothing_of_it_waits_in_memory() {
+        let dir = tempfile::tempdir().unwrap();
+        let outbox = outbox(dir.path());
+        let pipeline = Pipeline::start(config(dir.path(), EventSettings::default()), Arc::clone(&outbox)).unwrap();
+        (pipeline.deliverer())((0..10).map(|_| modified("/same")).collect()).unwrap();
+        let status = outbox.status();
+        assert_eq!((status.in_memory, status.ledger.total().emitted), (0, 10), "{status:?}");
+        assert_eq!(status.queued.normal, 2, "the first, and one that stands for nine");
+        assert!(status.ledger_holds);
+        pipeline.stop();
+    }
+
+    #[test]
+    fn what_is_over_budget_is_a_counted_gap_and_the_books_add_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let outbox = outbox(dir.path());
+        let settings = EventSettings { file_rate: 1, file_burst: 5, ..EventSettings::default() };
+        let pipeline = Pipeline::start(config(dir.path(), settings), Arc::clone(&outbox)).unwrap();
+        (pipeline.deliverer())((0..50).map(|n| modified(&format!("/file-{n}"))).collect()).unwrap();
+        let total = outbox.status().ledger.total();
+        assert_eq!(total.emitted, 50);
+        assert_eq!(total.gaps.get(&GapReason::RateLimit).copied().unwrap_or(0), 45);
+        assert_eq!(pipeline.counters().limited.load(Ordering::Relaxed), 45);
+        pipeline.stop();
+    }
+
+    #[test]
+    fn the_file_sink_gets_the_wire_form_and_a_new_configuration_holds_from_the_next_event_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let outbox = outbox(dir.path());
+        let pipeline = Pipeline::start(config(dir.path(), EventSettings::default()), outbox).unwrap();
+        (pipeline.deliverer())(vec![modified("/before")]).unwrap();
+        let settings = EventSettings { sinks: vec![SinkKind::Outbox, SinkKind::File], ..EventSettings::default() };
+        pipeline.configure(config(dir.path(), settings));
+        (pipeline.deliverer())(vec![modified("/after")]).unwrap();
+        pipeline.stop();
+        let text = picket_durable::read_text(&dir.path().join("events.ndjson"), 10_000).unwrap();
+        let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(lines.len(), 1);
+        assert_eq!((&lines[0]["device_id"], &lines[0]["type"]), (&"agent-123".into(), &"file".into()));
+        assert_eq!(lines[0]["details"]["path"], "/after");
+        assert!(lines[0]["details"]["timestamp"].as_str().unwrap().ends_with('Z'));
+    }
+
+    #[test]
+    fn an_event_too_long_for_the_wire_is_a_gap_and_no_crash() {
+        let dir = tempfile::tempdir().unwrap();
+        let outbox = outbox(dir.path());
+        let pipeline = Pipeline::start(config(dir.path(), EventSettings::default()), Arc::clone(&outbox)).unwrap();
+        (pipeline.deliverer())(vec![modified(&"x".repeat(EVENT_MAX_BYTES)), modified("/fine")]).unwrap();
+        let total = outbox.status().ledger.total();
+        assert_eq!((total.emitted, total.gaps.get(&GapReason::Format).copied()), (2, Some(1)));
+        pipeline.stop();
+    }
+
+    #[test]
+    fn a_pipeline_that_sheds_says_so_in_the_books_and_lets_alerts_pass() {
+        let dir = tempfile::tempdir().unwrap();
+        let outbox = outbox(dir.path());
+        let pipeline = Pipeline::start(config(dir.path(), EventSettings::default()), Arc::clone(&outbox)).unwrap();
+        pipeline.set_thrift(Thrift::Shed);
+        let sink = pipeline.sink();
+        sink(modified("/a"));
+        (pipeline.deliverer())(vec![]).unwrap();
+        pipeline.stop();
+        let total = outbox.ledger().total();
+        assert_eq!(total.gaps.get(&GapReason::Shed).copied(), Some(1), "{total:?}");
+        assert!(total.holds());
+    }
+}

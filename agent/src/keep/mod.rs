@@ -1,0 +1,189 @@
+//! What the agent keeps: the sealed store, the outbox, and the way from one to the other while there is no hub.
+//!
+//! None of it can keep the agent from starting. A missing key, a store of a later version or a disk that gives nothing is a
+//! health check that fails and says what to do; the agent measures and answers all the same.
+
+mod uplink;
+
+use crate::checks;
+use crate::config::{Config, KeepConfig};
+use picket_outbox::delivery::{Delivery, DeliverySettings, DeliveryStatus};
+use picket_outbox::{Options, Outbox, QueueStatus, SystemClock};
+use picket_seal::{Keyring, Sealer};
+use picket_store::{Policy, Store, StoreOptions, Table};
+use picket_telemetry::{Finding, Health};
+use serde::Serialize;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+/// Store, outbox and delivery, each where it could be opened.
+pub(crate) struct Kept {
+    pub(crate) store: Option<Arc<Store>>,
+    pub(crate) outbox: Option<Arc<Outbox>>,
+    delivery: Mutex<Option<Delivery>>,
+}
+
+/// How delivery and queue stand: `GET /queue`.
+#[derive(Debug, Serialize)]
+pub(crate) struct QueueReport {
+    /// The queue and its books.
+    pub(crate) queue: QueueStatus,
+    /// The delivery, where there is one.
+    pub(crate) delivery: Option<DeliveryStatus>,
+}
+
+impl Kept {
+    /// Opens what can be opened and tells `health` of the rest.
+    pub(crate) fn open(config: &Config, health: &Health) -> Self {
+        let keep = &config.keep;
+        let keyring = match picket_store::keyring(&keep.store_key, &keep.store_dir) {
+            Ok(keyring) => keyring,
+            Err(error) => {
+                let finding = Finding::fail(told(&error));
+                health.set(checks::STORE, finding.clone());
+                health.set(checks::OUTBOX, finding);
+                return Self { store: None, outbox: None, delivery: Mutex::new(None) };
+            }
+        };
+        let store = open_store(keep, &keyring, health);
+        let outbox = open_outbox(keep, &keyring, health);
+        let delivery = match (&store, &outbox) {
+            (Some(store), Some(outbox)) => deliver_to_store(config, store, outbox),
+            _ => None,
+        };
+        if let Some(store) = &store {
+            let store = Arc::clone(store);
+            health.probe(checks::STORE, move || store_finding(&store));
+        }
+        if let Some(outbox) = &outbox {
+            let outbox = Arc::clone(outbox);
+            health.probe(checks::OUTBOX, move || outbox_finding(&outbox.status()));
+        }
+        Self { store, outbox, delivery: Mutex::new(delivery) }
+    }
+
+    /// How queue and delivery stand.
+    pub(crate) fn queue(&self) -> Option<QueueReport> {
+        let queue = self.outbox.as_ref()?.status();
+        let delivery = self.delivery.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(QueueReport { queue, delivery: delivery.as_ref().map(Delivery::status) })
+    }
+
+    /// Takes over settings that changed.
+    pub(crate) fn configure(&self, keep: &KeepConfig) {
+        if let Some(store) = &self.store {
+            store.set_policy(Policy::from(&keep.data));
+        }
+    }
+
+    /// Keeps one value, if there is a store and room in its queue.
+    pub(crate) fn record<T: Serialize + ?Sized>(&self, table: Table, at: jiff::Timestamp, value: &T) {
+        let Some(store) = &self.store else { return };
+        // A row that is refused is counted by the store, and its check tells.
+        if let Err(error) = store.append_json(table, at, value) {
+            tracing::debug!(table = table.as_str(), %error, "a row is not kept");
+        }
+    }
+
+    /// Delivers what waits within `limit`, and makes everything durable.
+    pub(crate) fn stop(&self, limit: Duration) {
+        let delivery = self.delivery.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(delivery) = delivery {
+            delivery.stop(limit);
+        }
+        if let Some(outbox) = &self.outbox
+            && let Err(error) = outbox.flush(limit)
+        {
+            tracing::warn!(error = told(&error), "not every event is durable");
+        }
+        if let Some(store) = &self.store
+            && let Err(error) = store.flush()
+        {
+            tracing::warn!(error = told(&error), "not every row is durable");
+        }
+    }
+}
+
+fn open_store(keep: &KeepConfig, keyring: &Arc<Keyring>, health: &Health) -> Option<Arc<Store>> {
+    let mut options = StoreOptions::new(&keep.store_dir, Arc::clone(keyring));
+    options.policy = Policy::from(&keep.data);
+    match Store::open(options) {
+        Ok(store) => Some(Arc::new(store)),
+        Err(error) => {
+            tracing::error!(error = told(&error), "nothing is kept in the store");
+            health.set(checks::STORE, Finding::fail(told(&error)));
+            None
+        }
+    }
+}
+
+fn open_outbox(keep: &KeepConfig, keyring: &Arc<Keyring>, health: &Health) -> Option<Arc<Outbox>> {
+    let opened = Sealer::new(Arc::clone(keyring)).map_err(|error| told(&error)).and_then(|sealer| {
+        Outbox::open(Options {
+            folder: keep.outbox_dir.clone(),
+            sealer: Arc::new(sealer),
+            limits: keep.outbox.limits(),
+            kernel_boot: picket_outbox::kernel_boot(),
+            clock: Arc::new(SystemClock),
+        })
+        .map_err(|error| told(&error))
+    });
+    match opened {
+        Ok(outbox) => Some(Arc::new(outbox)),
+        Err(error) => {
+            tracing::error!(error, "no event is kept");
+            health.set(checks::OUTBOX, Finding::fail(error));
+            None
+        }
+    }
+}
+
+/// While no hub takes them, events go from the outbox into this machine's own store.
+fn deliver_to_store(config: &Config, store: &Arc<Store>, outbox: &Arc<Outbox>) -> Option<Delivery> {
+    let settings = DeliverySettings::new(&config.keep.outbox, &config.device_id);
+    let uplink = Box::new(uplink::LocalUplink::new(Arc::clone(store)));
+    match Delivery::start(Arc::clone(outbox), uplink, settings, Arc::new(SystemClock)) {
+        Ok(delivery) => Some(delivery),
+        Err(error) => {
+            tracing::error!(error = told(&error), "events wait in the outbox");
+            None
+        }
+    }
+}
+
+/// An error with its causes, in one line.
+pub(crate) fn told(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+fn store_finding(store: &Store) -> Finding {
+    let counters = store.counters();
+    let (written, lost) = (counters.rows_written, counters.rows_failed + counters.rows_refused);
+    let finding = match (&counters.last_error, &counters.retention_error) {
+        (Some(error), _) => Finding::warn(format!("rows cannot be written ({lost} lost so far): {error}")),
+        (None, Some(error)) => Finding::warn(format!("old rows cannot be removed: {error}")),
+        (None, None) if lost > 0 => Finding::pass(format!("{written} rows written, {lost} lost since the start")),
+        (None, None) => Finding::pass(format!("{written} rows written")),
+    };
+    finding.figure("rows_written", written).figure("rows_lost", lost)
+}
+
+/// The books must add up; what nobody can store at present is a warning, for the disk may be at fault.
+fn outbox_finding(status: &QueueStatus) -> Finding {
+    let total = status.ledger.total();
+    let finding = if !status.ledger_holds {
+        Finding::fail("the books of events do not add up; keep the outbox folder and report this")
+    } else if let Some(trouble) = &status.trouble {
+        Finding::warn(format!("events wait in memory: {trouble}"))
+    } else {
+        let gaps = total.gap_total();
+        Finding::pass(format!("{} events, {gaps} missing and accounted for, {} waiting", total.emitted, total.queued))
+    };
+    finding.figure("emitted", total.emitted).figure("gaps", total.gap_total()).figure("queued", total.queued)
+}

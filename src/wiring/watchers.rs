@@ -1,0 +1,107 @@
+//! The watchers that the configuration asks for, as the sensor starts them.
+
+use crate::cli::ConfigArgs;
+use crate::process::Process;
+use crate::settings;
+use picket_config::Setting;
+use picket_filewatch::{FileWatcher, Options as FileOptions, Privileged};
+use picket_layout::Layout;
+use picket_netwatch::{NetWatcher, NetworkMonitorSettings};
+use picket_protocol::Sight;
+use picket_protocol::event::Sink;
+use picket_sensor::{Blind, Plan, Reading, Watcher};
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Reads the same configuration as the agent, and starts what it says.
+pub(crate) struct ConfiguredWatchers {
+    layout: Layout,
+    process: Process,
+    args: ConfigArgs,
+}
+
+impl ConfiguredWatchers {
+    /// For the installation of `layout`.
+    pub(crate) fn new(layout: &Layout, process: &Process, args: &ConfigArgs) -> Self {
+        Self { layout: layout.clone(), process: process.clone(), args: args.clone() }
+    }
+}
+
+impl Plan for ConfiguredWatchers {
+    fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        for path in self.layout.config_files().iter().chain(&self.args.config) {
+            let meta = std::fs::metadata(path).ok();
+            meta.map(|meta| (meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec())).hash(&mut hasher);
+        }
+        hasher.finish()
+    }
+
+    fn read(&self) -> Result<Reading, String> {
+        let (settings, _) =
+            settings::resolve(&self.layout, &self.process, &self.args).map_err(|error| error.to_string())?;
+        let (files, network) = (settings.file_monitor, settings.network_monitor);
+        let text = format!("{} {}", files.show(), network.show());
+        let options = FileOptions {
+            settings: files,
+            state_dir: self.layout.sensor_dir().to_owned(),
+            // What the agent writes for each event must not be an event.
+            own: [self.layout.state_dir(), self.layout.log_dir(), self.layout.run_dir(), self.layout.sensor_run_dir()]
+                .map(Path::to_owned)
+                .to_vec(),
+            privileged: Privileged::Auto,
+            ignore_self: true,
+        };
+        let start = move |sink: &Sink| vec![watch_files(options, sink), watch_network(network, sink)];
+        Ok(Reading { settings: text, start: Box::new(start) })
+    }
+}
+
+fn watch_files(options: FileOptions, sink: &Sink) -> Box<dyn Watcher> {
+    match FileWatcher::start(options, Arc::clone(sink)) {
+        Ok(watcher) => Box::new(Files(watcher)),
+        Err(error) => Box::new(Blind::new("files", "fanotify", chain(&error))),
+    }
+}
+
+struct Files(FileWatcher);
+
+impl Watcher for Files {
+    fn sight(&self) -> Sight {
+        self.0.sight()
+    }
+
+    fn stop(self: Box<Self>) {
+        self.0.stop();
+    }
+}
+
+fn watch_network(settings: NetworkMonitorSettings, sink: &Sink) -> Box<dyn Watcher> {
+    // The sensor has no network to ask for names on; they are the agent's to add.
+    let settings = NetworkMonitorSettings { resolve_names: false, ..settings };
+    match NetWatcher::start(&settings.into(), Arc::clone(sink)) {
+        Ok(watcher) => Box::new(Network(watcher)),
+        Err(error) => Box::new(Blind::new("network", "sock_diag", chain(&error))),
+    }
+}
+
+struct Network(NetWatcher);
+
+impl Watcher for Network {
+    fn sight(&self) -> Sight {
+        self.0.sight()
+    }
+
+    fn stop(self: Box<Self>) {
+        self.0.stop();
+    }
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
