@@ -9,14 +9,22 @@ use crate::events::Pipeline;
 use crate::keep::told;
 use picket_filewatch::FileWatcher;
 use picket_netwatch::NetWatcher;
-use picket_protocol::event::Sink;
+use picket_protocol::event::{EventBody, GapEvent, GapReason, Sink};
 use picket_protocol::{Sight, SightLevel};
 use picket_sensorlink::{Backoff, ClientOptions, Link, SensorClient};
 use picket_telemetry::{CheckSpec, Finding, Health};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// The mark that somebody watches and has not handed on everything.
+const UNSETTLED: &str = "unsettled";
 
 /// What watches for this agent.
-pub(crate) struct Watching(Mutex<Option<Mode>>);
+pub(crate) struct Watching {
+    mode: Mutex<Option<Mode>>,
+    /// Where it says that this process watches, if it does.
+    mark: Option<PathBuf>,
+}
 
 enum Mode {
     /// Another process, with the privilege to see more.
@@ -39,24 +47,30 @@ impl Watching {
                 let deliver = pipeline.deliverer();
                 Mode::Sensor(SensorClient::start(options, move |events| deliver(events).map_err(Into::into))?)
             }
-            None => own(config, &pipeline.sink()),
+            None => {
+                tell_what_a_kill_took(config, &pipeline.sink());
+                own(config, &pipeline.sink())
+            }
         };
-        Ok(Self(Mutex::new(Some(mode))))
+        let mark = config.sensor.is_none().then(|| config.state_dir.join(UNSETTLED));
+        Ok(Self { mode: Mutex::new(Some(mode)), mark })
     }
 
     /// Watches as `config` says from now on. The sensor reads the same configuration by itself.
     pub(crate) fn configure(&self, config: &WatchConfig, pipeline: &Arc<Pipeline>) {
-        let mut mode = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if matches!(*mode, Some(Mode::Own { .. })) {
-            // The old one ends first: both would work on one baseline.
-            end(mode.take());
-            *mode = Some(own(config, &pipeline.sink()));
-        }
+        let old = {
+            let mut mode = self.mode();
+            if matches!(*mode, Some(Mode::Own { .. })) { mode.take() } else { return }
+        };
+        // The old one ends first: both would work on one baseline. Without the lock, for `/health` looks here meanwhile.
+        end(old);
+        let new = own(config, &pipeline.sink());
+        *self.mode() = Some(new);
     }
 
     /// How much is seen.
     pub(crate) fn sights(&self) -> Vec<Sight> {
-        match &*self.0.lock().unwrap_or_else(PoisonError::into_inner) {
+        match &*self.mode() {
             None => Vec::new(),
             Some(Mode::Sensor(client)) => sensor_sights(client),
             Some(Mode::Own { files, network, failures }) => {
@@ -68,7 +82,42 @@ impl Watching {
 
     /// Ends it; what was seen has been handed on when this returns.
     pub(crate) fn stop(&self) {
-        end(self.0.lock().unwrap_or_else(PoisonError::into_inner).take());
+        let mode = self.mode().take();
+        end(mode);
+    }
+
+    /// Everything that was handed on is durable: nothing is missing when the next agent begins.
+    pub(crate) fn settled(&self) {
+        if let Some(mark) = &self.mark
+            && let Err(error) = picket_durable::remove_if_present(mark)
+        {
+            tracing::debug!(%error, "the next start will tell of a gap that there is not");
+        }
+    }
+
+    fn mode(&self) -> MutexGuard<'_, Option<Mode>> {
+        self.mode.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the watchers of this process saw is in memory for a moment before it is in the books. A mark says that somebody
+/// watched; whoever finds it at the start knows that the one before was killed with what it held.
+fn tell_what_a_kill_took(config: &WatchConfig, sink: &Sink) {
+    let mark = config.state_dir.join(UNSETTLED);
+    if mark.exists() {
+        sink(EventBody::Gap(GapEvent {
+            timestamp: jiff::Timestamp::now(),
+            reason: GapReason::ProcessLost,
+            source: "agent".to_owned(),
+            count: None,
+            since: None,
+            detail: "the agent before was killed with what it had seen and not yet stored".to_owned(),
+        }));
+    }
+    let marked = picket_durable::create_dir(&config.state_dir, 0o700)
+        .and_then(|_| picket_durable::write_atomic(&mark, b"", 0o600));
+    if let Err(error) = marked {
+        tracing::warn!(error = told(&error), "should this agent be killed, the next one will not know");
     }
 }
 

@@ -8,7 +8,7 @@
 //! | `normal` | nothing |
 //! | `slow` | collection intervals are four times as long |
 //! | `fold` | and like events are folded into one with a count as soon as they repeat |
-//! | `shed` | and events of the lowest class are dropped, each counted in the ledger |
+//! | `shed` | and file and network events are dropped, each counted in the ledger; alerts are not |
 //!
 //! The decision is a pure function of what was measured and when. A budget must be exceeded for the whole window before
 //! a step is taken; the same time must pass before the next one; and for five windows everything must be below
@@ -58,7 +58,7 @@ pub enum Step {
     Slow,
     /// It folds like events at once, too.
     Fold,
-    /// It drops events of the lowest class, too.
+    /// It drops file and network events, too.
     Shed,
 }
 

@@ -101,6 +101,9 @@ impl Works {
     pub(crate) fn stop(self, limit: Duration) {
         self.reloader.stop();
         drop(self.collectors);
+        if let Some(pipeline) = &self.pipeline {
+            pipeline.stop_waiting();
+        }
         if let Some(watching) = &self.watching {
             watching.stop();
         }
@@ -108,7 +111,10 @@ impl Works {
         if let Some(pipeline) = &self.pipeline {
             pipeline.stop();
         }
-        self.kept.stop(limit.min(DELIVERY_DRAIN));
+        let settled = self.kept.stop(limit.min(DELIVERY_DRAIN));
+        if let Some(watching) = self.watching.filter(|_| settled) {
+            watching.settled();
+        }
     }
 }
 

@@ -84,7 +84,10 @@ fn config(layout: &Layout, process: &Process, settings: Settings, config_warning
         correlation_header: settings.logging.correlation_id_header,
         health: settings.health,
         metrics: settings.metrics,
-        collection_interval: settings.collection_interval,
+        collection_interval: settings
+            .performance_monitoring
+            .collection_interval
+            .unwrap_or(settings.collection_interval),
         collect: settings.collect,
         limits: settings.limits,
         drain_limit: settings.drain_limit.get(),

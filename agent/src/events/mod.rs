@@ -20,7 +20,7 @@ use picket_protocol::event::{EVENT_MAX_BYTES, EVENT_SCHEMA, EventBody, GapReason
 use serde::Serialize;
 use sinks::{EventSink, FileSink, Outgoing, StdoutSink, SyslogSink};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -30,8 +30,8 @@ use std::time::{Duration, Instant};
 const QUEUE: usize = 8192;
 /// How often windows are closed and buffers flushed.
 const TICK: Duration = Duration::from_secs(1);
-/// How long a run of events that another process holds may take to become durable before it is asked to send it again.
-const DURABLE_LIMIT: Duration = Duration::from_secs(30);
+/// How long one look lasts whether a run is durable.
+const DURABLE_TURN: Duration = Duration::from_secs(1);
 
 /// What the pipeline needs to know.
 #[derive(Debug, Clone, PartialEq)]
@@ -63,7 +63,7 @@ const THRIFT_WINDOW: Duration = Duration::from_secs(60);
 
 enum Message {
     Event(Box<EventBody>),
-    Run(Vec<EventBody>, SyncSender<Result<(), OutboxError>>),
+    Run(Vec<EventBody>, SyncSender<()>),
     Configure(Box<PipelineConfig>),
     Thrift(Thrift),
     Stop,
@@ -92,6 +92,7 @@ pub(crate) struct Pipeline {
     outbox: Arc<Outbox>,
     counters: Arc<Counters>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    stopping: Arc<AtomicBool>,
 }
 
 impl Pipeline {
@@ -104,7 +105,8 @@ impl Pipeline {
         let counters = Arc::new(Counters::default());
         let worker = Worker::new(config, Arc::clone(&outbox), Arc::clone(&counters));
         let thread = std::thread::Builder::new().name("picket-events".to_owned()).spawn(move || worker.run(&inbox))?;
-        Ok(Self { messages, outbox, counters, thread: Mutex::new(Some(thread)) })
+        let stopping = Arc::new(AtomicBool::new(false));
+        Ok(Self { messages, outbox, counters, thread: Mutex::new(Some(thread)), stopping })
     }
 
     /// Where watchers put what they see.
@@ -114,16 +116,36 @@ impl Pipeline {
             if let Err(TrySendError::Full(Message::Event(event)) | TrySendError::Disconnected(Message::Event(event))) =
                 messages.try_send(Message::Event(Box::new(event)))
             {
+                // An alert does not wait behind a flood of files.
+                if event.class() == Priority::High {
+                    outbox.emit_event(*event);
+                    return;
+                }
                 give_up(&outbox, &event, GapReason::QueueFull, "events came faster than they could be handled");
             }
         })
     }
 
-    /// Takes runs of events that another process holds, and returns once each is durable. The error is what keeps the
-    /// outbox from it; the events should come again then.
+    /// Takes runs of events that another process holds, and returns once each is durable. While the disk takes nothing it
+    /// waits, for a run that came again would be in the books twice; an error is returned only once the agent stops or
+    /// the outbox is no more, and the events should come again then.
     pub(crate) fn deliverer(&self) -> impl Fn(Vec<EventBody>) -> Result<(), OutboxError> + Send + use<> {
-        let messages = self.messages.clone();
-        move |events| deliver(&messages, events)
+        let (messages, outbox, stopping) =
+            (self.messages.clone(), Arc::clone(&self.outbox), Arc::clone(&self.stopping));
+        move |events| {
+            deliver(&messages, events)?;
+            loop {
+                match outbox.flush(DURABLE_TURN) {
+                    Err(OutboxError::NotYet(_)) if !stopping.load(Ordering::Relaxed) => {}
+                    result => return result,
+                }
+            }
+        }
+    }
+
+    /// Whoever waits for a run to become durable gives up: the agent stops.
+    pub(crate) fn stop_waiting(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
     }
 
     /// Works by `config` from the next event on.
@@ -151,10 +173,11 @@ impl Pipeline {
     }
 }
 
+/// Hands a run on, and returns once all of it is in the books.
 fn deliver(messages: &SyncSender<Message>, events: Vec<EventBody>) -> Result<(), OutboxError> {
     let (reply, answer) = sync_channel(1);
     messages.send(Message::Run(events, reply)).map_err(|_| OutboxError::Closed)?;
-    answer.recv().unwrap_or(Err(OutboxError::Closed))
+    answer.recv().map_err(|_| OutboxError::Closed)
 }
 
 /// Enters an event that is given up in the books.
@@ -215,7 +238,8 @@ impl Worker {
             match message {
                 Ok(Message::Event(event)) => self.take(*event),
                 Ok(Message::Run(events, reply)) => {
-                    let _ = reply.send(self.run_of(events));
+                    self.run_of(events);
+                    let _ = reply.send(());
                 }
                 Ok(Message::Configure(config)) => self.configure(*config),
                 Ok(Message::Thrift(thrift)) => self.be_thrifty(thrift),
@@ -248,14 +272,13 @@ impl Worker {
         self.send_on(out);
     }
 
-    /// A run that somebody holds until it is durable: nothing of it may stay in memory.
-    fn run_of(&mut self, events: Vec<EventBody>) -> Result<(), OutboxError> {
+    /// A run that somebody holds until it is durable: nothing of it may be held back for folding.
+    fn run_of(&mut self, events: Vec<EventBody>) {
         for event in events {
             self.take(event);
         }
         let held = self.folder.drain();
         self.send_on(held);
-        if self.to_outbox { self.outbox.flush(DURABLE_LIMIT) } else { Ok(()) }
     }
 
     fn send_on(&mut self, events: Vec<Weighted>) {
@@ -343,7 +366,10 @@ impl Worker {
     fn be_thrifty(&mut self, thrift: Thrift) {
         self.thrift = thrift;
         let window = self.config.settings.fold.get();
-        self.folder.set_window(if thrift == Thrift::None { window } else { window.max(THRIFT_WINDOW) });
+        match thrift {
+            Thrift::None => self.folder.fold_more(window, false),
+            Thrift::Fold | Thrift::Shed => self.folder.fold_more(window.max(THRIFT_WINDOW), true),
+        }
     }
 }
 

@@ -85,22 +85,22 @@ impl Kept {
         }
     }
 
-    /// Delivers what waits within `limit`, and makes everything durable.
-    pub(crate) fn stop(&self, limit: Duration) {
+    /// Delivers what waits within `limit`, and makes everything durable. Says whether every event is.
+    pub(crate) fn stop(&self, limit: Duration) -> bool {
         let delivery = self.delivery.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(delivery) = delivery {
             delivery.stop(limit);
         }
-        if let Some(outbox) = &self.outbox
-            && let Err(error) = outbox.flush(limit)
-        {
-            tracing::warn!(error = told(&error), "not every event is durable");
+        let flushed = self.outbox.as_ref().map_or(Ok(()), |outbox| outbox.flush(limit));
+        if let Err(error) = &flushed {
+            tracing::warn!(error = told(error), "not every event is durable");
         }
         if let Some(store) = &self.store
             && let Err(error) = store.flush()
         {
             tracing::warn!(error = told(&error), "not every row is durable");
         }
+        flushed.is_ok()
     }
 }
 
