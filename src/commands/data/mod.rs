@@ -1,7 +1,7 @@
 //! `picket data …`: what the machine keeps.
 //!
-//! Whatever reads or writes the store runs as the owner of its folder ([`as_owner`]). What a person names (an export's
-//! file, a backup, another key file) is opened before that, as the person.
+//! Whatever reads or writes the store runs as the owner of its folder ([`crate::wiring::as_owner`]). What a person names
+//! (an export's file, a backup, another key file) is opened before that, as the person.
 
 mod export;
 mod repair;
