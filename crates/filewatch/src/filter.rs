@@ -51,7 +51,7 @@ impl Filter {
     /// Whether the path is kept track of. Folders are, unless left out: what is asked for may lie in them.
     pub(crate) fn wants(&self, path: &[u8], is_directory: bool) -> bool {
         let path = Path::new(OsStr::from_bytes(path));
-        let is_own = self.own.iter().any(|own| own == path);
+        let is_own = self.own.iter().any(|own| path.starts_with(own));
         let is_asked_for = is_directory || self.include.is_empty() || self.include.matches(path);
         is_asked_for && !is_own && !self.exclude.matches(path)
     }
@@ -99,6 +99,9 @@ mod tests {
     fn our_own_folder_and_names_that_are_no_text_are_judged_too() {
         let filter = filter(&[], &["*.b\u{e4}k"]);
         assert!(!filter.wants(b"/w/state", true));
+        // A watched path may lie in our own folder.
+        assert!(!filter.wants(b"/w/state/queue", true) && !filter.wants(b"/w/state/queue/1", false));
+        assert!(filter.wants(b"/w/state-of-the-art", true));
         assert!(filter.wants(b"/w/\xff\xfe.b\xe4k", false));
         assert!(!filter.wants("/w/x.b\u{e4}k".as_bytes(), false));
     }
