@@ -7,7 +7,7 @@
 
 use crate::stat::{DIRECTORY, Stat};
 use picket_durable::create_new;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, params};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -57,6 +57,26 @@ pub(crate) enum Found {
     Damaged,
 }
 
+/// Why a database was not opened.
+#[derive(Debug, thiserror::Error)]
+enum Refused {
+    /// What is in it is no baseline (any more).
+    #[error("it is damaged: {0}")]
+    Damaged(String),
+    /// Something else is in the way, and what is in it may be whole.
+    #[error(transparent)]
+    Failed(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl From<rusqlite::Error> for Refused {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Self::Damaged(error.to_string()),
+            _ => Self::Failed(error.into()),
+        }
+    }
+}
+
 /// The tree of all watched files.
 pub(crate) struct Baseline {
     connection: Connection,
@@ -65,27 +85,29 @@ pub(crate) struct Baseline {
 }
 
 impl Baseline {
-    /// Opens the database in `folder`, made with mode 0600 if absent. One that cannot be read is made anew.
+    /// Opens the database in `folder`, made with mode 0600 if absent. One that is damaged is made anew; one that cannot
+    /// be opened for another reason (a full disk, no descriptors left, a disk that fails) is left as it is.
     pub(crate) fn open(folder: &Path) -> Result<(Self, Found), BaselineError> {
         let path = folder.join("files.db");
         match Self::open_file(&path) {
             Ok(baseline) => Ok((baseline, Found::Whole)),
-            Err(first) => {
-                tracing::warn!(error = %first, path = %path.display(), "the baseline of watched files is made anew");
+            Err(Refused::Failed(source)) => Err(BaselineError { operation: "open", path, source }),
+            Err(Refused::Damaged(reason)) => {
+                tracing::warn!(reason, path = %path.display(), "the baseline of watched files is made anew");
                 for name in ["files.db", "files.db-wal", "files.db-shm"] {
                     let _ = std::fs::remove_file(folder.join(name));
                 }
                 match Self::open_file(&path) {
                     Ok(baseline) => Ok((baseline, Found::Damaged)),
-                    Err(source) => Err(BaselineError { operation: "open", path, source }),
+                    Err(refused) => Err(BaselineError { operation: "make anew", path, source: refused.into() }),
                 }
             }
         }
     }
 
-    fn open_file(path: &Path) -> Result<Self, Box<dyn std::error::Error + Send + Sync>> {
-        if !path.try_exists()? {
-            create_new(path, 0o600)?;
+    fn open_file(path: &Path) -> Result<Self, Refused> {
+        if !path.try_exists().map_err(|error| Refused::Failed(error.into()))? {
+            create_new(path, 0o600).map_err(|error| Refused::Failed(error.into()))?;
         }
         let connection = Connection::open(path)?;
         connection.pragma_update(None, "journal_mode", "wal")?;
@@ -95,23 +117,40 @@ impl Baseline {
         connection.set_prepared_statement_cache_capacity(32);
         let form: i32 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
         if form != FORM && form != 0 {
-            return Err(format!("it has form {form}, and this version writes form {FORM}").into());
+            return Err(Refused::Damaged(format!("it has form {form}, and this version writes form {FORM}")));
         }
-        connection.execute_batch(
-            "CREATE TABLE IF NOT EXISTS node (
-                 id INTEGER PRIMARY KEY, parent INTEGER NOT NULL, name BLOB NOT NULL,
-                 dev INTEGER NOT NULL, ino INTEGER NOT NULL, btime INTEGER NOT NULL, mode INTEGER NOT NULL,
-                 uid INTEGER NOT NULL, gid INTEGER NOT NULL, size INTEGER NOT NULL, mtime INTEGER NOT NULL,
-                 ctime INTEGER NOT NULL, UNIQUE (parent, name)) STRICT;
-             CREATE INDEX IF NOT EXISTS node_ino ON node (ino);
-             CREATE TABLE IF NOT EXISTS root (id INTEGER PRIMARY KEY) STRICT;",
-        )?;
-        connection.pragma_update(None, "user_version", FORM)?;
+        // Only when it is new: a disk that is full lets us read what is there.
+        if form == 0 {
+            connection.execute_batch(
+                "CREATE TABLE IF NOT EXISTS node (
+                     id INTEGER PRIMARY KEY, parent INTEGER NOT NULL, name BLOB NOT NULL,
+                     dev INTEGER NOT NULL, ino INTEGER NOT NULL, btime INTEGER NOT NULL, mode INTEGER NOT NULL,
+                     uid INTEGER NOT NULL, gid INTEGER NOT NULL, size INTEGER NOT NULL, mtime INTEGER NOT NULL,
+                     ctime INTEGER NOT NULL, UNIQUE (parent, name)) STRICT;
+                 CREATE INDEX IF NOT EXISTS node_ino ON node (ino);
+                 CREATE TABLE IF NOT EXISTS root (id INTEGER PRIMARY KEY) STRICT;",
+            )?;
+            connection.pragma_update(None, "user_version", FORM)?;
+        }
         let check: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
         if check != "ok" {
-            return Err(check.into());
+            return Err(Refused::Damaged(check));
         }
         Ok(Self { connection, in_transaction: false, paths: HashMap::new() })
+    }
+
+    /// Lets go of the file before it is opened again. `SQLite` removes the write-ahead log by its name when the last that
+    /// has the database open closes it; if the file was made anew by then, that would be the new one's.
+    pub(crate) fn let_go(&mut self) -> Result<()> {
+        self.connection = Connection::open_in_memory()?;
+        self.in_transaction = false;
+        self.paths.clear();
+        Ok(())
+    }
+
+    /// Whether a page can be written now.
+    pub(crate) fn try_to_write(&self) -> Result<()> {
+        self.connection.pragma_update(None, "user_version", FORM)
     }
 
     /// Opens a transaction unless one is open: every change goes into one, and [`Self::commit`] ends it.
@@ -387,5 +426,37 @@ mod tests {
         let (base, found) = Baseline::open(folder.path()).unwrap();
         assert_eq!(found, Found::Damaged);
         assert_eq!(base.children(TOP).unwrap(), Vec::<Id>::new());
+    }
+
+    #[test]
+    fn a_baseline_that_cannot_be_opened_just_now_is_not_thrown_away() {
+        let (folder, mut base) = baseline();
+        let root = base.insert(TOP, b"/w", &ghost(true)).unwrap();
+        base.commit().unwrap();
+        drop(base);
+        // SQLITE_CANTOPEN, as with no descriptors left.
+        let log = folder.path().join("files.db-wal");
+        std::fs::create_dir(&log).unwrap();
+        assert!(Baseline::open(folder.path()).is_err());
+        std::fs::remove_dir(&log).unwrap();
+        let (base, found) = Baseline::open(folder.path()).unwrap();
+        assert_eq!(found, Found::Whole);
+        assert_eq!(base.child(TOP, b"/w").unwrap().unwrap().id, root);
+    }
+
+    #[test]
+    fn a_baseline_that_is_there_is_opened_without_writing_to_it() {
+        let (folder, base) = baseline();
+        // Whoever writes has to wait for this one: as little can be written as to a full disk.
+        base.connection.execute_batch("BEGIN IMMEDIATE").unwrap();
+        assert_eq!(Baseline::open(folder.path()).unwrap().1, Found::Whole);
+    }
+
+    #[test]
+    fn a_baseline_of_another_form_is_made_anew() {
+        let (folder, base) = baseline();
+        base.connection.pragma_update(None, "user_version", FORM + 1).unwrap();
+        drop(base);
+        assert_eq!(Baseline::open(folder.path()).unwrap().1, Found::Damaged);
     }
 }

@@ -90,6 +90,8 @@ pub(crate) struct Tracker {
     last_commit: Instant,
     closing: bool,
     sick: Option<Sick>,
+    /// When the baseline could be used again last, and after what pause.
+    healed: Option<(Instant, Duration)>,
 }
 
 impl Tracker {
@@ -118,18 +120,24 @@ impl Tracker {
             last_commit: now,
             closing: false,
             sick: None,
+            healed: None,
             baseline,
             parts,
         };
+        tracker.tell_found(found);
+        Ok(tracker)
+    }
+
+    /// Says so when what was known is lost.
+    fn tell_found(&self, found: Found) {
         if found == Found::Damaged {
-            tracker.tell_gap(
+            self.tell_gap(
                 GapReason::Corruption,
                 None,
                 None,
                 "the baseline of watched files was damaged and is made anew: what changed before now is not known",
             );
         }
-        Ok(tracker)
     }
 
     /// Works until the reader is gone and all it read is applied.

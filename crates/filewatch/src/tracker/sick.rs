@@ -35,7 +35,11 @@ impl Tracker {
         let reason = if full { GapReason::DiskFull } else { GapReason::Corruption };
         self.tell_gap(reason, None, None, &text);
         self.parts.status.change(|facts| facts.sick = Some(text));
-        let pause = HEAL_AFTER;
+        // What fails again soon after it was healed was not: a page fits on a full disk now and then.
+        let pause = match self.healed {
+            Some((at, pause)) if at.elapsed() < HEAL_AFTER_MOST => (pause * 2).min(HEAL_AFTER_MOST),
+            _ => HEAL_AFTER,
+        };
         self.sick = Some(Sick { retry: Instant::now() + pause, pause, since: Timestamp::now(), dropped: 0, reason });
     }
 
@@ -52,6 +56,7 @@ impl Tracker {
         }
         match self.heal() {
             Ok(()) => {
+                self.healed = Some((Instant::now(), sick.pause));
                 let text = "the baseline of watched files failed; a comparison with what it knew follows";
                 self.tell_gap(sick.reason, Some(sick.dropped), Some(sick.since), text);
             }
@@ -67,8 +72,11 @@ impl Tracker {
 
     /// Begins anew: ids that were never committed stand for nothing now.
     fn heal(&mut self) -> Result<(), Box<dyn std::error::Error>> {
-        let (baseline, _) = Baseline::open(&self.parts.state_dir)?;
+        self.baseline.let_go()?;
+        let (baseline, found) = Baseline::open(&self.parts.state_dir)?;
         self.baseline = baseline;
+        self.tell_found(found);
+        self.baseline.try_to_write()?;
         self.watches.uncover_all();
         self.folders.forget();
         let settings = &self.parts.settings;
@@ -79,5 +87,67 @@ impl Tracker {
         self.unreadable.clear();
         self.begin()?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::counters::{Counts, Status};
+    use crate::emit::Emitter;
+    use crate::filter::Filter;
+    use crate::settings::{FileMonitorSettings, WatchPath};
+    use crate::tracker::Parts;
+    use picket_protocol::event::{EventBody, GapEvent};
+    use std::path::Path;
+    use std::sync::Arc;
+    use std::sync::mpsc::{Receiver, channel, sync_channel};
+
+    fn tracker(home: &Path) -> (Tracker, Receiver<EventBody>) {
+        let (send, told) = channel();
+        let counts = Arc::new(Counts::default());
+        let settings =
+            FileMonitorSettings { paths: vec![WatchPath::new(&home.join("w")).unwrap()], ..Default::default() };
+        let sink = Arc::new(move |event| drop(send.send(event)));
+        let parts = Parts {
+            filter: Filter::new(&settings, Vec::new()).unwrap(),
+            settings,
+            state_dir: home.join("state"),
+            inotify: Arc::new(rustix::fs::inotify::init(rustix::fs::inotify::CreateFlags::CLOEXEC).unwrap()),
+            fanotify: None,
+            emitter: Emitter::start(sink, Arc::clone(&counts)).unwrap(),
+            counts,
+            status: Arc::new(Status::default()),
+            batches: sync_channel(1).1,
+        };
+        (Tracker::new(parts).unwrap(), told)
+    }
+
+    fn gaps(tracker: &Tracker, told: &Receiver<EventBody>) -> Vec<GapEvent> {
+        tracker.parts.emitter.wait_until_told();
+        let gap = |event| if let EventBody::Gap(gap) = event { Some(gap) } else { None };
+        told.try_iter().filter_map(gap).collect()
+    }
+
+    #[test]
+    fn a_baseline_that_is_damaged_when_it_is_tried_again_is_told_as_lost() {
+        let home = tempfile::tempdir().unwrap();
+        for name in ["w", "state"] {
+            std::fs::create_dir(home.path().join(name)).unwrap();
+        }
+        let (mut tracker, told) = tracker(home.path());
+        tracker.begin().unwrap();
+        tracker.finish().unwrap();
+        tracker.fall_sick(&rusqlite::Error::QueryReturnedNoRows);
+        let sick = gaps(&tracker, &told);
+        assert_eq!(sick.len(), 1, "{sick:?}");
+        tracker.baseline.let_go().unwrap();
+        picket_durable::write_atomic(&home.path().join("state/files.db"), &[7; 8192], 0o600).unwrap();
+        tracker.sick.as_mut().unwrap().retry = Instant::now();
+        tracker.be_sick();
+        assert!(tracker.sick.is_none());
+        let healed = gaps(&tracker, &told);
+        let is_loss = |gap: &GapEvent| gap.reason == GapReason::Corruption && gap.detail.contains("made anew");
+        assert!(healed.iter().any(is_loss), "{healed:?}");
     }
 }

@@ -126,7 +126,7 @@ fn a_full_disk_under_the_baseline_is_a_gap_and_not_an_end() {
         }
         watched.wait("the gap", |watched| watched.gaps.iter().any(|gap| gap.reason == GapReason::DiskFull));
         let blind = SightLevel::Blind;
-        assert_eq!(watched.watcher.as_ref().unwrap().sight().level, blind);
+        watched.wait("blindness", |watched| watched.watcher.as_ref().unwrap().sight().level == blind);
         fs::write(watched.path("while-blind"), "x").unwrap();
         assert!(run(&["mount", "-o", "remount,size=40m", state.to_str().unwrap()]));
         watched.wait("the sight", |watched| watched.watcher.as_ref().unwrap().sight().level != blind);
