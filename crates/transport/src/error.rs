@@ -98,6 +98,10 @@ impl TransportError {
             ureq::Error::Rustls(reason) => Self::Tls { url, reason: reason.to_string() },
             ureq::Error::Io(source) => Self::from_io(url, source),
             ureq::Error::ConnectionFailed => Self::Unreachable { url, source: io::ErrorKind::NotConnected.into() },
+            // These show the whole address.
+            ureq::Error::BadUri(_) | ureq::Error::RequireHttpsOnly(_) => {
+                Self::Broken { url, reason: "no request can be made of the address".to_owned() }
+            }
             other => Self::Broken { url, reason: other.to_string() },
         }
     }

@@ -4,14 +4,19 @@ use http::Uri;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::sync::Arc;
 
-/// A URL that passed the rule. Shown without user name, password, query and fragment: those may be secrets.
+/// A URL that passed the rule. Shown without user name, password, query and fragment: those may be secrets. One whose path
+/// is a secret, too, is made by [`SafeUrl::secret`].
 #[derive(Clone, PartialEq, Eq)]
 pub struct SafeUrl {
-    uri: Uri,
+    /// Behind a pointer: it is part of every error.
+    uri: Arc<Uri>,
+    /// Whether no more than scheme and host is shown.
+    secret: bool,
 }
 
-/// A URL that is not allowed, and why.
+/// A URL that is not allowed, and why. Shows no more of it than [`SafeUrl`] does.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UrlError {
     /// It is not a URL with scheme and host.
@@ -26,6 +31,15 @@ pub enum UrlError {
 }
 
 impl SafeUrl {
+    /// A URL of which no more than scheme and host is ever shown, in no error either: who knows the address of a webhook
+    /// may post to it.
+    ///
+    /// # Errors
+    /// When it is not allowed.
+    pub fn secret(text: &str) -> Result<Self, UrlError> {
+        Self::read(text, true)
+    }
+
     /// Whether the URL's host is this machine.
     pub fn is_loopback(&self) -> bool {
         self.uri.host().is_some_and(is_loopback_host)
@@ -42,7 +56,7 @@ impl SafeUrl {
     /// [`UrlError::Malformed`] when `path` has characters a URL cannot hold.
     pub fn join(&self, path: &str) -> Result<Self, UrlError> {
         let text = self.uri.to_string();
-        format!("{}/{path}", text.trim_end_matches('/')).parse()
+        Self::read(&format!("{}/{path}", text.trim_end_matches('/')), self.secret)
     }
 
     /// The URL that a redirect from this one leads to.
@@ -51,19 +65,50 @@ impl SafeUrl {
     /// When the place is not allowed; RFC 9110 §10.2.2 lets it be absolute or relative.
     pub fn redirected(&self, location: &str) -> Result<Self, UrlError> {
         if location.contains("://") {
-            return location.parse();
+            return Self::read(location, self.secret);
         }
         let authority = self.uri.authority().map_or("", http::uri::Authority::as_str);
         let scheme = self.uri.scheme_str().unwrap_or("https");
         if let Some(rest) = location.strip_prefix("//") {
-            return format!("{scheme}://{rest}").parse();
+            return Self::read(&format!("{scheme}://{rest}"), self.secret);
         }
         if location.starts_with('/') {
-            return format!("{scheme}://{authority}{location}").parse();
+            return Self::read(&format!("{scheme}://{authority}{location}"), self.secret);
         }
         let folder = self.uri.path().rsplit_once('/').map_or("", |(folder, _)| folder);
-        format!("{scheme}://{authority}{folder}/{location}").parse()
+        Self::read(&format!("{scheme}://{authority}{folder}/{location}"), self.secret)
     }
+
+    fn read(text: &str, secret: bool) -> Result<Self, UrlError> {
+        let malformed = || UrlError::Malformed(shown(text, secret));
+        let uri: Uri = text.parse().map_err(|_| malformed())?;
+        let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else { return Err(malformed()) };
+        if authority.as_str().contains('@') {
+            return Err(UrlError::Credentials);
+        }
+        let url = Self { uri: Arc::new(uri.clone()), secret };
+        match scheme {
+            "https" => Ok(url),
+            "http" if url.is_loopback() => Ok(url),
+            _ => Err(UrlError::Insecure(url.to_string())),
+        }
+    }
+}
+
+/// What is shown of a text that is no URL: as much as of one.
+fn shown(text: &str, secret: bool) -> String {
+    let text = text.split(['?', '#']).next().unwrap_or_default();
+    let (scheme, rest) = text.split_once("://").map_or(("", text), |(scheme, rest)| (scheme, rest));
+    let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    let text = match (scheme.is_empty(), secret) {
+        // Without a scheme nobody knows which part is the host.
+        (true, true) => "…".to_owned(),
+        (true, false) => format!("{host}{path}"),
+        (false, true) => format!("{scheme}://{host}/…"),
+        (false, false) => format!("{scheme}://{host}{path}"),
+    };
+    text.chars().take(200).filter(|c| !c.is_control()).collect()
 }
 
 fn is_loopback_host(host: &str) -> bool {
@@ -75,18 +120,7 @@ impl FromStr for SafeUrl {
     type Err = UrlError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let malformed = || UrlError::Malformed(text.chars().take(200).filter(|c| !c.is_control()).collect());
-        let uri: Uri = text.parse().map_err(|_| malformed())?;
-        let (Some(scheme), Some(authority)) = (uri.scheme_str(), uri.authority()) else { return Err(malformed()) };
-        if authority.as_str().contains('@') {
-            return Err(UrlError::Credentials);
-        }
-        let url = Self { uri: uri.clone() };
-        match scheme {
-            "https" => Ok(url),
-            "http" if url.is_loopback() => Ok(url),
-            _ => Err(UrlError::Insecure(url.to_string())),
-        }
+        Self::read(text, false)
     }
 }
 
@@ -94,7 +128,8 @@ impl fmt::Display for SafeUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let scheme = self.uri.scheme_str().unwrap_or_default();
         let authority = self.uri.authority().map_or("", http::uri::Authority::as_str);
-        write!(f, "{scheme}://{authority}{}", self.uri.path())
+        let path = if self.secret { "/…" } else { self.uri.path() };
+        write!(f, "{scheme}://{authority}{path}")
     }
 }
 
@@ -146,5 +181,32 @@ mod tests {
     fn a_shown_url_keeps_its_query_to_itself() {
         assert_eq!(url("https://a.example/x?token=secret").to_string(), "https://a.example/x");
         assert!(!format!("{:?}", url("https://a.example/x?token=secret")).contains("secret"));
+    }
+
+    #[test]
+    fn a_secret_url_shows_its_host_alone_also_where_it_is_refused_or_redirects() {
+        let hook = SafeUrl::secret("https://hooks.example/services/T0/s3cret?x=s3cret").unwrap();
+        assert_eq!(hook.as_uri().path(), "/services/T0/s3cret");
+        let next = hook.redirected("/elsewhere/s3cret").unwrap();
+        let texts = [
+            hook.to_string(),
+            format!("{hook:?}"),
+            next.to_string(),
+            hook.redirected("http://other.example/s3cret").unwrap_err().to_string(),
+            hook.redirected("https://other.example/s3cret space").unwrap_err().to_string(),
+            SafeUrl::secret("http://hooks.example/s3cret").unwrap_err().to_string(),
+            SafeUrl::secret("https://me:s3cret@hooks.example/s3cret space").unwrap_err().to_string(),
+            SafeUrl::secret("hooks.example/s3cret").unwrap_err().to_string(),
+        ];
+        for text in texts {
+            assert!(!text.contains("s3cret"), "{text}");
+        }
+        assert_eq!(hook.to_string(), "https://hooks.example/…");
+    }
+
+    #[test]
+    fn a_text_that_is_no_url_is_shown_without_what_may_be_secret() {
+        let error = "https://me:s3cret@a.example/x y?token=s3cret".parse::<SafeUrl>().unwrap_err().to_string();
+        assert!(error.contains("https://a.example/x y") && !error.contains("s3cret"), "{error}");
     }
 }

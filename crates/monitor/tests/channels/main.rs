@@ -191,6 +191,23 @@ fn a_webhook_is_posted_again_after_a_server_error_and_not_after_a_refusal() {
 }
 
 #[test]
+fn the_path_of_a_webhook_is_in_no_error() {
+    let server = WebServer::start(None, &[410]);
+    let hook = |url: String| ChannelSettings { r#type: ChannelKind::Webhook, url: Some(url), ..Default::default() };
+    let path = "services/T0/s3cret?key=s3cret";
+    let refused =
+        send(hook(format!("http://127.0.0.1:{}/{path}", server.port)), &SmtpSettings::default(), &[critical()]);
+    let error = refused.last_error.unwrap();
+    assert!(error.contains("410") && error.contains("127.0.0.1") && !error.contains("s3cret"), "{error}");
+    for url in [format!("http://hooks.example/{path}"), format!("https://hooks.example/a b/{path}")] {
+        let alerting = AlertingSettings { channels: vec![hook(url)], ..AlertingSettings::default() };
+        let (_, errors) = plan(&alerting, &SmtpSettings::default(), &sender());
+        assert!(errors[0].reason.contains("hooks.example"), "{errors:?}");
+        assert!(!errors[0].reason.contains("s3cret"), "{errors:?}");
+    }
+}
+
+#[test]
 fn channels_that_cannot_work_are_told_with_their_key_and_the_others_work() {
     let wrong = |change: fn(&mut ChannelSettings)| {
         let mut channel = ChannelSettings::default();
