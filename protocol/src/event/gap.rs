@@ -45,11 +45,13 @@ pub enum GapReason {
     Shed,
     /// The process that held it ended without handing it on: it was killed, or the machine lost its power.
     ProcessLost,
+    /// Nobody watched, or nobody could: what came and went meanwhile is not known.
+    Unwatched,
 }
 
 impl GapReason {
     /// All reasons.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::KernelOverflow,
         Self::QueueFull,
         Self::RateLimit,
@@ -60,6 +62,7 @@ impl GapReason {
         Self::Format,
         Self::Shed,
         Self::ProcessLost,
+        Self::Unwatched,
     ];
 
     /// The word on the wire and in metrics.
@@ -75,6 +78,7 @@ impl GapReason {
             Self::Format => "format",
             Self::Shed => "shed",
             Self::ProcessLost => "process_lost",
+            Self::Unwatched => "unwatched",
         }
     }
 }

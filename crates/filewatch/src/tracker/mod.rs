@@ -125,7 +125,32 @@ impl Tracker {
             parts,
         };
         tracker.tell_found(found);
+        let failed = |source: rusqlite::Error| BaselineError {
+            operation: "read",
+            path: tracker.parts.state_dir.clone(),
+            source: source.into(),
+        };
+        if tracker.knew_before().map_err(failed)? {
+            tracker.tell_gap(
+                GapReason::Unwatched,
+                None,
+                None,
+                "nobody watched: what is different since the last watcher is told, and what came and went is not known",
+            );
+        }
         Ok(tracker)
+    }
+
+    /// Whether a watcher before this one looked through a path that is watched now.
+    fn knew_before(&self) -> Result<bool> {
+        for root in &self.roots {
+            if let Some(node) = self.baseline.child(TOP, root)?
+                && self.baseline.is_complete(node.id)?
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Says so when what was known is lost.

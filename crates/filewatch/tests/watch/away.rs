@@ -1,7 +1,7 @@
 //! What changed while nobody watched.
 
 use crate::harness::{each, listing};
-use picket_protocol::event::{Confidence, FileAction, FileMethod};
+use picket_protocol::event::{Confidence, FileAction, FileMethod, GapReason};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
@@ -20,6 +20,7 @@ fn the_first_look_tells_nothing_and_the_next_start_tells_what_changed_in_between
         watched.barrier();
         assert!(watched.events.iter().all(|event| event.path.contains("barrier")), "{:#?}", watched.brief());
         watched.stop();
+        assert_eq!(watched.gaps, [], "there was nobody to watch before the first");
         watched.events.clear();
         let before: std::collections::BTreeSet<_> = before.into_iter().chain([watched.path("barrier-0")]).collect();
 
@@ -48,6 +49,9 @@ fn the_first_look_tells_nothing_and_the_next_start_tells_what_changed_in_between
         watched.start();
         watched.stop();
         assert_eq!(watched.brief(), Vec::<String>::new());
+        // What came and went in between cannot be known: each start says so, once.
+        let gaps: Vec<_> = watched.gaps.iter().map(|gap| (gap.reason, gap.source.as_str(), gap.count)).collect();
+        assert_eq!(gaps, [(GapReason::Unwatched, "files", None); 2]);
     });
 }
 
@@ -103,6 +107,6 @@ fn a_damaged_baseline_is_a_gap_and_not_an_end() {
         watched.expect(Created, "b");
         watched.stop();
         assert_eq!(watched.gaps.len(), 1);
-        assert_eq!(watched.gaps[0].reason, picket_protocol::event::GapReason::Corruption);
+        assert_eq!(watched.gaps[0].reason, GapReason::Corruption);
     });
 }

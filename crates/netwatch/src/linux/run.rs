@@ -148,10 +148,17 @@ impl Watch {
     }
 
     fn run(mut self, wake: &OwnedFd) {
+        self.tell_missing(
+            GapReason::Unwatched,
+            None,
+            None,
+            "nobody watched: connections that came and went since the last watcher are not known",
+        );
         let mut next_dump = Instant::now() + self.interval;
         loop {
             let (woken, told) = self.wait(wake, next_dump);
             if woken {
+                self.end();
                 return;
             }
             if told {
@@ -166,6 +173,16 @@ impl Watch {
                 next_dump = (next_dump + self.interval).max(Instant::now());
             }
         }
+    }
+
+    /// Tells what the kernel has said by now: nobody reads it afterwards.
+    fn end(&mut self) {
+        let mut destroyed = Vec::new();
+        self.drain(&mut destroyed, HELD_MAX);
+        self.judge(None, &destroyed);
+        self.look();
+        // A look that failed has not told it.
+        self.tell_gap();
     }
 
     /// Waits until something is to be done: whether to stop, and whether there are notices.
@@ -284,15 +301,23 @@ impl Watch {
         let Some(since) = self.overflow_since.take() else { return };
         self.shared.overflows.fetch_add(1, Relaxed);
         self.drained = jiff::Timestamp::now();
+        self.tell_missing(
+            GapReason::KernelOverflow,
+            None,
+            Some(since),
+            "the kernel's queue of destroyed sockets ran over; all sockets were listed at once, and only connections that \
+             came and went in between are missing",
+        );
+    }
+
+    fn tell_missing(&self, reason: GapReason, count: Option<u64>, since: Option<jiff::Timestamp>, detail: &str) {
         (self.sink)(EventBody::Gap(GapEvent {
-            timestamp: self.drained,
-            reason: GapReason::KernelOverflow,
+            timestamp: jiff::Timestamp::now(),
+            reason,
             source: "network".to_owned(),
-            count: None,
-            since: Some(since),
-            detail: "the kernel's queue of destroyed sockets ran over; all sockets were listed at once, and only \
-                     connections that came and went in between are missing"
-                .to_owned(),
+            count,
+            since,
+            detail: detail.to_owned(),
         }));
     }
 

@@ -66,7 +66,21 @@ impl Watch {
         let send = Mutex::new(send);
         let watcher =
             NetWatcher::start(options, Arc::new(move |event| drop(send.lock().unwrap().send(event)))).unwrap();
-        Self { watcher, events }
+        let watch = Self { watcher, events };
+        if options.settings.enabled {
+            watch.expect_beginning();
+        }
+        watch
+    }
+
+    /// The first thing that a watcher tells is that nobody watched before it.
+    fn expect_beginning(&self) {
+        match self.events.recv_timeout(LONG) {
+            Ok(EventBody::Gap(gap)) => {
+                assert_eq!((gap.reason, gap.source.as_str(), gap.count), (GapReason::Unwatched, "network", None));
+            }
+            other => panic!("no beginning but {other:?}"),
+        }
     }
 
     /// The next event of a connection.
@@ -360,15 +374,17 @@ fn lost_notices_are_a_gap_and_what_is_left_is_still_told_right() {
         let (send, events) = channel();
         let (release, held) = sync_channel::<()>(1);
         let state = Mutex::new((send, Some(held)));
-        // The sink holds the watcher up at the first event, until far more was closed than its queue can hold.
+        // The sink holds the watcher up at the first connection, until far more was closed than its queue can hold.
         let sink = Arc::new(move |event| {
             let mut state = state.lock().unwrap();
-            state.0.send(event).unwrap();
-            if let Some(held) = state.1.take() {
+            let is_connection = matches!(event, EventBody::Network(_));
+            let _ = state.0.send(event);
+            if let Some(held) = state.1.take_if(|_| is_connection) {
                 held.recv_timeout(LONG).unwrap();
             }
         });
         let watch = Watch { watcher: NetWatcher::start(&options, sink).unwrap(), events };
+        watch.expect_beginning();
         drop(connect(&listener));
         watch.next();
         for _ in 0..200 {
@@ -416,6 +432,27 @@ fn what_is_switched_off_starts_nothing_and_says_so() {
     let watch = Watch::with(&WatchOptions::from(settings));
     assert_eq!(watch.watcher.sight().level, SightLevel::Off);
     assert_eq!(watch.events.recv_timeout(Duration::ZERO), Err(RecvTimeoutError::Disconnected));
+}
+
+#[test]
+fn what_the_kernel_knows_when_a_watcher_is_stopped_is_told_first() {
+    in_own_network(|| {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let watch = Watch::start(Means::Best, &[("interval", NEVER)]);
+        let (_client, _server) = connect(&listener);
+        drop(connect(&listener));
+        watch.watcher.stop();
+        let actions: Vec<NetworkAction> = watch
+            .events
+            .try_iter()
+            .map(|event| match event {
+                EventBody::Network(event) => event.action,
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        let opened = actions.iter().filter(|action| **action == NetworkAction::Opened).count();
+        assert_eq!((opened, actions.len()), (4, 6), "{actions:?}");
+    });
 }
 
 #[test]
