@@ -1,15 +1,20 @@
 //! The sensor's life: listen, watch, read the configuration again when it changes, drain when told to stop.
 
 use crate::notify;
-use crate::watcher::{Plan, Reading, Watcher};
+use crate::watcher::{Plan, Reading, Start, Watcher};
 use picket_protocol::Sight;
+use picket_protocol::event::Sink;
 use picket_sensorlink::{Limits, SensorServer, ServerError, ServerOptions};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// How often the watchers are asked how much they see, and whether the configuration changed.
 const TURN: Duration = Duration::from_secs(2);
+
+/// How soon a watcher that could not begin is begun again, doubled each time, and the most.
+const AGAIN: Duration = Duration::from_secs(2);
+const AGAIN_MOST: Duration = Duration::from_secs(60);
 
 /// Everything resolved: what `sensor run` starts with.
 pub struct Config {
@@ -54,9 +59,36 @@ pub struct Sensor {
     plan: Box<dyn Plan>,
     fingerprint: u64,
     settings: String,
-    watchers: Vec<Box<dyn Watcher>>,
+    posts: Vec<Post>,
     drain_limit: Duration,
     told: String,
+}
+
+/// A watcher, and how it begins.
+struct Post {
+    start: Start,
+    watcher: Box<dyn Watcher>,
+    /// When it is begun again, if it failed.
+    retry: Instant,
+    pause: Duration,
+}
+
+impl Post {
+    fn begin(start: Start, sink: &Sink, now: Instant) -> Self {
+        Self { watcher: start(sink), start, retry: now + AGAIN, pause: AGAIN }
+    }
+
+    /// Begins it again if it failed and it is time to.
+    fn try_again(&mut self, sink: &Sink, now: Instant) {
+        if self.watcher.failed() && now >= self.retry {
+            self.watcher = (self.start)(sink);
+            self.pause = (self.pause * 2).min(AGAIN_MOST);
+            self.retry = now + self.pause;
+            if !self.watcher.failed() {
+                tracing::info!(source = self.watcher.sight().source, "watching, after all");
+            }
+        }
+    }
 }
 
 /// What the loop woke up for.
@@ -73,7 +105,7 @@ impl Sensor {
     /// See [`SensorError`].
     pub fn start(config: Config) -> Result<Self, SensorError> {
         let fingerprint = config.plan.fingerprint();
-        let Reading { settings, start } = config.plan.read().map_err(SensorError::Config)?;
+        let Reading { settings, start, .. } = config.plan.read().map_err(SensorError::Config)?;
         let server = SensorServer::start(ServerOptions {
             socket: config.socket,
             socket_mode: config.socket_mode,
@@ -85,9 +117,10 @@ impl Sensor {
         tracing::info!(incarnation = %server.incarnation(), "the sensor listens");
         // Before the watchers: a large tree takes time, and the agent's own start does not wait for it.
         notify::ready("beginning to watch");
-        let watchers = start(&server.sink());
         let (plan, drain_limit) = (config.plan, config.drain_limit);
-        let mut sensor = Self { server, plan, fingerprint, settings, watchers, drain_limit, told: String::new() };
+        let posts = Vec::new();
+        let mut sensor = Self { server, plan, fingerprint, settings, posts, drain_limit, told: String::new() };
+        sensor.start_watchers(start);
         sensor.tell();
         Ok(sensor)
     }
@@ -114,7 +147,7 @@ impl Sensor {
                 match event {
                     Event::Stop(reason) => return Ok(reason),
                     Event::Reload => self.reload(),
-                    Event::Turn => self.turn(),
+                    Event::Turn => self.turn(Instant::now()),
                 }
             }
         });
@@ -122,12 +155,16 @@ impl Sensor {
         self.drain(reason)
     }
 
-    fn turn(&mut self) {
+    fn turn(&mut self, now: Instant) {
         notify::alive();
         let fingerprint = self.plan.fingerprint();
         if fingerprint != self.fingerprint {
             self.fingerprint = fingerprint;
             self.reload();
+        }
+        let sink = self.server.sink();
+        for post in &mut self.posts {
+            post.try_again(&sink, now);
         }
         self.tell();
     }
@@ -138,13 +175,15 @@ impl Sensor {
             Err(reason) => {
                 tracing::error!(reason, "the new configuration cannot be used; the old one stays in force");
             }
-            Ok(Reading { settings, .. }) if settings == self.settings => {
+            Ok(Reading { settings, follow, .. }) if settings == self.settings => {
+                follow();
                 tracing::info!("the configuration was read again; nothing that is watched changed");
             }
-            Ok(Reading { settings, start }) => {
+            Ok(Reading { settings, start, follow }) => {
+                follow();
                 // The old ones first: both would report the same events.
                 self.stop_watchers();
-                self.watchers = start(&self.server.sink());
+                self.start_watchers(start);
                 self.settings = settings;
                 tracing::info!("the new configuration is in force");
             }
@@ -152,15 +191,20 @@ impl Sensor {
         self.tell();
     }
 
+    fn start_watchers(&mut self, start: Vec<Start>) {
+        let (sink, now) = (self.server.sink(), Instant::now());
+        self.posts = start.into_iter().map(|start| Post::begin(start, &sink, now)).collect();
+    }
+
     fn stop_watchers(&mut self) {
-        for watcher in self.watchers.drain(..) {
-            watcher.stop();
+        for post in self.posts.drain(..) {
+            post.watcher.stop();
         }
     }
 
     /// Tells the agent and the service manager how much is seen.
     fn tell(&mut self) {
-        let sights: Vec<Sight> = self.watchers.iter().map(|watcher| watcher.sight()).collect();
+        let sights: Vec<Sight> = self.posts.iter().map(|post| post.watcher.sight()).collect();
         let agent = if self.server.is_connected() { "an agent is connected" } else { "no agent is connected" };
         let seen: Vec<String> = sights
             .iter()
@@ -227,11 +271,20 @@ mod tests {
     struct Configured {
         text: Arc<Mutex<Result<String, String>>>,
         version: Arc<AtomicU64>,
+        /// How often something followed the configuration.
+        followed: Arc<AtomicU64>,
+        /// How often the watcher begins in vain.
+        failures: Arc<AtomicU64>,
     }
 
     impl Configured {
         fn new(text: Result<&str, &str>) -> Self {
-            let configured = Self { text: Arc::new(Mutex::new(Err(String::new()))), version: Arc::default() };
+            let configured = Self {
+                text: Arc::new(Mutex::new(Err(String::new()))),
+                version: Arc::default(),
+                followed: Arc::default(),
+                failures: Arc::default(),
+            };
             configured.set(text);
             configured
         }
@@ -249,12 +302,19 @@ mod tests {
 
         fn read(&self) -> Result<Reading, String> {
             let settings = self.text.lock().unwrap().clone()?;
-            let name = settings.clone();
-            let start: crate::Start = Box::new(move |sink| {
+            let (name, failures) = (settings.clone(), Arc::clone(&self.failures));
+            let start: Start = Box::new(move |sink| {
+                if failures.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok() {
+                    return Box::new(Blind::new("files", "test", "no descriptors are left".to_owned()));
+                }
                 report(sink, format!("{name} begins"));
-                vec![Box::new(Loud(name, Arc::clone(sink)))]
+                Box::new(Loud(name.clone(), Arc::clone(sink)))
             });
-            Ok(Reading { settings, start })
+            let followed = Arc::clone(&self.followed);
+            let follow = Box::new(move || {
+                followed.fetch_add(1, Ordering::Relaxed);
+            });
+            Ok(Reading { settings, start: vec![start], follow })
         }
     }
 
@@ -304,11 +364,11 @@ mod tests {
         assert_told(&received, &["one begins"]);
         // Touched, but the same: nothing begins anew.
         plan.set(Ok("one"));
-        sensor.turn();
+        sensor.turn(Instant::now());
         plan.set(Err("a comma is missing"));
-        sensor.turn();
+        sensor.turn(Instant::now());
         plan.set(Ok("two"));
-        sensor.turn();
+        sensor.turn(Instant::now());
         assert_told(&received, &["one ends", "two begins"]);
         let began = std::time::Instant::now();
         while client.status().sights.first().is_none_or(|sight| sight.detail != "two") {
@@ -334,5 +394,43 @@ mod tests {
         let plan = Configured::new(Err("a comma is missing"));
         let error = Sensor::start(config(dir.path(), &plan)).err().unwrap();
         assert!(matches!(&error, SensorError::Config(reason) if reason.contains("comma")), "{error}");
+    }
+
+    #[test]
+    fn a_watcher_that_could_not_begin_is_tried_again_after_growing_pauses() {
+        let dir = tempfile::tempdir().unwrap();
+        let plan = Configured::new(Ok("one"));
+        plan.failures.store(8, Ordering::Relaxed);
+        let mut sensor = Sensor::start(config(dir.path(), &plan)).unwrap();
+        let (_client, received) = agent(dir.path());
+        assert!(sensor.posts[0].watcher.failed());
+        sensor.turn(Instant::now());
+        assert_eq!(plan.failures.load(Ordering::Relaxed), 7, "not at once");
+        let mut now = Instant::now();
+        let mut pauses = Vec::new();
+        while sensor.posts[0].watcher.failed() && pauses.len() < 20 {
+            let due = sensor.posts[0].retry;
+            pauses.push(due.duration_since(now).as_secs_f64().round());
+            now = due;
+            sensor.turn(now);
+        }
+        assert_eq!(pauses, [2., 4., 8., 16., 32., 60., 60., 60.]);
+        assert_told(&received, &["one begins"]);
+        // It watches: nothing begins again.
+        sensor.turn(now + AGAIN_MOST);
+        sensor.drain("test").unwrap();
+        assert_told(&received, &["one ends"]);
+    }
+
+    #[test]
+    fn the_log_follows_a_configuration_that_changes_nothing_watched_and_none_that_is_useless() {
+        let dir = tempfile::tempdir().unwrap();
+        let plan = Configured::new(Ok("one"));
+        let mut sensor = Sensor::start(config(dir.path(), &plan)).unwrap();
+        for (text, followed) in [(Ok("one"), 1), (Err("a comma is missing"), 1), (Ok("two"), 2)] {
+            plan.set(text);
+            sensor.turn(Instant::now());
+            assert_eq!(plan.followed.load(Ordering::Relaxed), followed, "{text:?}");
+        }
     }
 }

@@ -8,19 +8,26 @@ pub trait Watcher: Send {
     /// How much it sees now.
     fn sight(&self) -> Sight;
 
+    /// Whether it could not begin: the sensor begins it again after a while.
+    fn failed(&self) -> bool {
+        false
+    }
+
     /// Ends it. What it saw is with the sink when this returns.
     fn stop(self: Box<Self>);
 }
 
-/// Begins to watch. A watcher that cannot begin is a [`Blind`] one: the others go on.
-pub type Start = Box<dyn FnOnce(&Sink) -> Vec<Box<dyn Watcher>> + Send>;
+/// Begins to watch. A watcher that cannot begin is a [`Blind`] one: the others go on, and it is tried again.
+pub type Start = Box<dyn Fn(&Sink) -> Box<dyn Watcher> + Send>;
 
 /// A configuration that was read and found valid.
 pub struct Reading {
     /// What the watchers depend on, in any form that is equal when they need not begin anew.
     pub settings: String,
-    /// Begins to watch by it.
-    pub start: Start,
+    /// Begin to watch by it, one for each watcher.
+    pub start: Vec<Start>,
+    /// Lets all else follow it that can change while the sensor runs: the levels of the log.
+    pub follow: Box<dyn FnOnce() + Send>,
 }
 
 /// Where the configuration comes from.
@@ -50,6 +57,10 @@ impl Blind {
 impl Watcher for Blind {
     fn sight(&self) -> Sight {
         self.0.clone()
+    }
+
+    fn failed(&self) -> bool {
+        true
     }
 
     fn stop(self: Box<Self>) {}

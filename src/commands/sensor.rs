@@ -9,7 +9,7 @@ use crate::settings;
 use crate::wiring::ConfiguredWatchers;
 use picket_installer::Accounts;
 use picket_sensor::{Config, Limits, Sensor};
-use picket_telemetry::logs;
+use picket_telemetry::{Listeners, logs};
 use std::time::Duration;
 
 /// How long the agent may take what is left when the sensor is told to stop; the rest waits on disk.
@@ -22,7 +22,8 @@ pub(super) fn run(context: &Context<'_>, args: &ConfigArgs) -> Result<ExitCode, 
         return Err(CommandError::SensorAsRoot);
     }
     let (settings, unknown) = settings::resolve(layout, context.process, args)?;
-    logs::init(&settings::log_options(&settings, context.process, "picket-sensor"))?;
+    let options = settings::log_options(&settings, context.process, ConfiguredWatchers::LOG_IDENTIFIER);
+    let log = logs::init_with(&options, Listeners::default())?;
     for problem in &unknown {
         tracing::warn!("{problem}");
     }
@@ -37,7 +38,7 @@ pub(super) fn run(context: &Context<'_>, args: &ConfigArgs) -> Result<ExitCode, 
         agent: Accounts::of(layout).service.map(|(user, _)| user),
         limits: Limits::default(),
         drain_limit: DRAIN_LIMIT,
-        plan: Box::new(ConfiguredWatchers::new(layout, context.process, args)),
+        plan: Box::new(ConfiguredWatchers::new(layout, context.process, args, log)),
     };
     Sensor::start(config)?.run_until_signal()?;
     Ok(ExitCode::Success)

@@ -9,7 +9,8 @@ use picket_layout::Layout;
 use picket_netwatch::{NetWatcher, NetworkMonitorSettings};
 use picket_protocol::Sight;
 use picket_protocol::event::Sink;
-use picket_sensor::{Blind, Plan, Reading, Watcher};
+use picket_sensor::{Blind, Plan, Reading, Start, Watcher};
+use picket_telemetry::LogControl;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::os::unix::fs::MetadataExt;
@@ -21,12 +22,16 @@ pub(crate) struct ConfiguredWatchers {
     layout: Layout,
     process: Process,
     args: ConfigArgs,
+    log: LogControl,
 }
 
 impl ConfiguredWatchers {
-    /// For the installation of `layout`.
-    pub(crate) fn new(layout: &Layout, process: &Process, args: &ConfigArgs) -> Self {
-        Self { layout: layout.clone(), process: process.clone(), args: args.clone() }
+    /// How the sensor's lines are marked in the system's log.
+    pub(crate) const LOG_IDENTIFIER: &str = "picket-sensor";
+
+    /// For the installation of `layout`, with the levels of the log that follow its configuration.
+    pub(crate) fn new(layout: &Layout, process: &Process, args: &ConfigArgs, log: LogControl) -> Self {
+        Self { layout: layout.clone(), process: process.clone(), args: args.clone(), log }
     }
 }
 
@@ -43,6 +48,7 @@ impl Plan for ConfiguredWatchers {
     fn read(&self) -> Result<Reading, String> {
         let (settings, _) =
             settings::resolve(&self.layout, &self.process, &self.args).map_err(|error| error.to_string())?;
+        let (log, levels) = (self.log.clone(), settings::log_options(&settings, &self.process, Self::LOG_IDENTIFIER));
         let (files, network) = (settings.file_monitor, settings.network_monitor);
         let text = format!("{} {}", files.show(), network.show());
         let options = FileOptions {
@@ -55,8 +61,11 @@ impl Plan for ConfiguredWatchers {
             privileged: Privileged::Auto,
             ignore_self: true,
         };
-        let start = move |sink: &Sink| vec![watch_files(options, sink), watch_network(network, sink)];
-        Ok(Reading { settings: text, start: Box::new(start) })
+        let start: Vec<Start> = vec![
+            Box::new(move |sink| watch_files(options.clone(), sink)),
+            Box::new(move |sink| watch_network(network.clone(), sink)),
+        ];
+        Ok(Reading { settings: text, start, follow: Box::new(move || log.set_levels(&levels)) })
     }
 }
 
