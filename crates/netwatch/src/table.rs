@@ -48,15 +48,32 @@ pub struct Rules {
 impl Rules {
     /// Whether a connection is of interest. A port that the kernel has forgotten (0) matches nothing.
     pub fn matter(&self, ends: &Ends) -> bool {
+        let port = |port: u16| port != 0 && self.ports.contains(port);
+        self.is_asked_for(ends) && (self.ports.is_empty() || port(ends.local_port) || port(ends.remote_port))
+    }
+
+    /// Whether a connection may be of interest by a port that the kernel has forgotten.
+    fn may_matter(&self, ends: &Ends) -> bool {
+        ends.remote_port == 0 && self.is_asked_for(ends) && !self.matter(ends)
+    }
+
+    /// Whether it is of interest but for its ports.
+    fn is_asked_for(&self, ends: &Ends) -> bool {
         let protocol = match ends.protocol {
             Protocol::Tcp => self.tcp,
             Protocol::Udp => self.udp,
         };
-        let port = |port: u16| port != 0 && self.ports.contains(port);
-        protocol
-            && (self.loopback || !ends.is_loopback())
-            && (self.ports.is_empty() || port(ends.local_port) || port(ends.remote_port))
+        protocol && (self.loopback || !ends.is_loopback())
     }
+}
+
+/// Connections of which less is told than there was: each is counted once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Missed {
+    /// There was no room to keep them in mind.
+    pub untracked: u64,
+    /// No dump saw them, and the kernel had forgotten the port that would tell whether they matter.
+    pub portless: u64,
 }
 
 /// Something that happened to a connection.
@@ -107,6 +124,10 @@ pub struct Table {
     /// Sockets whose owner has not been looked for: cookie and inode.
     unsearched: Vec<(u64, u32)>,
     untracked: u64,
+    /// Connections that dumps showed and that are not kept in mind, for want of room or because they do not matter: the
+    /// dump in which they were so last. As many as two dumps can hold at most.
+    passed_over: HashMap<u64, u32>,
+    missed: Missed,
 }
 
 impl Table {
@@ -121,8 +142,11 @@ impl Table {
             dumps: 0,
             unsearched: Vec::new(),
             untracked: 0,
+            passed_over: HashMap::new(),
+            missed: Missed::default(),
         };
         table.step(Some(dump), &[]);
+        table.missed = Missed::default();
         table
     }
 
@@ -135,6 +159,7 @@ impl Table {
             self.listened = std::mem::replace(&mut self.listening, dump.listening.clone());
             for socket in &dump.sockets {
                 if !self.rules.matter(&socket.ends) {
+                    self.passed_over.insert(socket.cookie, self.dumps);
                     continue;
                 }
                 if socket.live {
@@ -149,6 +174,10 @@ impl Table {
         }
         if dump.is_some_and(|dump| dump.complete) {
             self.close_absent(&mut changes);
+        }
+        if dump.is_some() {
+            let now = self.dumps;
+            self.passed_over.retain(|_, seen| now.wrapping_sub(*seen) < ABSENCES);
         }
         changes
     }
@@ -199,6 +228,19 @@ impl Table {
         self.untracked
     }
 
+    /// What was missed since the last call.
+    pub fn take_missed(&mut self) -> Missed {
+        std::mem::take(&mut self.missed)
+    }
+
+    /// Counts a connection that there is no room for: as missed only when it is first seen.
+    fn pass_over(&mut self, cookie: u64) {
+        self.untracked += 1;
+        if self.passed_over.insert(cookie, self.dumps).is_none() {
+            self.missed.untracked += 1;
+        }
+    }
+
     fn is_listened(&self, ends: &Ends) -> bool {
         self.listening.contains(ends) || self.listened.contains(ends)
     }
@@ -234,7 +276,7 @@ impl Table {
 
     fn open(&mut self, socket: &Socket, changes: &mut Vec<Change>) {
         if self.entries.len() >= self.rules.limit {
-            self.untracked += 1;
+            self.pass_over(socket.cookie);
             return;
         }
         let direction = self.direction(&socket.ends, false);
@@ -250,7 +292,7 @@ impl Table {
     /// What is left of a connection, where the kernel does not tell of its end.
     fn see_remains(&mut self, socket: &Socket, changes: &mut Vec<Change>) {
         if self.gone.len() >= self.rules.limit && !self.gone.contains_key(&socket.cookie) {
-            self.untracked += 1;
+            self.pass_over(socket.cookie);
             return;
         }
         let known = self.gone.insert(socket.cookie, self.dumps).is_some();
@@ -287,6 +329,12 @@ impl Table {
                 ..opened.clone()
             };
             changes.extend([opened, closed]);
+        } else if socket.established
+            && !self.passed_over.contains_key(&socket.cookie)
+            && self.rules.may_matter(&socket.ends)
+            && self.direction(&socket.ends, socket.passive) != Direction::Inbound
+        {
+            self.missed.portless += 1;
         }
     }
 

@@ -98,6 +98,8 @@ struct Watch {
     resynced: Instant,
     /// Whether the last look failed.
     failing: bool,
+    /// Whether the last look did not hold all.
+    cut: bool,
     sees_all: bool,
 }
 
@@ -140,6 +142,7 @@ impl Watch {
             listeners_asked: None,
             resynced: Instant::now(),
             failing: false,
+            cut: false,
             sees_all: Owners::sees_all(),
         };
         watch.find_owners(BASELINE_OWNERS_BUDGET);
@@ -223,6 +226,7 @@ impl Watch {
             Ok(dump) => {
                 self.judge(Some(&dump), &destroyed);
                 self.tell_gap();
+                self.tell_missed(dump.complete);
                 let cut = (!dump.complete).then(|| {
                     format!("there are more connections than the {} that are kept in mind", self.wanted.limit)
                 });
@@ -308,6 +312,27 @@ impl Watch {
             "the kernel's queue of destroyed sockets ran over; all sockets were listed at once, and only connections that \
              came and went in between are missing",
         );
+    }
+
+    /// Tells of connections that were counted only.
+    fn tell_missed(&mut self, complete: bool) {
+        let missed = self.table.take_missed();
+        let limit = self.wanted.limit;
+        if missed.untracked > 0 {
+            let text = format!(
+                "more connections were there than the {limit} that are kept in mind: their beginning is not told"
+            );
+            self.tell_missing(GapReason::Shed, Some(missed.untracked), None, &text);
+        }
+        if missed.portless > 0 {
+            let text = "connections shorter than the interval were reset by this machine, and the kernel had forgotten \
+                        their port: whether they are of network_monitor.ports is not known";
+            self.tell_missing(GapReason::Unwatched, Some(missed.portless), None, text);
+        }
+        if !std::mem::replace(&mut self.cut, !complete) && !complete {
+            let text = format!("the list of connections is cut off after {limit}: of the others nothing is known");
+            self.tell_missing(GapReason::Shed, None, None, &text);
+        }
     }
 
     fn tell_missing(&self, reason: GapReason, count: Option<u64>, since: Option<jiff::Timestamp>, detail: &str) {

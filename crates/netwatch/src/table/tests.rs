@@ -83,6 +83,33 @@ fn a_listener_or_an_attempt_that_ends_is_no_connection() {
 }
 
 #[test]
+fn a_connection_that_there_is_no_room_for_is_missed_once_and_not_in_each_dump() {
+    let sockets: Vec<Socket> =
+        (1..=5).map(|cookie| socket(cookie, ends(40_000 + u16::try_from(cookie).unwrap(), 22))).collect();
+    let mut table = Table::baseline(Rules { limit: 2, ..rules(true) }, &dump(&sockets[..3]));
+    assert_eq!(table.take_missed(), Missed::default(), "what was there before did not begin");
+    for missed in [2, 0, 0] {
+        table.step(Some(&dump(&sockets)), &[]);
+        assert_eq!(table.take_missed(), Missed { untracked: missed, portless: 0 });
+    }
+}
+
+#[test]
+fn a_connection_whose_port_the_kernel_forgot_is_missed_where_only_ports_matter_and_no_dump_saw_it() {
+    let ports: Ports = [22].into_iter().collect();
+    let other = socket(1, ends(40_000, 80));
+    let mut table = Table::baseline(Rules { ports, ..rules(true) }, &dump_listening(8080, &[other]));
+    let reset = |cookie, local| notice(cookie, ends(local, 0));
+    // One that a dump saw to be none that matters, one that came in, and one that may have been one.
+    let changes = table.step(None, &[reset(1, 40_000), reset(2, 8080), reset(3, 40_001)]);
+    assert_eq!(told(&changes), NOTHING);
+    assert_eq!(table.take_missed(), Missed { untracked: 0, portless: 1 });
+    let mut table = Table::baseline(rules(true), &dump(&[]));
+    assert_eq!(table.step(None, &[reset(3, 40_001)]).len(), 2);
+    assert_eq!(table.take_missed(), Missed::default(), "it was told");
+}
+
+#[test]
 fn one_missing_dump_closes_nothing_and_two_do() {
     let one = socket(1, ends(40_000, 22));
     let mut table = Table::baseline(rules(true), &dump(&[one]));
