@@ -128,6 +128,8 @@ pub struct Table {
     /// dump in which they were so last. As many as two dumps can hold at most.
     passed_over: HashMap<u64, u32>,
     missed: Missed,
+    /// Whether the remains in the next dump are of connections that were told already.
+    remains_are_old: bool,
 }
 
 impl Table {
@@ -144,6 +146,7 @@ impl Table {
             untracked: 0,
             passed_over: HashMap::new(),
             missed: Missed::default(),
+            remains_are_old: false,
         };
         table.step(Some(dump), &[]);
         table.missed = Missed::default();
@@ -177,6 +180,7 @@ impl Table {
         }
         if dump.is_some() {
             let now = self.dumps;
+            self.remains_are_old = false;
             self.passed_over.retain(|_, seen| now.wrapping_sub(*seen) < ABSENCES);
         }
         changes
@@ -226,6 +230,13 @@ impl Table {
     /// How often a connection was not kept in mind because there were too many.
     pub fn untracked(&self) -> u64 {
         self.untracked
+    }
+
+    /// Judges from now on by notices as well, or by dumps alone.
+    pub fn set_notices(&mut self, notices: bool) {
+        // What is left of connections whose end the notices told is no news.
+        self.remains_are_old |= self.rules.notices && !notices;
+        self.rules.notices = notices;
     }
 
     /// What was missed since the last call.
@@ -298,7 +309,7 @@ impl Table {
         let known = self.gone.insert(socket.cookie, self.dumps).is_some();
         if self.entries.contains_key(&socket.cookie) {
             self.close(socket.cookie, None, self.rules.method, Confidence::Inferred, changes);
-        } else if !known {
+        } else if !known && !self.remains_are_old {
             let direction = self.direction(&socket.ends, false);
             let opened = self.opened(socket.cookie, socket.ends, direction, None, self.rules.method);
             let closed = Change { action: NetworkAction::Closed, ..opened.clone() };

@@ -102,7 +102,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    fn new(level: SightLevel) -> Self {
+    pub(crate) fn new(level: SightLevel) -> Self {
         let sight = Sight { source: "network".to_owned(), level, method: String::new(), detail: String::new() };
         Self {
             opened: AtomicU64::new(0),

@@ -83,6 +83,8 @@ enum Source {
 struct Watch {
     source: Source,
     notices: Option<NoticeSocket>,
+    /// The size of the queue of notices, where they were to be had at the start: one that fails is opened again.
+    notice_buffer: Option<usize>,
     table: Table,
     owners: Owners,
     wanted: Wanted,
@@ -130,6 +132,7 @@ impl Watch {
         };
         let mut watch = Self {
             source,
+            notice_buffer: notices.is_some().then_some(options.notice_buffer),
             notices,
             table: Table::baseline(rules, &baseline),
             owners: Owners::new(Path::new("/proc")),
@@ -214,9 +217,23 @@ impl Watch {
         }
     }
 
+    /// Opens the notices again if they failed. Before the dump, so that what closes in between is told; without them the
+    /// dump shows what is left of connections.
+    fn reopen_notices(&mut self) {
+        let Some(capacity) = self.notice_buffer.filter(|_| self.notices.is_none()) else { return };
+        self.table.set_notices(false);
+        self.notices = NoticeSocket::open(self.wanted.tcp, self.wanted.udp, capacity).ok();
+        self.wanted.remains = self.notices.is_none();
+        if self.notices.is_some() {
+            self.table.set_notices(true);
+            tracing::info!("notices of destroyed sockets are read again");
+        }
+    }
+
     /// Takes a dump and judges it.
     fn look(&mut self) {
         let began = Instant::now();
+        self.reopen_notices();
         let mut destroyed = Vec::new();
         let Self { source, notices, overflow_since, drained, wanted, .. } = self;
         let dump = source.dump(*wanted, &mut || drain(notices, &mut destroyed, HELD_MAX, overflow_since, *drained));
@@ -398,9 +415,9 @@ fn drain(
             }
         }
         Err(e) => {
-            tracing::warn!(error = %e, "notices of destroyed sockets can no longer be read; dumps alone are left");
+            tracing::warn!(error = %e, "notices of destroyed sockets can no longer be read; opening them again");
             overflow_since.get_or_insert(drained);
-            // Without them the table closes what is absent. A socket that fails would be ready for ever.
+            // A socket that fails would be ready for ever.
             *notices = None;
         }
     }
@@ -457,5 +474,29 @@ fn ephemeral_ports() -> RangeInclusive<u16> {
     match (read, numbers.next(), numbers.next()) {
         (Ok(_), Some(first), Some(last)) => first..=last,
         _ => EPHEMERAL,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::NetworkMonitorSettings;
+
+    #[test]
+    fn notices_that_failed_are_opened_again_at_the_next_look_and_dumps_show_remains_until_then() {
+        let settings = NetworkMonitorSettings { enabled: true, ..NetworkMonitorSettings::default() };
+        let shared = Arc::new(Shared::new(SightLevel::Off));
+        let mut watch = Watch::begin(&settings.into(), Arc::new(|_| {}), shared).unwrap();
+        if watch.notices.is_none() {
+            return;
+        }
+        // More than the kernel takes: it cannot be opened.
+        let capacity = watch.notice_buffer.replace(usize::MAX);
+        watch.notices = None;
+        watch.look();
+        assert!(watch.notices.is_none() && watch.wanted.remains);
+        watch.notice_buffer = capacity;
+        watch.look();
+        assert!(watch.notices.is_some() && !watch.wanted.remains);
     }
 }

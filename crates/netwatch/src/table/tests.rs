@@ -110,6 +110,18 @@ fn a_connection_whose_port_the_kernel_forgot_is_missed_where_only_ports_matter_a
 }
 
 #[test]
+fn when_notices_fail_remains_stand_in_and_those_of_connections_that_were_told_are_no_news() {
+    let mut table = Table::baseline(rules(true), &dump(&[]));
+    assert_eq!(table.step(None, &[notice(1, ends(40_000, 22))]).len(), 2);
+    table.set_notices(false);
+    let old = remains(7, ends(40_000, 22));
+    assert_eq!(told(&table.step(Some(&dump(&[old])), &[])), NOTHING);
+    let new = remains(8, ends(40_001, 22));
+    let changes = table.step(Some(&dump(&[old, new])), &[]);
+    assert_eq!(told(&changes), ["opened 8 sockdiag inferred", "closed 8 sockdiag inferred"]);
+}
+
+#[test]
 fn one_missing_dump_closes_nothing_and_two_do() {
     let one = socket(1, ends(40_000, 22));
     let mut table = Table::baseline(rules(true), &dump(&[one]));
