@@ -261,9 +261,11 @@ fn store_code(error: &StoreError) -> ExitCode {
 
 fn key_code(error: &KeyError) -> ExitCode {
     match error {
-        KeyError::Missing(_) | KeyError::Malformed { .. } | KeyError::OtherDevice(_) | KeyError::Exposed { .. } => {
-            ExitCode::Keys
-        }
+        KeyError::Missing(_)
+        | KeyError::Malformed { .. }
+        | KeyError::OtherDevice(_)
+        | KeyError::Older { .. }
+        | KeyError::Exposed { .. } => ExitCode::Keys,
         KeyError::Exists(_) | KeyError::Io(_) | KeyError::Random | KeyError::Active(_) => ExitCode::Failure,
     }
 }

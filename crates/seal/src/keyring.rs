@@ -56,6 +56,16 @@ pub enum KeyError {
     /// The file is another device's now.
     #[error("{} holds another device's keys now; put the right key file back", .0.display())]
     OtherDevice(PathBuf),
+    /// The file is from before the last rotation.
+    #[error("{} is an older copy: key {file} seals in it, and key {known} is in use. Put the newest key file back", path.display())]
+    Older {
+        /// The file.
+        path: PathBuf,
+        /// The number of its active key.
+        file: u32,
+        /// The number of the active key in memory.
+        known: u32,
+    },
     /// The active key cannot be retired.
     #[error("key {0} seals at present; rotate first")]
     Active(u32),
@@ -149,7 +159,7 @@ impl Keyring {
     /// rotates the keys of a running agent.
     ///
     /// # Errors
-    /// Those of [`Keyring::open`], and [`KeyError::OtherDevice`]; what is in memory stays in use then.
+    /// Those of [`Keyring::open`], [`KeyError::OtherDevice`] and [`KeyError::Older`]; what is in memory stays in use then.
     pub fn refresh(&self) -> Result<bool, KeyError> {
         let stamp = stamp(&self.path);
         if stamp.is_some() && *self.seen.lock().unwrap_or_else(PoisonError::into_inner) == stamp {
@@ -159,7 +169,12 @@ impl Keyring {
         if device != self.device {
             return Err(KeyError::OtherDevice(self.path.clone()));
         }
-        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+        let mut known = self.keys.write().unwrap_or_else(PoisonError::into_inner);
+        if keys.active < known.active {
+            return Err(KeyError::Older { path: self.path.clone(), file: keys.active, known: known.active });
+        }
+        *known = keys;
+        drop(known);
         self.see(stamp);
         Ok(true)
     }
@@ -376,6 +391,24 @@ mod tests {
         Keyring::create(&path).unwrap();
         assert!(matches!(ours.refresh(), Err(KeyError::OtherDevice(_))));
         assert_eq!(ours.list().len(), 2);
+    }
+
+    #[test]
+    fn an_older_copy_of_the_key_file_never_replaces_the_newest_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store.key");
+        let keyring = Keyring::create(&path).unwrap();
+        let old = picket_durable::read_bounded(&path, 4096).unwrap();
+        keyring.rotate().unwrap();
+        let new = picket_durable::read_bounded(&path, 4096).unwrap();
+        picket_durable::write_atomic(&path, &old, 0o600).unwrap();
+        for _ in 0..2 {
+            assert!(matches!(keyring.refresh(), Err(KeyError::Older { file: 1, known: 2, .. })));
+            assert_eq!((keyring.active(), keyring.list().len()), (2, 2));
+        }
+        picket_durable::write_atomic(&path, &new, 0o600).unwrap();
+        assert!(keyring.refresh().unwrap());
+        assert_eq!(keyring.active(), 2);
     }
 
     #[test]

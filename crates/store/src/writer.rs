@@ -130,12 +130,15 @@ impl Writer {
         // Within the transaction: `rekey` in another process retires a key in one of its own, so no row is ever sealed
         // under a key that is gone.
         let refreshed = self.sealer.keyring().refresh();
-        if refreshed.is_err()
-            && let Some(key) = schema::key_check_key(&transaction, &self.path)?
-            && key > self.sealer.keyring().active()
-        {
-            // It was rotated, and the new key cannot be read: what is sealed under the old one might never open again.
-            return Err(StoreError::KeyMissing { path: self.path.clone(), key });
+        match schema::key_check_key(&transaction, &self.path) {
+            // It was rotated, and the new key cannot be read, or an older copy of the file lies there: what is sealed
+            // under the old key might never open again.
+            Ok(Some(key)) if key > self.sealer.keyring().active() => {
+                return Err(StoreError::KeyMissing { path: self.path.clone(), key });
+            }
+            // A damaged record says nothing of a rotation, and the file that was read does.
+            Err(error) if refreshed.is_err() || !error.is_damage() => return Err(error),
+            _ => {}
         }
         self.queue.count(|counters| counters.key_error = refreshed.err().map(|error| error.to_string()));
         let mut statements: [Option<rusqlite::CachedStatement<'_>>; Table::ALL.len()] = Default::default();

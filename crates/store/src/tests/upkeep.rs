@@ -112,6 +112,31 @@ fn a_writer_that_cannot_read_a_rotated_key_file_writes_nothing_under_the_old_key
 }
 
 #[test]
+fn a_writer_whose_key_file_is_an_older_copy_again_seals_nothing_under_the_old_key() {
+    let bench = Bench::new();
+    let store = bench.open();
+    store.append_durable(Table::Logs, at(0), *b"{}").unwrap();
+    let old = picket_durable::read_bounded(&bench.key_file(), 4096).unwrap();
+    let elsewhere = Arc::new(Keyring::open(&bench.key_file()).unwrap());
+    Maintenance::open(&bench.folder(), &elsewhere).unwrap().rekey(&mut |_| false, &mut go_on).unwrap();
+    let new = picket_durable::read_bounded(&bench.key_file(), 4096).unwrap();
+    // Put back before the writer ever saw the new one: only the store itself tells of the rotation.
+    picket_durable::write_atomic(&bench.key_file(), &old, 0o600).unwrap();
+    assert!(matches!(store.append_durable(Table::Logs, at(0), *b"{}"), Err(StoreError::KeyMissing { key: 2, .. })));
+    picket_durable::write_atomic(&bench.key_file(), &new, 0o600).unwrap();
+    store.append_durable(Table::Logs, at(0), *b"{}").unwrap();
+    // Put back afterwards: the newest key stays in use, and it is told.
+    picket_durable::write_atomic(&bench.key_file(), &old, 0o600).unwrap();
+    store.append_durable(Table::Logs, at(0), *b"{}").unwrap();
+    assert!(store.counters().key_error.is_some_and(|error| error.contains("older copy")));
+    picket_durable::write_atomic(&bench.key_file(), &new, 0o600).unwrap();
+    drop(store);
+    let fresh = Arc::new(Keyring::open(&bench.key_file()).unwrap());
+    let reader = Reader::open(&bench.folder(), &fresh).unwrap();
+    assert_eq!(reader.collect(Table::Logs, &Range::default()).unwrap().len(), 3);
+}
+
+#[test]
 fn a_person_can_clean_up_beside_the_writer_and_gets_the_space_back() {
     let bench = Bench::new();
     let store = bench.open();
