@@ -37,6 +37,8 @@ pub(crate) struct Taken {
     held: Vec<Held>,
     /// The gaps.
     pub(crate) gaps: Vec<Gap>,
+    /// The oldest ticket of the gaps.
+    gaps_ticket: u64,
 }
 
 impl Taken {
@@ -61,7 +63,7 @@ impl Taken {
 
     /// The gaps alone.
     pub(crate) fn split_gaps(&mut self) -> Self {
-        Self { held: Vec::new(), gaps: std::mem::take(&mut self.gaps) }
+        Self { held: Vec::new(), gaps: std::mem::take(&mut self.gaps), gaps_ticket: self.gaps_ticket }
     }
 
     /// Tells those who wait which records theirs became.
@@ -224,12 +226,13 @@ impl Intake {
 
     /// Puts up to `max` records and all gaps into the writer's hand, the most urgent first.
     pub(crate) fn take(&mut self, max: usize) -> Taken {
-        let mut taken = Taken { held: Vec::new(), gaps: std::mem::take(&mut self.gaps) };
+        let gaps = std::mem::take(&mut self.gaps);
+        let mut taken = Taken { held: Vec::new(), gaps, gaps_ticket: self.gaps_ticket };
         for class in self.waiting.iter_mut().rev() {
             let some = class.len().min(max - taken.held.len());
             taken.held.extend(class.drain(..some));
         }
-        let gaps = (!taken.gaps.is_empty()).then_some(self.gaps_ticket);
+        let gaps = (!taken.gaps.is_empty()).then_some(taken.gaps_ticket);
         self.in_hand = taken.held.iter().map(|held| held.ticket).chain(gaps).min();
         taken
     }
@@ -249,8 +252,13 @@ impl Intake {
         for held in taken.held.into_iter().rev() {
             self.waiting[held.draft.class as usize].push_front(held);
         }
+        if taken.gaps.is_empty() {
+            return;
+        }
         let newer = std::mem::take(&mut self.gaps);
         taken.gaps.into_iter().chain(newer).for_each(|gap| self.add_gap(gap));
+        // Whoever waits for them waits on: they are as old as they were.
+        self.gaps_ticket = taken.gaps_ticket;
     }
 
     /// Takes over what the engine says after something else was done.
@@ -275,5 +283,47 @@ impl Taken {
     /// What the records take in memory; to be asked for while their bodies are there.
     pub(crate) fn bytes(&self) -> usize {
         self.held.iter().map(Held::bytes).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::ManualClock;
+    use crate::engine::{Engine, Options};
+    use crate::settings::OutboxSettings;
+    use picket_seal::{Keyring, Sealer};
+    use std::sync::Arc;
+    use uuid::Uuid;
+
+    #[test]
+    fn gaps_that_could_not_be_written_are_waited_for_until_they_are() {
+        let dir = tempfile::tempdir().unwrap();
+        let keyring = Keyring::open_or_create(&dir.path().join("key")).unwrap();
+        let limits = OutboxSettings::default().limits();
+        let engine = Engine::open(Options {
+            folder: dir.path().join("outbox"),
+            sealer: Arc::new(Sealer::new(Arc::new(keyring)).unwrap()),
+            limits,
+            kernel_boot: "boot-1".to_owned(),
+            clock: Arc::new(ManualClock::new("2026-11-21T12:00:00Z".parse().unwrap())),
+        })
+        .unwrap();
+        let durable = Durable::of(&engine);
+        let (file, _) = AcceptedFile::open(&dir.path().join("accepted"), Uuid::nil()).unwrap();
+        let mut intake = Intake::new(limits, durable.clone(), file);
+        intake.miss(Gap::own(GapReason::QueueFull, Priority::Low, Some(3)));
+        let ticket = intake.ticket();
+        for _ in 0..3 {
+            let taken = intake.take(10);
+            // One more of another kind comes while the first is in hand.
+            intake.miss(Gap::own(GapReason::Format, Priority::Low, Some(1)));
+            assert!(!intake.is_settled(ticket));
+            intake.put_back(taken);
+            assert!(!intake.is_settled(ticket), "put back is not durable");
+        }
+        let taken = intake.take(10);
+        intake.committed(&taken, 0, durable);
+        assert!(intake.is_settled(ticket));
     }
 }
