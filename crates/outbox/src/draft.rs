@@ -2,6 +2,10 @@
 
 use picket_protocol::event::{EVENT_MAX_BYTES, EventBody, Fold, GapEvent, GapReason, Priority};
 
+/// The highest count that is believed of what others tell: the largest that every JSON reader keeps exact (RFC 8259 §6).
+/// Thousands of such counts still fit into the books.
+const COUNT_MAX: u64 = 1 << 53;
+
 /// A record before it has an identity. Its payload is the event's body as JSON, `{"type": …, "details": …}`; the rest of
 /// the wire form (schema, device, boot, sequence, class) is put around it when it is sent, so that the caller need not
 /// know the identity and a changed device id applies to what waits.
@@ -43,7 +47,7 @@ pub(crate) fn weight(event: &EventBody) -> u64 {
         EventBody::Network(event) => event.fold.as_ref(),
         EventBody::Alert(_) | EventBody::Gap(_) | EventBody::Config(_) => None,
     };
-    fold.map_or(1, |fold| fold.count.max(1))
+    fold.map_or(1, |fold| fold.count.clamp(1, COUNT_MAX))
 }
 
 /// Events that were given up before they became a record.
@@ -67,6 +71,7 @@ impl Gap {
     /// The news of a watcher that `event` tells; watchers lose file and network events, which are of class normal.
     pub fn of_event(event: GapEvent) -> Self {
         let GapEvent { reason, source, count, since, detail, timestamp: _ } = event;
+        let count = count.map(|count| count.min(COUNT_MAX));
         Self { reason, class: Priority::Normal, source, count, since, detail }
     }
 
@@ -91,5 +96,20 @@ fn detail(reason: GapReason) -> &'static str {
         GapReason::RateLimit | GapReason::KernelOverflow | GapReason::Unwatched => {
             "the events were missed before they reached the outbox"
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_count_that_nothing_can_have_seen_is_cut_to_what_books_can_hold() {
+        let told = |count: u64| {
+            let json = serde_json::json!({ "timestamp": "2026-11-21T12:00:00Z", "reason": "kernel_overflow",
+                "source": "files", "count": count, "detail": "" });
+            Gap::of_event(serde_json::from_value(json).unwrap()).count
+        };
+        assert_eq!((told(7), told(1 << 53), told(u64::MAX)), (Some(7), Some(1 << 53), Some(1 << 53)));
     }
 }

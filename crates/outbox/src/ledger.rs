@@ -23,7 +23,7 @@ pub struct Account {
 impl Account {
     /// All that is missing.
     pub fn gap_total(&self) -> u64 {
-        self.gaps.values().sum()
+        self.gaps.values().fold(0, |sum, count| sum.saturating_add(*count))
     }
 
     /// Whether the books add up.
@@ -38,9 +38,13 @@ impl Account {
         self.acknowledged = self.acknowledged.saturating_add(other.acknowledged);
         self.queued = self.queued.saturating_add(other.queued);
         for (reason, count) in &other.gaps {
-            let sum = self.gaps.entry(*reason).or_default();
-            *sum = sum.saturating_add(*count);
+            self.add_gap(*reason, *count);
         }
+    }
+
+    fn add_gap(&mut self, reason: GapReason, count: u64) {
+        let sum = self.gaps.entry(reason).or_default();
+        *sum = sum.saturating_add(count);
     }
 
     fn subtract(&mut self, other: &Self) {
@@ -118,7 +122,7 @@ impl Ledger {
         let count = count.min(account.queued);
         account.queued -= count;
         if count > 0 {
-            *account.gaps.entry(reason).or_default() += count;
+            account.add_gap(reason, count);
         }
         count
     }
@@ -128,7 +132,7 @@ impl Ledger {
         if count > 0 {
             let account = self.of_mut(class);
             account.emitted = account.emitted.saturating_add(count);
-            *account.gaps.entry(reason).or_default() += count;
+            account.add_gap(reason, count);
         }
     }
 
@@ -149,6 +153,22 @@ impl Ledger {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn counts_without_measure_reach_the_end_of_the_scale_and_go_no_further() {
+        let mut ledger = Ledger::default();
+        for _ in 0..3 {
+            ledger.miss(Priority::Low, GapReason::KernelOverflow, u64::MAX);
+            ledger.miss(Priority::Low, GapReason::RateLimit, u64::MAX);
+            ledger.emit(Priority::High, u64::MAX);
+            ledger.give_up(Priority::High, GapReason::Shed, u64::MAX);
+        }
+        assert_eq!(
+            (ledger.low.gap_total(), ledger.high.gap_total(), ledger.low.emitted),
+            (u64::MAX, u64::MAX, u64::MAX)
+        );
+        assert_eq!(ledger.total().gap_total(), u64::MAX);
+    }
 
     proptest! {
         #[test]
