@@ -176,9 +176,7 @@ impl StoreError {
     /// Whether SQLite found the file damaged.
     pub fn is_damage(&self) -> bool {
         match self {
-            Self::Sqlite { source, .. } => {
-                matches!(code(source), Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase))
-            }
+            Self::Sqlite { source, .. } => is_damage(source),
             Self::Damaged { .. } | Self::NotAStore { .. } | Self::RowDamaged { .. } => true,
             Self::Row { source, .. } => !matches!(source, SealError::Random),
             _ => false,
@@ -193,6 +191,19 @@ impl StoreError {
 
 fn code(error: &rusqlite::Error) -> Option<rusqlite::ErrorCode> {
     error.sqlite_error_code()
+}
+
+/// Whether it says that the file is damaged. A flipped bit in the header of a row changes the type of a column or its
+/// length, and makes a text of no text.
+fn is_damage(error: &rusqlite::Error) -> bool {
+    use rusqlite::{Error as E, ErrorCode as C};
+    match error {
+        E::FromSqlConversionFailure(..)
+        | E::IntegralValueOutOfRange(..)
+        | E::InvalidColumnType(..)
+        | E::Utf8Error(..) => true,
+        error => matches!(code(error), Some(C::DatabaseCorrupt | C::NotADatabase | C::TooBig)),
+    }
 }
 
 impl From<picket_durable::Error> for StoreError {

@@ -8,6 +8,8 @@ use crate::{Table, store};
 use jiff::Timestamp;
 use picket_seal::{Keyring, Sealer};
 use rusqlite::Connection;
+use rusqlite::types::Value;
+use std::cmp::Ordering;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -125,9 +127,15 @@ impl Reader {
         let mut left = range.limit.unwrap_or(u64::MAX);
         let mut after = None;
         while left > 0 {
-            let chunk = self.chunk(table, range, after, usize::try_from(left).unwrap_or(CHUNK_ROWS).min(CHUNK_ROWS))?;
-            let Some(last) = chunk.last() else { return Ok(()) };
-            after = Some((last.at, last.id));
+            let limit = usize::try_from(left).unwrap_or(CHUNK_ROWS).min(CHUNK_ROWS);
+            let (chunk, end) = self.chunk(table, range, after.as_ref(), limit)?;
+            let Some(end) = end else { return Ok(()) };
+            if after.is_some_and(|after: Cursor| !end.is_beyond(&after, range.newest_first)) {
+                // It would be read in a circle, for ever.
+                let why = format!("the index of {table} is out of order");
+                return Err(StoreError::Damaged { path: self.path.clone(), why });
+            }
+            after = Some(end);
             for row in chunk {
                 left -= 1;
                 if visit(self.open_row(&row))?.is_break() {
@@ -159,23 +167,24 @@ impl Reader {
     }
 
     /// The next rows after (time, id) in the order of the range.
-    fn chunk(&self, table: Table, range: &Range, after: Option<(i64, i64)>, limit: usize) -> Result<Vec<SealedRow>> {
+    fn chunk(
+        &self,
+        table: Table,
+        range: &Range,
+        after: Option<&Cursor>,
+        limit: usize,
+    ) -> Result<(Vec<SealedRow>, Option<Cursor>)> {
         // The key (at, id) is the index: each chunk is a seek, however many rows lie before it.
-        let (beyond, order, first) =
-            if range.newest_first { ("<", "DESC", (i64::MAX, i64::MAX)) } else { (">", "ASC", (i64::MIN, i64::MIN)) };
+        let (beyond, order, first) = if range.newest_first { ("<", "DESC", i64::MAX) } else { (">", "ASC", i64::MIN) };
         let sql = format!(
             "SELECT id, at, sealed, sha256 FROM {table} WHERE (at, id) {beyond} (?1, ?2) AND at >= ?3 AND at < ?4 \
              ORDER BY at {order}, id {order} LIMIT ?5"
         );
-        let (at, id) = after.unwrap_or(first);
+        let (at, id) = after.map_or((Value::Integer(first), first), |after| (after.at.clone(), after.id));
         let since = range.since.map_or(i64::MIN, first_millisecond);
         let until = range.until.map_or(i64::MAX, first_millisecond);
         let parameters = (at, id, since, until, i64::try_from(limit).unwrap_or(i64::MAX));
-        self.read(table, &sql, parameters)
-    }
-
-    fn read(&self, table: Table, sql: &str, parameters: impl rusqlite::Params) -> Result<Vec<SealedRow>> {
-        read_rows(&self.connection, &self.path, table, sql, parameters)
+        read_rows_to(&self.connection, &self.path, table, &sql, parameters)
     }
 
     /// How many rows of `table` are in `range`, by the index alone; they may be damaged all the same.
@@ -262,6 +271,25 @@ fn first_millisecond(time: Timestamp) -> i64 {
     }
 }
 
+/// Where a reading in the order of time is: the time as it lies in the index, which need not be a whole number there.
+struct Cursor {
+    at: Value,
+    id: i64,
+}
+
+impl Cursor {
+    fn is_beyond(&self, other: &Self, newest_first: bool) -> bool {
+        let key = |cursor: &Self| match cursor.at {
+            // Whole up to 2^53, which no time that was written exceeds.
+            Value::Integer(at) => at as f64,
+            Value::Real(at) => at,
+            _ => f64::NAN,
+        };
+        let order = key(self).partial_cmp(&key(other)).map(|order| order.then(self.id.cmp(&other.id)));
+        order == Some(if newest_first { Ordering::Less } else { Ordering::Greater })
+    }
+}
+
 /// Runs a query whose columns are those of a sealed row; stops at [`CHUNK_BYTES`].
 pub(crate) fn read_rows(
     connection: &Connection,
@@ -270,19 +298,37 @@ pub(crate) fn read_rows(
     sql: &str,
     parameters: impl rusqlite::Params,
 ) -> Result<Vec<SealedRow>> {
+    read_rows_to(connection, path, table, sql, parameters).map(|(rows, _)| rows)
+}
+
+/// [`read_rows`], and where it stopped.
+fn read_rows_to(
+    connection: &Connection,
+    path: &Path,
+    table: Table,
+    sql: &str,
+    parameters: impl rusqlite::Params,
+) -> Result<(Vec<SealedRow>, Option<Cursor>)> {
     let mut statement = connection.prepare_cached(sql).doing("read", path)?;
     let mut rows = statement.query(parameters).doing("read", path)?;
     let mut chunk = Vec::new();
+    let mut end = None;
     let mut bytes = 0;
     while let Some(row) = rows.next().doing("read", path)? {
-        let row =
-            (|| Ok(SealedRow { table, id: row.get(0)?, at: row.get(1)?, sealed: row.get(2)?, sha256: row.get(3)? }))();
-        let row = row.doing("read", path)?;
+        // The key of the tree itself is always a number. A column of another type is damage, or somebody's doing: what
+        // stands for it then never was written, so that neither checksum nor seal hold.
+        let id = row.get(0).doing("read", path)?;
+        let column = |index| row.get_ref(index).doing("read", path);
+        let blob = |index| column(index).map(|value| value.as_blob().unwrap_or_default().to_vec());
+        let at = column(1)?;
+        end = Some(Cursor { at: at.try_into().unwrap_or(Value::Null), id });
+        let at = at.as_i64().unwrap_or(i64::MIN);
+        let row = SealedRow { table, id, at, sealed: blob(2)?, sha256: blob(3)? };
         bytes += row.sealed.len();
         chunk.push(row);
         if bytes >= CHUNK_BYTES {
             break;
         }
     }
-    Ok(chunk)
+    Ok((chunk, end))
 }

@@ -32,6 +32,9 @@ const BUSY_LIMIT: Duration = Duration::from_secs(20);
 /// How long the write-ahead log may stay on disk after a checkpoint, in bytes.
 const WAL_KEPT_BYTES: u32 = 8 << 20;
 
+/// The longest value and the longest row that SQLite reads, in bytes: the longest record, sealed, and the other columns.
+const ROW_BYTES_MAX: i32 = (17 << 20) + 4096;
+
 const DEVICE: &str = "device";
 const KEY_CHECK: &str = "key_check";
 const READS_FROM: &str = "reads_from";
@@ -65,6 +68,7 @@ pub(crate) fn connect(path: &Path, access: Access) -> Result<Connection> {
     let flags = flags | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
     let connection = Connection::open_with_flags(path, flags).doing("open", path)?;
     connection.busy_timeout(BUSY_LIMIT).doing("open", path)?;
+    defend(&connection).doing("open", path)?;
     // mmap_size 0: an I/O error is an error then, not a SIGBUS. cell_size_check: a damaged page is found when it is read.
     let common = "PRAGMA mmap_size=0; PRAGMA cell_size_check=ON; PRAGMA trusted_schema=OFF; PRAGMA temp_store=MEMORY;";
     connection.execute_batch(common).doing("open", path)?;
@@ -80,6 +84,17 @@ pub(crate) fn connect(path: &Path, access: Access) -> Result<Connection> {
     connection.execute_batch(&rest).doing("open", path)?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
+}
+
+/// A file that somebody tampered with runs no code of its own, and takes no more memory than a row of ours (SQLite,
+/// "Defense Against The Dark Arts").
+fn defend(connection: &Connection) -> rusqlite::Result<()> {
+    use rusqlite::config::DbConfig;
+    connection.set_limit(rusqlite::limits::Limit::SQLITE_LIMIT_LENGTH, ROW_BYTES_MAX)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, false)?;
+    Ok(())
 }
 
 /// What the file is, from its first bytes, before SQLite touches it.
@@ -263,7 +278,7 @@ pub(crate) fn begin<'c>(connection: &'c mut Connection, path: &Path) -> Result<T
 pub(crate) fn meta(connection: &Connection, path: &Path, key: &str) -> Result<Option<Vec<u8>>> {
     let row: Option<(Vec<u8>, Vec<u8>)> = connection
         .prepare_cached("SELECT value, sha256 FROM meta WHERE key=?1")
-        .and_then(|mut statement| statement.query_row([key], |row| Ok((row.get(0)?, row.get(1)?))).optional())
+        .and_then(|mut statement| statement.query_row([key], |row| Ok((blob(row, 0)?, blob(row, 1)?))).optional())
         .doing("read", path)?;
     match row {
         Some((value, sha256)) if sha256 != meta_digest(key, &value) => {
@@ -271,6 +286,30 @@ pub(crate) fn meta(connection: &Connection, path: &Path, key: &str) -> Result<Op
         }
         row => Ok(row.map(|(value, _)| value)),
     }
+}
+
+/// The column's bytes; none if it is of another type, which no checksum fits.
+fn blob(row: &rusqlite::Row<'_>, index: usize) -> rusqlite::Result<Vec<u8>> {
+    Ok(row.get_ref(index)?.as_blob().unwrap_or_default().to_vec())
+}
+
+/// What is wrong with the records of the meta table, in words.
+pub(crate) fn bad_meta(connection: &Connection, path: &Path) -> Result<Vec<String>> {
+    let mut statement = connection.prepare("SELECT key, value, sha256 FROM meta").doing("read", path)?;
+    let mut rows = statement.query([]).doing("read", path)?;
+    let mut bad = Vec::new();
+    while let Some(row) = rows.next().doing("read", path)? {
+        let key = row.get_ref(0).doing("read", path)?;
+        let Ok(key) = key.as_str() else {
+            bad.push("a record of meta has no name".to_owned());
+            continue;
+        };
+        let (value, sha256) = (blob(row, 1).doing("read", path)?, blob(row, 2).doing("read", path)?);
+        if sha256 != meta_digest(key, &value) {
+            bad.push(format!("the checksum of `{}` in meta does not hold", key.escape_debug()));
+        }
+    }
+    Ok(bad)
 }
 
 pub(crate) fn set_meta(connection: &Connection, path: &Path, key: &str, value: &[u8]) -> Result<()> {

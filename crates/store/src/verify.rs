@@ -157,6 +157,7 @@ fn look_inside(path: &Path, keyring: Option<&Arc<Keyring>>, report: &mut VerifyR
     };
     report.opened = sealer.is_some();
     schema_as_written(&connection, path, report)?;
+    schema::bad_meta(&connection, path)?.into_iter().for_each(|what| report.file(what));
     let total = count_rows(&connection, path).ok();
     for table in Table::ALL {
         look_at_table(&connection, path, table, sealer.as_ref(), report, total, &mut *watch)?;
