@@ -132,9 +132,10 @@ pub fn keys(folder: &Path) -> Result<BTreeSet<u32>, OutboxError> {
 /// it: a wish that it did not take up is withdrawn.
 pub fn clean(options: Options, request: CleanRequest, limit: Duration) -> Result<u64, OutboxError> {
     let files = Files { folder: options.folder.clone() };
-    match Engine::open(options.clone()) {
+    let wish = Wish::new(&options, request, limit);
+    match Engine::open(options) {
         Ok(mut engine) => engine.clean(request),
-        Err(OutboxError::Lock(LockError::Held { .. })) => ask_owner(&files, &options, request, limit),
+        Err(OutboxError::Lock(LockError::Held { .. })) => ask_owner(&files, &wish, limit),
         Err(error) => Err(error),
     }
 }
@@ -148,9 +149,8 @@ pub fn reseal_books(options: Options, limit: Duration) -> Result<(), OutboxError
     clean(options, CleanRequest { class: Priority::Low, older_than_seconds: u64::MAX }, limit).map(drop)
 }
 
-fn ask_owner(files: &Files, options: &Options, request: CleanRequest, limit: Duration) -> Result<u64, OutboxError> {
-    let wish = Wish::new(options, request, limit);
-    picket_durable::write_json(&files.wish(), &wish, WISH_MODE)?;
+fn ask_owner(files: &Files, wish: &Wish, limit: Duration) -> Result<u64, OutboxError> {
+    picket_durable::write_json(&files.wish(), wish, WISH_MODE)?;
     if let Some(answer) = await_answer(files, wish.id, limit) {
         return answer;
     }
