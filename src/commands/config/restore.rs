@@ -56,7 +56,7 @@ pub(super) fn run(context: &Context<'_>, args: &ConfigRestoreArgs) -> Result<Exi
     }
     context.confirm(args.yes, "Restore them?")?;
     // Not asked on its port: neither the present nor the restored files need to name the one it has.
-    let runs = Lock::holder(&layout.agent_lock()).is_some();
+    let runs = wiring::as_owner(layout, || Ok(Lock::holder(&layout.agent_lock()).is_some()))?;
     let mark = RestoreMark::new(&context.process.person(), plan.texts());
     wiring::as_owner(layout, || Ok(picket_durable::write_json(&layout.restore_mark(), &mark, 0o600)?))?;
     let kept = plan.carry_out(layout)?;
