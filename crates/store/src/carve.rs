@@ -23,7 +23,8 @@ const MAX_PAYLOAD: u64 = (picket_seal::MAX_RECORD_BYTES + picket_seal::OVERHEAD 
 
 /// The pages of a database with its log laid over them.
 pub(crate) struct Pages {
-    file: File,
+    /// None where the log is all that is left.
+    file: Option<File>,
     log: Option<(File, Log)>,
     count: u32,
 }
@@ -38,8 +39,9 @@ pub(crate) struct Found {
 }
 
 impl Pages {
-    pub(crate) fn new(file: File, log: Option<(File, Log)>) -> io::Result<Self> {
-        let own = u32::try_from(file.metadata()?.len().div_ceil(u64::from(PAGE_BYTES))).unwrap_or(u32::MAX);
+    pub(crate) fn new(file: Option<File>, log: Option<(File, Log)>) -> io::Result<Self> {
+        let bytes = file.as_ref().map_or(Ok(0), |file| file.metadata().map(|meta| meta.len()))?;
+        let own = u32::try_from(bytes.div_ceil(u64::from(PAGE_BYTES))).unwrap_or(u32::MAX);
         let count = log.as_ref().map_or(own, |(_, log)| own.max(log.database_pages));
         Ok(Self { file, log, count })
     }
@@ -51,11 +53,12 @@ impl Pages {
 
     /// The bytes of a page; what lies beyond the end of the file reads as zeroes.
     pub(crate) fn read(&self, page: u32, bytes: &mut [u8; PAGE]) -> io::Result<()> {
-        let (file, mut offset) = match &self.log {
-            Some((file, log)) if log.pages.contains_key(&page) => (file, log.pages[&page]),
-            _ => (&self.file, u64::from(page.saturating_sub(1)) * u64::from(PAGE_BYTES)),
-        };
         bytes.fill(0);
+        let (file, mut offset) = match (&self.log, &self.file) {
+            (Some((file, log)), _) if log.pages.contains_key(&page) => (file, log.pages[&page]),
+            (_, Some(file)) => (file, u64::from(page.saturating_sub(1)) * u64::from(PAGE_BYTES)),
+            _ => return Ok(()),
+        };
         let mut filled = 0;
         while filled < PAGE {
             match file.read_at(&mut bytes[filled..], offset) {
@@ -300,7 +303,7 @@ mod tests {
             bytes[PAGE] = kind;
             let mut file = tempfile::tempfile().unwrap();
             file.write_all(&bytes).unwrap();
-            let pages = Pages::new(file, None).unwrap();
+            let pages = Pages::new(Some(file), None).unwrap();
             let _ = pages.free().unwrap();
             for page in 1..=3 {
                 prop_assert!(pages.rows(page).unwrap().rows.is_empty());

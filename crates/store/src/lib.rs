@@ -23,6 +23,7 @@ mod carve;
 mod clock;
 mod error;
 mod export;
+mod files;
 mod log;
 mod maintenance;
 mod queue;

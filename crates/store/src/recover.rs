@@ -9,10 +9,9 @@ use crate::maintenance::{Progress, Watch};
 use crate::schema::{self, PAGE_BYTES};
 use crate::store::{lock, open_database};
 use crate::table::SealedRow;
-use crate::{DATABASE, Table, log, writer};
+use crate::{DATABASE, Table, files, log, writer};
 use picket_seal::{Keyring, Sealer};
 use rusqlite::Connection;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -89,7 +88,8 @@ pub fn recover(dir: &Path, keyring: &Arc<Keyring>, watch: Watch<'_>) -> Result<R
     Ok(report)
 }
 
-fn salvage(
+/// Puts every whole row of the files at `path` into a new database at `new`.
+pub(crate) fn salvage(
     path: &Path,
     new: &Path,
     keyring: &Arc<Keyring>,
@@ -134,19 +134,19 @@ fn salvage(
 
 fn open_pages(path: &Path, report: &mut RecoverReport) -> Result<Pages> {
     let io = |doing| move |source| StoreError::from(picket_durable::Error::new(doing, path, source));
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(StoreError::Absent(path.to_owned())),
-        Err(error) => return Err(io("open")(error)),
-    };
-    let log = match File::open(beside(path, "-wal")) {
-        Ok(mut file) => {
+    let file = files::open(path).map_err(io("open"))?;
+    let log = match files::open(&beside(path, "-wal")).map_err(io("open the log of"))? {
+        Some(mut file) => {
             let log = log::scan(&mut std::io::BufReader::new(&mut file), PAGE_BYTES).map_err(io("read the log of"))?;
             report.lost_log_frames = log.beyond;
             Some((file, log))
         }
-        Err(_) => None,
+        None => None,
     };
+    // A log without its database has the pages that were written since the last checkpoint.
+    if file.is_none() && log.as_ref().is_none_or(|(_, log)| log.pages.is_empty()) {
+        return Err(StoreError::Absent(path.to_owned()));
+    }
     Pages::new(file, log).map_err(io("read"))
 }
 

@@ -105,12 +105,12 @@ pub(crate) fn look(path: &Path) -> Result<Look> {
         path.with_file_name(name).metadata().map_or(0, |meta| meta.len())
     };
     let mut header = Vec::with_capacity(100);
-    match std::fs::File::open(path) {
-        Ok(file) => {
+    match crate::files::open(path) {
+        Ok(Some(file)) => {
             let read = file.take(100).read_to_end(&mut header);
             read.map_err(|source| StoreError::from(picket_durable::Error::new("read", path, source)))?;
         }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Ok(None) => {}
         Err(source) => return Err(picket_durable::Error::new("open", path, source).into()),
     }
     if header.is_empty() {

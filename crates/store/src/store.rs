@@ -66,8 +66,10 @@ impl std::fmt::Debug for Store {
 /// # Errors
 /// [`KeyError::Missing`] as [`StoreError::Key`] when there is a store and no key; else those of [`Keyring::open`].
 pub fn keyring(key_file: &Path, dir: &Path) -> Result<Arc<Keyring>> {
+    // A log without its database holds rows, too.
+    let there = |suffix: &str| dir.join(format!("{DATABASE}{suffix}")).symlink_metadata().is_ok();
     let keyring = match Keyring::open(key_file) {
-        Err(KeyError::Missing(_)) if dir.join(DATABASE).symlink_metadata().is_err() => Keyring::create(key_file),
+        Err(KeyError::Missing(_)) if !there("") && !there("-wal") => Keyring::create(key_file),
         other => other,
     };
     Ok(Arc::new(keyring?))

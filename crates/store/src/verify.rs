@@ -4,10 +4,9 @@ use crate::error::{Doing as _, Result, StoreError};
 use crate::maintenance::{Progress, Watch, count_rows};
 use crate::schema::{self, Access, Look, PAGE_BYTES};
 use crate::table::SealedRow;
-use crate::{DATABASE, Table, log, reader, recover, store};
+use crate::{DATABASE, Table, files, log, reader, recover, store};
 use picket_seal::{Keyring, Sealer};
 use rusqlite::Connection;
-use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -123,7 +122,7 @@ pub(crate) fn verify_file(
         Err(error) => return Err(error),
     }
     // While somebody writes, the log is a moving thing.
-    if !in_use && let Ok(file) = File::open(recover::beside(path, "-wal")) {
+    if !in_use && let Ok(Some(file)) = files::open(&recover::beside(path, "-wal")) {
         let log = log::scan(&mut std::io::BufReader::new(file), PAGE_BYTES);
         if let Ok(log) = log.map(|log| log.beyond)
             && log > 0

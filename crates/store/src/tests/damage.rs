@@ -137,9 +137,9 @@ fn a_column_of_another_type_costs_its_row_and_no_other() {
         let reader = bench.reader();
         let count = |row: Result<Row>| {
             if row.is_ok() {
-                whole += 1
+                whole += 1;
             } else {
-                damaged += 1
+                damaged += 1;
             }
             Ok(std::ops::ControlFlow::Continue(()))
         };
@@ -265,6 +265,43 @@ fn rows_that_are_only_in_the_log_are_salvaged_and_a_log_cut_anywhere_keeps_what_
         bench.open().close().unwrap();
         assert_eq!(everything(&bench).unwrap(), rows, "cut at {cut}");
         assert!(cut < log.len() || rows.len() == 600);
+    }
+}
+
+#[test]
+fn a_log_whose_database_is_gone_gives_its_rows_back() {
+    let bench = Bench::new();
+    let store = bench.open();
+    fill(&store, Table::Events, 0, 100);
+    let log = read(&beside(&bench.database(), "-wal"));
+    store.close().unwrap();
+    std::fs::remove_file(bench.database()).unwrap();
+    assert!(matches!(recover(&bench.folder(), &bench.keyring, &mut go_on), Err(StoreError::Absent(_))));
+    put(&beside(&bench.database(), "-wal"), &log);
+    let report = recover(&bench.folder(), &bench.keyring, &mut go_on).unwrap();
+    assert_eq!((report.rows(), everything(&bench).unwrap().len()), (100, 100));
+    assert_eq!(report.kept.len(), 1);
+    assert_eq!(read(&report.kept[0]), log);
+    assert!(verify(&bench.folder(), Some(&bench.keyring), &mut go_on).unwrap().is_whole());
+}
+
+#[test]
+fn a_pipe_in_the_place_of_a_file_is_refused_and_nobody_waits_on_it() {
+    use rustix::fs::{CWD, FileType, mknodat};
+    for name in ["picket.db", "picket.db-wal"] {
+        let bench = Bench::filled(3);
+        let path = bench.folder().join(name);
+        let _ = std::fs::remove_file(&path);
+        mknodat(CWD, &path, FileType::Fifo, 0o600.into(), 0).unwrap();
+        let (done, ended) = std::sync::mpsc::channel();
+        let (folder, keyring) = (bench.folder(), Arc::clone(&bench.keyring));
+        std::thread::spawn(move || {
+            let verified = verify(&folder, Some(&keyring), &mut go_on).is_ok_and(|report| report.is_whole());
+            let recovered = recover(&folder, &keyring, &mut go_on).is_ok();
+            let _ = done.send((verified, recovered));
+        });
+        let outcome = ended.recv_timeout(Duration::from_secs(60)).expect("nobody hangs");
+        assert!(!outcome.1 && (name != "picket.db" || !outcome.0), "{name}: {outcome:?}");
     }
 }
 
