@@ -153,7 +153,7 @@ fn what_the_agent_keeps_can_be_looked_at_and_taken_out_while_it_runs() {
     picket(prefix, &["data", "verify"]).expect(0);
     let backup = prefix.path("all.enc");
     picket(prefix, &["data", "backup", "--output", &text(&backup)]).expect(0);
-    for command in [&["data", "recover"][..], &["data", "restore", &text(&backup)]] {
+    for command in [&["data", "recover"][..], &["data", "restore", "--yes", &text(&backup)]] {
         let refused = picket(prefix, command).expect(5);
         assert!(refused.stderr.contains("picket service stop"), "{}", refused.stderr);
     }
@@ -236,7 +236,7 @@ fn without_the_right_key_each_command_says_so_and_changes_nothing() {
         &["data", "recover"],
         &["data", "rekey"],
         &["data", "cleanup", "--days", "0"],
-        &["data", "restore", &text(&backup)],
+        &["data", "restore", "--yes", &text(&backup)],
         &["data", "backup", "--output", &text(&prefix.path("new.enc"))],
     ];
     let mut wrong = String::from_utf8(before.1.clone()).unwrap();
@@ -310,12 +310,15 @@ fn a_backup_is_restored_whole_or_not_at_all() {
     let bad = prefix.path("bad.enc");
     for (what, bytes) in cases {
         fs::write(&bad, bytes).unwrap();
-        let ran = picket(&prefix, &["data", "restore", &text(&bad)]).expect(8);
+        let ran = picket(&prefix, &["data", "restore", "--yes", &text(&bad)]).expect(8);
         assert!(ran.stderr.contains("bad.enc"), "{what}: {}", ran.stderr);
         assert_eq!(rows(&stats(&prefix), Table::Events), 307, "{what}");
         assert!(!store_dir(&prefix).join("picket.db.unproven").exists(), "{what}");
     }
-    let report = picket(&prefix, &["data", "restore", &text(&backup), "--json"]).expect(0).json();
+    let asked = picket(&prefix, &["data", "restore", &text(&backup)]).expect(2);
+    assert!(asked.stderr.contains("--yes"), "{}", asked.stderr);
+    assert_eq!(rows(&stats(&prefix), Table::Events), 307);
+    let report = picket(&prefix, &["data", "restore", "--yes", &text(&backup), "--json"]).expect(0).json();
     assert_eq!((&report["rows"], &report["resealed"]), (&300.into(), &false.into()));
     assert!(report["kept"][0].as_str().unwrap().ends_with("picket.db.before-restore"), "{report}");
     assert_eq!(rows(&stats(&prefix), Table::Events), 300);
@@ -327,11 +330,11 @@ fn another_devices_backup_needs_its_key_file_and_is_sealed_anew() {
     let (theirs, ours) = (filled(40), filled(3));
     let backup = theirs.path("b.enc");
     picket(&theirs, &["data", "backup", "--output", &text(&backup)]).expect(0);
-    let refused = picket(&ours, &["data", "restore", &text(&backup)]).expect(9);
+    let refused = picket(&ours, &["data", "restore", "--yes", &text(&backup)]).expect(9);
     assert!(refused.stderr.contains("another device") && refused.stderr.contains("--key FILE"), "{}", refused.stderr);
     assert_eq!(rows(&stats(&ours), Table::Events), 3);
     let key = text(&key_file(&theirs));
-    let report = picket(&ours, &["data", "restore", &text(&backup), "--key", &key, "--json"]).expect(0).json();
+    let report = picket(&ours, &["data", "restore", "--yes", &text(&backup), "--key", &key, "--json"]).expect(0).json();
     assert_eq!((&report["rows"], &report["resealed"]), (&40.into(), &true.into()));
     picket(&ours, &["data", "verify"]).expect(0);
     // One of our own from before the keys were changed.
@@ -339,14 +342,14 @@ fn another_devices_backup_needs_its_key_file_and_is_sealed_anew() {
     picket(&ours, &["data", "backup", "--output", &text(&old)]).expect(0);
     fs::copy(key_file(&ours), &old_key).unwrap();
     picket(&ours, &["data", "rekey"]).expect(0);
-    let refused = picket(&ours, &["data", "restore", &text(&old)]).expect(9);
+    let refused = picket(&ours, &["data", "restore", "--yes", &text(&old)]).expect(9);
     assert!(refused.stderr.contains("sealed under key 1"), "{}", refused.stderr);
-    picket(&ours, &["data", "restore", &text(&old), "--key", &text(&old_key)]).expect(0);
+    picket(&ours, &["data", "restore", "--yes", &text(&old), "--key", &text(&old_key)]).expect(0);
     assert_eq!((rows(&stats(&ours), Table::Events), &stats(&ours)["key"]), (40, &2.into()));
     // A machine that has nothing yet.
     let fresh = prefix();
-    picket(&fresh, &["data", "restore", &text(&backup)]).expect(9);
-    picket(&fresh, &["data", "restore", &text(&backup), "--key", &key]).expect(0);
+    picket(&fresh, &["data", "restore", "--yes", &text(&backup)]).expect(9);
+    picket(&fresh, &["data", "restore", "--yes", &text(&backup), "--key", &key]).expect(0);
     assert_eq!(rows(&stats(&fresh), Table::Events), 40);
 }
 

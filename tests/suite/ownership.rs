@@ -34,7 +34,7 @@ fn what_root_does_in_another_users_folders_is_that_users_and_reaches_no_further(
         &["data", "export-json", "--output", &text(&prefix.path("all.json"))],
         &["data", "cleanup", "--days", "1"],
         &["data", "recover"],
-        &["data", "restore", &text(&backup)],
+        &["data", "restore", "--yes", &text(&backup)],
         &["cache", "clean", "--yes"],
         &["data", "rekey"],
     ];

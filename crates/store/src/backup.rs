@@ -4,15 +4,18 @@
 //! goes on), sealed in chunks (`picket_seal::FileSealer`). The copy lies for that time in the store's folder, mode 0600;
 //! its rows are sealed as ever.
 //!
-//! Restoring believes nothing before it has seen all: the file is opened to its end, the database in it is verified row by
-//! row, and only then gets its name. What it replaces is kept as `picket.db.before-restore`.
+//! What is copied is verified, so that a backup with damaged rows is known for one when it is made. Restoring believes
+//! nothing before it has seen all: the file is opened to its end, the database in it is verified row by row, and only then
+//! gets its name. Of one with damaged rows, those that are whole are salvaged. What it replaces is kept as
+//! `picket.db.before-restore`.
 
 use crate::error::{Doing as _, Result, StoreError};
-use crate::maintenance::{Progress, Watch, count_rows, reseal};
-use crate::recover::{UNPROVEN, close, put_in_place, remove_database};
+use crate::maintenance::{Progress, Watch, reseal};
+use crate::recover::{self, MissingRows, RecoverReport, UNPROVEN, close, put_in_place, remove_database};
 use crate::schema::{self, Access};
 use crate::store::{DATABASE, lock};
-use crate::{Reader, Table, reader, verify};
+use crate::verify::{self, Finding, VerifyReport};
+use crate::{Reader, Table, reader};
 use jiff::Timestamp;
 use picket_seal::{FileError, FileOpener, FileSealer, Keyring, Sealer};
 use rusqlite::Connection;
@@ -37,6 +40,10 @@ pub struct BackupReport {
     pub bytes: u64,
     /// The number of the key it is sealed under.
     pub key: u32,
+    /// What is not as it was written in what was copied, at most a thousand.
+    pub findings: Vec<Finding>,
+    /// How many more there are.
+    pub unnamed: u64,
 }
 
 /// What was restored.
@@ -48,6 +55,10 @@ pub struct RestoreReport {
     pub newest: Option<Timestamp>,
     /// Whether the rows were sealed anew, under this device's key.
     pub resealed: bool,
+    /// What was not as it was written in the backup, at most a thousand. The rest was salvaged then.
+    pub findings: Vec<Finding>,
+    /// Ids between the first and the last of a table that were not salvaged: lost, or removed before the backup.
+    pub missing: Vec<MissingRows>,
     /// Where the store that was there is kept.
     pub kept: Vec<PathBuf>,
 }
@@ -67,12 +78,13 @@ pub fn backup(dir: &Path, keyring: &Arc<Keyring>, out: impl Write, watch: Watch<
 fn copy_and_seal(
     reader: &Reader,
     copy: &Path,
-    keyring: &Keyring,
+    keyring: &Arc<Keyring>,
     out: impl Write,
     watch: Watch<'_>,
 ) -> Result<BackupReport> {
     drop(picket_durable::create_new(copy, 0o600)?);
-    let rows = copy_database(reader.connection(), reader.path(), copy, watch)?;
+    let pages = copy_database(reader.connection(), reader.path(), copy, &mut *watch)?;
+    let found = verify::verify_file(copy, Some(keyring), false, &mut |_| watch(pages))?;
     let key = keyring.active();
     let sealed_file = |source: FileError| match source {
         FileError::Io(source) => StoreError::Export(Arc::new(source)),
@@ -92,36 +104,39 @@ fn copy_and_seal(
         sealer.write_all(&buffer[..read]).map_err(|source| StoreError::Export(Arc::new(source)))?;
     }
     sealer.finish().map_err(sealed_file)?;
-    Ok(BackupReport { rows, bytes: out.bytes, key })
+    let VerifyReport { rows, findings, unnamed, .. } = found;
+    Ok(BackupReport { rows, bytes: out.bytes, key, findings, unnamed })
 }
 
-/// Copies the database as it is at one moment; says how many rows that are.
-fn copy_database(from: &Connection, path: &Path, copy: &Path, watch: Watch<'_>) -> Result<u64> {
+/// Copies the database as it is at one moment; says how many pages that are.
+fn copy_database(from: &Connection, path: &Path, copy: &Path, watch: Watch<'_>) -> Result<Progress> {
     // The read transaction holds the moment: without it, each commit of the writer would start the copy anew.
     from.execute_batch("BEGIN").doing("read", path)?;
     let result = (|| {
-        let rows = count_rows(from, path)?;
+        // SQLite takes its snapshot with the first reading.
+        schema::user_version(from, path)?;
         let mut to = schema::connect(copy, Access::Write)?;
-        {
+        let pages = {
             let backup = Backup::new(from, &mut to).doing("copy", path)?;
             loop {
                 let step = backup.step(STEP_PAGES).doing("copy", path)?;
                 let progress = backup.progress();
                 let total = u64::try_from(progress.pagecount).unwrap_or(0);
                 let left = u64::try_from(progress.remaining).unwrap_or(0);
-                if watch(Progress { done: total.saturating_sub(left), total: Some(total) }).is_break() {
+                let pages = Progress { done: total.saturating_sub(left), total: Some(total) };
+                if watch(pages).is_break() {
                     return Err(StoreError::Stopped);
                 }
                 match step {
-                    StepResult::Done => break,
+                    StepResult::Done => break pages,
                     StepResult::More => {}
                     // Another connection is in the way for a moment.
                     _ => std::thread::sleep(std::time::Duration::from_millis(20)),
                 }
             }
-        }
+        };
         close(to, copy)?;
-        Ok(rows)
+        Ok(pages)
     })();
     let _ = from.execute_batch("ROLLBACK");
     result
@@ -150,8 +165,8 @@ impl<W: Write> Write for Counted<W> {
 /// from before a rekeying. Its rows are then sealed anew under this device's key. Progress is in rows.
 ///
 /// # Errors
-/// [`StoreError::InUse`] while an agent runs; [`StoreError::BadBackup`] and [`StoreError::SealedFile`] when it is not
-/// whole or not to be opened. The store that was there is untouched then.
+/// [`StoreError::InUse`] while an agent runs; [`StoreError::BadBackup`] and [`StoreError::SealedFile`] when it is cut, not
+/// to be opened, or has not one whole row. The store that was there is untouched then.
 pub fn restore(
     dir: &Path,
     keyring: &Arc<Keyring>,
@@ -192,8 +207,16 @@ fn prepare(
         StoreError::Stopped => error,
         error => bad(error.to_string()),
     })?;
-    if let Some(finding) = found.findings.first() {
-        return Err(bad(finding.to_string()));
+    let (mut rows, mut missing) = (found.rows, Vec::new());
+    if let Some(first) = found.findings.first() {
+        let saved = salvage_copy(new, theirs, &mut *watch).map_err(|error| match error {
+            StoreError::Stopped => error,
+            error => bad(format!("{first}; nothing of it can be saved: {error}")),
+        })?;
+        if saved.rows() == 0 {
+            return Err(bad(format!("{first}; no row of it is whole")));
+        }
+        (rows, missing) = (saved.rows(), saved.missing);
     }
     let mut connection = schema::connect(new, Access::Write)?;
     let resealed = !Arc::ptr_eq(ours, theirs);
@@ -209,7 +232,19 @@ fn prepare(
         }
     }
     sync(new)?;
-    Ok(RestoreReport { rows: found.rows, newest, resealed, kept: Vec::new() })
+    Ok(RestoreReport { rows, newest, resealed, findings: found.findings, missing, kept: Vec::new() })
+}
+
+/// Puts a new database with the whole rows of the unproven one in its place.
+fn salvage_copy(new: &Path, keyring: &Arc<Keyring>, watch: Watch<'_>) -> Result<RecoverReport> {
+    let copy = recover::beside(new, ".bad");
+    remove_database(&copy)?;
+    picket_durable::rename(new, &copy)?;
+    remove_database(new)?;
+    let mut report = RecoverReport::default();
+    let result = recover::salvage(&copy, new, keyring, &mut report, watch);
+    remove_database(&copy)?;
+    result.map(|()| report)
 }
 
 /// Opens the sealed file to its end into the unproven database.

@@ -8,11 +8,14 @@ use crate::error::CommandError;
 use crate::exit_code::ExitCode;
 use crate::wiring::as_owner;
 use picket_seal::Keyring;
-use picket_store::DATABASE;
+use picket_store::{DATABASE, Finding, MissingRows};
 use std::fs::File;
 use std::io::IsTerminal as _;
 use std::path::Path;
 use std::sync::Arc;
+
+/// How many findings are listed for people; all that are named are in the JSON form.
+const SHOWN: usize = 20;
 
 /// Runs `picket data backup`.
 pub(super) fn backup(context: &Context<'_>, args: &BackupArgs) -> Result<ExitCode, CommandError> {
@@ -41,7 +44,24 @@ pub(super) fn backup(context: &Context<'_>, args: &BackupArgs) -> Result<ExitCod
         let key = context.layout.store_key();
         context.output.hint(format_args!("it opens with {} only: keep a copy of that elsewhere", key.display()));
     }
-    Ok(ExitCode::Success)
+    if report.findings.is_empty() {
+        return Ok(ExitCode::Success);
+    }
+    warn_of(context, &report.findings, report.unnamed);
+    context
+        .output
+        .warn("the store is damaged, and so is this backup: keep the earlier ones, and see `picket data verify`");
+    Ok(ExitCode::Damaged)
+}
+
+fn warn_of(context: &Context<'_>, findings: &[Finding], unnamed: u64) {
+    for finding in findings.iter().take(SHOWN) {
+        context.output.warn(finding);
+    }
+    let more = findings.len().saturating_sub(SHOWN) as u64 + unnamed;
+    if more > 0 {
+        context.output.warn(format_args!("and {more} more"));
+    }
 }
 
 /// Runs `picket data restore`.
@@ -51,7 +71,7 @@ pub(super) fn restore(context: &Context<'_>, args: &RestoreArgs) -> Result<ExitC
     let theirs = args.key.as_deref().map(Keyring::open).transpose()?.map(Arc::new);
     let place = context.layout.store_dir().join(DATABASE);
     context.confirm(
-        args.yes || !context.process.interactive,
+        args.yes,
         &format!("Replace the store {} with this backup? What is there is kept beside it.", place.display()),
     )?;
     let following = Following::begin(context, "rows")?;
@@ -67,9 +87,15 @@ pub(super) fn restore(context: &Context<'_>, args: &RestoreArgs) -> Result<ExitC
         Ok((report, agent_runs(context)))
     })?;
     drop(following);
+    let code = if report.findings.is_empty() { ExitCode::Success } else { ExitCode::Damaged };
     if args.json.json {
         context.output.json(&report);
-        return Ok(ExitCode::Success);
+        return Ok(code);
+    }
+    warn_of(context, &report.findings, 0);
+    for missing in report.missing.iter().take(SHOWN) {
+        let MissingRows { table, first, last } = missing;
+        context.output.warn(format_args!("rows {first} to {last} of {table} are missing: lost, or removed before"));
     }
     let newest = report.newest.map(|newest| format!(", the newest of {newest}")).unwrap_or_default();
     let anew = if report.resealed { ", sealed anew under this device's key" } else { "" };
@@ -78,5 +104,5 @@ pub(super) fn restore(context: &Context<'_>, args: &RestoreArgs) -> Result<ExitC
         context.output.say(format_args!("what was there is kept: {}", kept.display()));
     }
     super::say_start(context, runs);
-    Ok(ExitCode::Success)
+    Ok(code)
 }

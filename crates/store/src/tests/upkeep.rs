@@ -231,6 +231,30 @@ fn a_cut_or_changed_or_foreign_backup_changes_nothing() {
 }
 
 #[test]
+fn a_backup_of_damaged_rows_says_so_when_it_is_made_and_gives_back_all_others() {
+    let bench = Bench::filled(200);
+    let connection = rusqlite::Connection::open(bench.database()).unwrap();
+    connection.execute("UPDATE events SET sha256=zeroblob(32), at=at+1 WHERE id IN (7, 200)", []).unwrap();
+    drop(connection);
+    let mut sealed = Vec::new();
+    let report = backup(&bench.folder(), &bench.keyring, &mut sealed, &mut go_on).unwrap();
+    let bad: Vec<String> = report.findings.iter().take(2).map(ToString::to_string).collect();
+    assert!(bad[0].starts_with("row 7 of events") && bad[1].starts_with("row 200 of events"), "{bad:?}");
+    assert_eq!(report.rows, 200);
+    let other = Bench::new();
+    let keys = Arc::new(Keyring::open(&bench.key_file()).unwrap());
+    for (to, theirs) in [(&bench, None), (&other, Some(&keys))] {
+        let name = Path::new("b.enc");
+        let report = restore(&to.folder(), &to.keyring, theirs, name, &*sealed, &mut go_on).unwrap();
+        assert_eq!((report.rows, report.findings.len() >= 2), (198, true));
+        assert_eq!(report.missing, [MissingRows { table: Table::Events, first: 7, last: 7 }]);
+        assert!(verify(&to.folder(), Some(&to.keyring), &mut go_on).unwrap().is_whole());
+        assert_eq!(numbers(&to.reader(), Table::Events).len(), 198);
+        assert!(!files(to).iter().any(|name| name.contains("unproven")), "{:?}", files(to));
+    }
+}
+
+#[test]
 fn another_devices_backup_comes_with_its_key_file_and_is_sealed_anew() {
     let theirs = Bench::filled(700);
     let sealed = backed_up(&theirs);
