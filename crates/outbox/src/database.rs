@@ -93,6 +93,10 @@ pub(crate) fn connect(path: &Path) -> Result<Connection, Trouble> {
 
 /// Opens the database for looking only.
 pub(crate) fn connect_read_only(path: &Path) -> Result<Connection, Trouble> {
+    // SQLite would wait on a pipe that somebody put in its place.
+    if !path.symlink_metadata().is_ok_and(|meta| meta.is_file()) {
+        return Err(rusqlite::Error::InvalidPath(path.to_owned()).into());
+    }
     let db = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     prepare(&db)?;
     Ok(db)

@@ -287,6 +287,21 @@ mod tests {
         assert!(!engine.files.wish().exists() && fulfil_wish(&mut engine).is_none());
     }
 
+    #[test]
+    fn a_pipe_in_the_place_of_the_database_is_refused_and_not_waited_on() {
+        let (_dir, _, options, engine) = owner();
+        drop(engine);
+        let path = options_files(&options).database();
+        std::fs::remove_file(&path).unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        let (done, ended) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let looked = inspect(&options.folder, &options.sealer).is_err();
+            let _ = done.send((looked, keys(&options.folder).is_err()));
+        });
+        assert_eq!(ended.recv_timeout(Duration::from_secs(10)).expect("nobody hangs"), (true, true));
+    }
+
     fn options_files(options: &Options) -> Files {
         Files { folder: options.folder.clone() }
     }

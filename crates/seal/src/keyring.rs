@@ -2,8 +2,12 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use picket_durable::Context as _;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError, RwLock};
 use uuid::Uuid;
@@ -293,20 +297,36 @@ impl Keyring {
     }
 }
 
+/// The open file and its permission bits; `None` if there is none. The folder is the service user's: a pipe in its place
+/// is not waited on (`open(2)`: `O_NONBLOCK`).
+fn open_file(path: &Path) -> Result<Option<(File, u32)>, KeyError> {
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.doing("read", path)?,
+    };
+    let meta = file.metadata().doing("inspect", path)?;
+    if !meta.is_file() {
+        return Err(KeyError::Malformed { path: path.to_owned(), why: "it is not a regular file" });
+    }
+    Ok(Some((file, meta.permissions().mode() & 0o7777)))
+}
+
 /// What the key file holds.
 fn read_file(path: &Path) -> Result<(Uuid, Keys), KeyError> {
-    use std::os::unix::fs::PermissionsExt as _;
-    let Some(bytes) = picket_durable::read_if_present(path, KEY_FILE_MAX_BYTES)? else {
+    let malformed = |why| KeyError::Malformed { path: path.to_owned(), why };
+    let Some((file, mode)) = open_file(path)? else {
         return Err(KeyError::Missing(path.to_owned()));
     };
-    let bytes = Zeroizing::new(bytes);
-    if let Ok(meta) = path.metadata() {
-        let mode = meta.permissions().mode() & 0o7777;
-        if mode & 0o077 != 0 {
-            return Err(KeyError::Exposed { path: path.to_owned(), mode });
-        }
+    if mode & 0o077 != 0 {
+        return Err(KeyError::Exposed { path: path.to_owned(), mode });
     }
-    let malformed = |why| KeyError::Malformed { path: path.to_owned(), why };
+    // All at once: a vector that grows leaves copies behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(KEY_FILE_MAX_BYTES as usize + 1));
+    let read = file.take(KEY_FILE_MAX_BYTES + 1).read_to_end(&mut bytes);
+    if read.doing("read", path)? as u64 > KEY_FILE_MAX_BYTES {
+        return Err(malformed("it is too long"));
+    }
     let file: KeyFile = serde_json::from_slice(&bytes).map_err(|_| malformed("it is not the JSON it should be"))?;
     if file.schema != KEY_FILE_SCHEMA {
         return Err(malformed("its schema is another version's"));
@@ -340,7 +360,6 @@ fn random_key() -> Result<Key, KeyError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt as _;
 
     #[test]
     fn a_key_file_is_its_owners_alone_and_never_overwritten() {
@@ -391,6 +410,16 @@ mod tests {
         Keyring::create(&path).unwrap();
         assert!(matches!(ours.refresh(), Err(KeyError::OtherDevice(_))));
         assert_eq!(ours.list().len(), 2);
+    }
+
+    #[test]
+    fn a_pipe_in_the_place_of_a_key_file_is_refused_and_not_waited_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("store.key");
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        let (done, ended) = std::sync::mpsc::channel();
+        std::thread::spawn(move || done.send(matches!(Keyring::open(&path), Err(KeyError::Malformed { .. }))));
+        assert!(ended.recv_timeout(std::time::Duration::from_secs(10)).expect("nobody hangs"));
     }
 
     #[test]
