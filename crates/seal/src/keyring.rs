@@ -16,7 +16,7 @@ use zeroize::{Zeroize, Zeroizing};
 /// The mode of the key file: its owner's alone.
 const KEY_FILE_MODE: u32 = 0o600;
 /// The longest key file that is read, in bytes: some hundred keys.
-const KEY_FILE_MAX_BYTES: u64 = 64 << 10;
+const KEY_FILE_MAX_BYTES: usize = 64 << 10;
 /// The form of the key file.
 const KEY_FILE_SCHEMA: u32 = 1;
 
@@ -322,9 +322,9 @@ fn read_file(path: &Path) -> Result<(Uuid, Keys), KeyError> {
         return Err(KeyError::Exposed { path: path.to_owned(), mode });
     }
     // All at once: a vector that grows leaves copies behind.
-    let mut bytes = Zeroizing::new(Vec::with_capacity(KEY_FILE_MAX_BYTES as usize + 1));
-    let read = file.take(KEY_FILE_MAX_BYTES + 1).read_to_end(&mut bytes);
-    if read.doing("read", path)? as u64 > KEY_FILE_MAX_BYTES {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(KEY_FILE_MAX_BYTES + 1));
+    let read = file.take(KEY_FILE_MAX_BYTES as u64 + 1).read_to_end(&mut bytes);
+    if read.doing("read", path)? > KEY_FILE_MAX_BYTES {
         return Err(malformed("it is too long"));
     }
     let file: KeyFile = serde_json::from_slice(&bytes).map_err(|_| malformed("it is not the JSON it should be"))?;
