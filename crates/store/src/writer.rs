@@ -65,14 +65,22 @@ impl Writer {
         let _farewell = Farewell(Arc::clone(&self.queue));
         let mut swept = self.clock.steady();
         let mut sweep: Option<Sweep> = None;
+        let mut failing = false;
         loop {
             let limit = SWEEP_EVERY.saturating_sub(self.clock.steady().saturating_sub(swept)).min(SWEEP_EVERY);
             match self.queue.next(sweep.is_some(), limit.max(Duration::from_millis(10))) {
                 Work::Batch(batch) => {
                     let outcome = self.commit(&batch);
-                    if let Err(error) = &outcome {
-                        tracing::warn!(rows = batch.len(), %error, "a batch of rows could not be stored");
+                    // Told when it begins and when it ends: what is logged becomes a row of the next batch, so that one
+                    // warning would make another for as long as the disk is full.
+                    match &outcome {
+                        Err(error) if !failing => {
+                            tracing::warn!(%error, "rows cannot be stored; they are counted as lost");
+                        }
+                        Ok(()) if failing => tracing::info!("rows are stored again"),
+                        _ => {}
                     }
+                    failing = outcome.is_err();
                     self.queue.settle(batch.len(), outcome);
                 }
                 Work::Idle { sweep: asked } => {
