@@ -116,7 +116,7 @@ AmbientCapabilities=
 PrivateTmp=yes
 # The size of /home is measured, what is in it is not read.
 ProtectHome=read-only
-ProtectProc=invisible
+# No ProtectProc=: which processes use the machine is measured. Their command lines are never read.
 PrivateUsers=yes
 SystemCallFilter=@system-service
 SystemCallFilter=~@privileged @resources
