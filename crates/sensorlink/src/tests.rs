@@ -331,14 +331,15 @@ fn nonsense_ends_its_own_connection_and_nothing_else() {
     let long = u32::try_from(FRAME_MAX_BYTES + 1).unwrap().to_be_bytes();
     for nonsense in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xff; 100], &long, b"\0\0\0\x02{}", b"\0\0"] {
         let mut stream = UnixStream::connect(dir.path().join("sensor.sock")).unwrap();
-        stream.write_all(nonsense).unwrap();
+        let _ = stream.write_all(nonsense);
         let _ = stream.shutdown(std::net::Shutdown::Write);
         assert!(ends(&stream), "{nonsense:?}");
     }
     // After the hello, too: an oversize frame, garbage, and an acknowledgement of what was never sent.
     for nonsense in [long.to_vec(), b"\0\0\0\x04nope".to_vec(), Frame::Ack(Ack { up_to: 77 }).encode().unwrap()] {
         let (mut stream, _) = peer(&dir, VERSIONS);
-        stream.write_all(&nonsense).unwrap();
+        // It may have hung up before the last byte.
+        let _ = stream.write_all(&nonsense);
         assert!(ends(&stream), "{nonsense:?}");
     }
     emit(&server.sink(), 1..20);
