@@ -251,31 +251,39 @@ impl Setting for bool {
     }
 }
 
-impl Setting for u32 {
-    fn read(node: &Node, key: &str, problems: &mut Problems) -> Option<Self> {
-        let value = match &node.value {
-            Value::Integer(value) => Self::try_from(*value).ok(),
-            Value::Text(text) => text.trim().parse().ok(),
-            _ => None,
-        };
-        if value.is_none() {
-            problems.expected(node, key, "a whole number from 0 to 4294967295");
+/// Whole numbers: the same but for how large they may be.
+macro_rules! whole_number {
+    ($number:ty) => {
+        impl Setting for $number {
+            fn read(node: &Node, key: &str, problems: &mut Problems) -> Option<Self> {
+                let value = match &node.value {
+                    Value::Integer(value) => Self::try_from(*value).ok(),
+                    Value::Text(text) => text.trim().parse().ok(),
+                    _ => None,
+                };
+                if value.is_none() {
+                    problems.expected(node, key, &format!("a whole number from 0 to {}", Self::MAX));
+                }
+                value
+            }
+
+            fn show(&self) -> serde_json::Value {
+                (*self).into()
+            }
+
+            fn schema() -> serde_json::Value {
+                json!({ "type": "integer", "minimum": 0, "maximum": Self::MAX })
+            }
+
+            fn type_name() -> String {
+                "number".to_owned()
+            }
         }
-        value
-    }
-
-    fn show(&self) -> serde_json::Value {
-        (*self).into()
-    }
-
-    fn schema() -> serde_json::Value {
-        json!({ "type": "integer", "minimum": 0 })
-    }
-
-    fn type_name() -> String {
-        "number".to_owned()
-    }
+    };
 }
+
+whole_number!(u16);
+whole_number!(u32);
 
 impl Setting for f64 {
     fn read(node: &Node, key: &str, problems: &mut Problems) -> Option<Self> {
@@ -299,32 +307,6 @@ impl Setting for f64 {
 
     fn schema() -> serde_json::Value {
         json!({ "type": "number" })
-    }
-
-    fn type_name() -> String {
-        "number".to_owned()
-    }
-}
-
-impl Setting for u16 {
-    fn read(node: &Node, key: &str, problems: &mut Problems) -> Option<Self> {
-        let value = match &node.value {
-            Value::Integer(value) => Self::try_from(*value).ok(),
-            Value::Text(text) => text.trim().parse().ok(),
-            _ => None,
-        };
-        if value.is_none() {
-            problems.expected(node, key, "a whole number from 0 to 65535");
-        }
-        value
-    }
-
-    fn show(&self) -> serde_json::Value {
-        (*self).into()
-    }
-
-    fn schema() -> serde_json::Value {
-        json!({ "type": "integer", "minimum": 0, "maximum": 65535 })
     }
 
     fn type_name() -> String {
