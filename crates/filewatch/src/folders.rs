@@ -73,6 +73,10 @@ impl Folders {
         folder.ok_or(OpenError::Io(Errno::NOENT))
     }
 
+    pub(crate) fn holds_any(&self) -> bool {
+        !self.held.is_empty()
+    }
+
     /// Lets go of all: a name may stand for another folder now.
     pub(crate) fn forget(&mut self) {
         self.held.clear();

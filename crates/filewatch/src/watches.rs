@@ -13,7 +13,8 @@ use std::sync::Arc;
 #[derive(Debug, Clone)]
 enum Cover {
     Watch(i32),
-    Handle(Handle),
+    /// A handle, and after how many changes of the mounts it was asked for.
+    Handle(Handle, u64),
 }
 
 /// Why a folder is not watched.
@@ -45,6 +46,8 @@ pub(crate) struct Watches {
     descriptors: HashMap<i32, Id>,
     handles: HashMap<Handle, Id>,
     covers: HashMap<Id, Cover>,
+    /// How often the mounts changed.
+    remounts: u64,
     /// The most inotify watches to take.
     limit: usize,
 }
@@ -59,6 +62,7 @@ impl Watches {
             descriptors: HashMap::new(),
             handles: HashMap::new(),
             covers: HashMap::new(),
+            remounts: 0,
             limit,
         }
     }
@@ -92,8 +96,10 @@ impl Watches {
 
     /// Watches the folder (or file) behind the descriptor from now on. Already watched is fine.
     pub(crate) fn cover(&mut self, id: Id, folder: &OwnedFd, device: u64, scope: Scope) -> Result<(), Refusal> {
-        if self.covers(id) {
-            return Ok(());
+        match self.covers.get(&id) {
+            Some(Cover::Handle(_, remounts)) if *remounts < self.remounts => self.uncover(id),
+            Some(_) => return Ok(()),
+            None => {}
         }
         if scope != Scope::File
             && let Some(group) = self.fanotify.clone()
@@ -132,7 +138,7 @@ impl Watches {
         {
             self.covers.remove(&before);
         }
-        self.covers.insert(id, Cover::Handle(handle));
+        self.covers.insert(id, Cover::Handle(handle, self.remounts));
     }
 
     /// Watches a folder no more.
@@ -143,11 +149,18 @@ impl Watches {
                 // It is gone already where the folder is.
                 let _ = inotify::remove_watch(&self.inotify, watch);
             }
-            Some(Cover::Handle(handle)) => {
+            Some(Cover::Handle(handle, _)) => {
                 self.handles.remove(&handle);
             }
             None => {}
         }
+    }
+
+    /// The mounts changed: a mark ends with its file system, without a word, and a device can be another one now. Each
+    /// folder is marked and its handle asked for again when it is covered next.
+    pub(crate) fn remounted(&mut self) {
+        self.remounts += 1;
+        self.marked.clear();
     }
 
     /// Watches nothing any more.

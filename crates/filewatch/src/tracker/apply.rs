@@ -64,7 +64,7 @@ impl Tracker {
     fn about_itself(&mut self, id: Id, what: What, seen: &Seen) -> Result<()> {
         if what.has(What::UNMOUNTED) {
             // What is mounted there next may have the same number and device: the next look must not take it for this.
-            self.mounts.clear();
+            self.mounts.suspect();
         }
         let Some(node) = self.baseline.node(id)? else { return Ok(()) };
         if what.has(What::SELF_GONE) {

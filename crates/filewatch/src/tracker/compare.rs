@@ -213,11 +213,6 @@ impl Tracker {
     /// Takes a file, and all below it, out of the baseline; tells of it as seen, and of what lay below as inferred.
     pub(super) fn forget(&mut self, node: &Node, seen: Option<&Seen>) -> Result<()> {
         let path = self.baseline.path_of(node.parent, &node.name)?;
-        let parent = self.baseline.node(node.parent)?;
-        if node.stat.is_directory() && parent.is_some_and(|parent| parent.stat.dev != node.stat.dev) {
-            // It was a mount point: what is mounted there next may look the same, and must not be taken for this.
-            self.mounts.clear();
-        }
         let below = Seen {
             method: FileMethod::Rescan,
             confidence: Confidence::Inferred,

@@ -18,7 +18,7 @@ use crate::emit::Emitter;
 use crate::fanotify::Group;
 use crate::filter::Filter;
 use crate::folders::{Folders, OpenError};
-use crate::mounts::mounts_below;
+use crate::mounts::Mounts;
 use crate::notice::Notice;
 use crate::reader::Batch;
 use crate::settings::FileMonitorSettings;
@@ -45,6 +45,8 @@ const TURN: usize = 256;
 const PENDING_MAX: usize = 1 << 16;
 /// For how long names that are due may wait while notices keep coming: what a notice says is better than a look.
 const OVERDUE: Duration = Duration::from_secs(2);
+/// For how long folders are held open once there is nothing to do.
+const HOLD: Duration = Duration::from_millis(100);
 /// How often the configured paths are looked for.
 const TICK: Duration = Duration::from_secs(2);
 /// How often at least the baseline is committed.
@@ -85,8 +87,7 @@ pub(crate) struct Tracker {
     next_unwatched: Instant,
     rescan_at: Option<Instant>,
     rescan_after: Duration,
-    /// What is mounted below the configured paths.
-    mounts: Vec<Vec<u8>>,
+    mounts: Mounts,
     last_commit: Instant,
     closing: bool,
     sick: Option<Sick>,
@@ -116,7 +117,7 @@ impl Tracker {
             next_unwatched: now + settings.rescan_interval.get(),
             rescan_at: None,
             rescan_after: RESCAN_AFTER,
-            mounts: mounts_below(&roots(settings)),
+            mounts: Mounts::new(&roots(settings)),
             last_commit: now,
             closing: false,
             sick: None,
@@ -220,7 +221,12 @@ impl Tracker {
     fn wait(&mut self) {
         let dues = [Some(self.next_tick), self.pending.next_due(), self.rescan_at, self.scan.next_late()];
         if let Some(due) = dues.into_iter().flatten().min() {
-            self.wait_until(due);
+            // An open folder keeps its file system from being unmounted: with nothing to do we hold none.
+            let let_go = self.folders.holds_any().then(|| Instant::now() + HOLD);
+            self.wait_until(let_go.map_or(due, |at| at.min(due)));
+            if self.buffer.is_empty() && let_go.is_some_and(|at| at <= Instant::now()) {
+                self.folders.forget();
+            }
         }
     }
 
@@ -279,12 +285,10 @@ impl Tracker {
 
     /// What is done every other second: paths that came or went, numbers, folders without a watch.
     fn tick(&mut self, now: Instant) -> Result<()> {
-        // An open folder keeps its file system from being unmounted.
         self.folders.forget();
-        let mounts = mounts_below(&self.roots);
-        if mounts != self.mounts {
-            tracing::info!("something was mounted or unmounted below a watched path; all are looked through");
-            self.mounts = mounts;
+        if self.mounts.changed(&self.roots, now) {
+            tracing::info!("something was mounted or unmounted at a watched path; all are looked through");
+            self.watches.remounted();
             self.rescan_at = self.rescan_at.or(Some(now));
         }
         let mut missing = Vec::new();

@@ -4,6 +4,7 @@ use crate::harness::{each, listing};
 use picket_protocol::event::{Confidence, FileAction, FileMethod};
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 
 use FileAction::{Attributes, Created, Deleted, Renamed};
 
@@ -168,19 +169,29 @@ fn folders_below_are_left_alone_when_only_the_first_is_asked_for() {
     });
 }
 
+/// Runs a command; whether it succeeded.
+fn ran(args: &[&str]) -> bool {
+    std::process::Command::new(args[0]).args(&args[1..]).output().is_ok_and(|output| output.status.success())
+}
+
+fn mount_tmpfs(path: &Path) -> bool {
+    ran(&["mount", "-t", "tmpfs", "tmpfs", path.to_str().unwrap()])
+}
+
+fn may_mount(path: &Path) -> bool {
+    let may = rustix::process::geteuid().is_root() && mount_tmpfs(path);
+    if !may {
+        println!("not run: this place lets us mount nothing");
+    }
+    may
+}
+
 #[test]
 fn a_file_system_mounted_below_is_entered() {
     each(|mut watched| {
-        if !rustix::process::geteuid().is_root() {
-            println!("not run: mounting needs root");
-            return;
-        }
         let mount = watched.path("mnt");
         fs::create_dir(&mount).unwrap();
-        let run =
-            |args: &[&str]| std::process::Command::new(args[0]).args(&args[1..]).status().is_ok_and(|s| s.success());
-        if !run(&["mount", "-t", "tmpfs", "tmpfs", mount.to_str().unwrap()]) {
-            println!("not run: this place lets nobody mount");
+        if !may_mount(&mount) {
             return;
         }
         watched.start();
@@ -188,12 +199,44 @@ fn a_file_system_mounted_below_is_entered() {
         fs::write(watched.path("mnt/d/x"), "x").unwrap();
         watched.expect(Created, "mnt/d/x");
         // Nothing of ours keeps it from being unmounted, once we have been idle.
-        watched.wait("unmounting", |_| run(&["umount", mount.to_str().unwrap()]));
+        watched.wait("unmounting", |_| ran(&["umount", mount.to_str().unwrap()]));
         watched.expect(Deleted, "mnt/d/x");
-        assert!(run(&["mount", "-t", "tmpfs", "tmpfs", mount.to_str().unwrap()]));
+        assert!(mount_tmpfs(&mount));
         fs::write(watched.path("mnt/y"), "x").unwrap();
         watched.expect(Created, "mnt/y");
         watched.stop();
-        assert!(run(&["umount", mount.to_str().unwrap()]));
+        assert!(ran(&["umount", mount.to_str().unwrap()]));
     });
+}
+
+#[test]
+fn what_is_unmounted_and_mounted_again_at_once_is_seen_again() {
+    // The same place, device and id of the mount, before anybody looks: below the watched path, and the path itself.
+    for place in ["mnt", ""] {
+        each(|mut watched| {
+            let mount = watched.path(place);
+            fs::create_dir_all(&mount).unwrap();
+            if !may_mount(&mount) {
+                return;
+            }
+            watched.start();
+            let file = |name: &str| Path::new(place).join(name).to_str().unwrap().to_owned();
+            fs::write(watched.path(&file("x")), "x").unwrap();
+            watched.expect(Created, &file("x"));
+            watched.wait("unmounting", |_| ran(&["umount", mount.to_str().unwrap()]));
+            assert!(mount_tmpfs(&mount));
+            fs::write(watched.path(&file("y")), "x").unwrap();
+            watched.expect(Created, &file("y"));
+            watched.expect(Deleted, &file("x"));
+            // And from then on without being looked for, once the look is over.
+            let told = (0..20).any(|turn| {
+                let name = file(&format!("z{turn}"));
+                fs::write(watched.path(&name), "x").unwrap();
+                watched.expect(Created, &name).method != FileMethod::Rescan
+            });
+            assert!(told, "{:#?}", watched.brief());
+            watched.stop();
+            assert!(ran(&["umount", mount.to_str().unwrap()]));
+        });
+    }
 }
