@@ -27,7 +27,7 @@ picket_config::settings! {
     /// What the agent may use of its machine before it does less.
     pub struct LimitSettings {
         /// Processor time, percent of one core, averaged over `limits.window`.
-        pub cpu_percent: u32 = 10,
+        pub cpu_percent: u32 = 25,
         /// Memory.
         pub memory: ByteSize = ByteSize(100 << 20),
         /// Space of its state on disk: store, outbox, audit log.
@@ -58,7 +58,7 @@ pub enum Step {
     Slow,
     /// It folds like events at once, too.
     Fold,
-    /// It drops file and network events, too.
+    /// Of file and network events it passes on a tenth of the rate, too.
     Shed,
 }
 
@@ -309,7 +309,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn limits() -> LimitSettings {
-        LimitSettings { memory: ByteSize(100), state_dir: ByteSize(1_000), ..LimitSettings::default() }
+        LimitSettings { cpu_percent: 10, memory: ByteSize(100), state_dir: ByteSize(1_000), ..LimitSettings::default() }
     }
 
     fn usage(cpu_seconds: f64, rss_bytes: u64) -> OwnUsage {

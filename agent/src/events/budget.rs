@@ -15,6 +15,13 @@ pub(crate) struct Rate {
     pub(crate) burst: u32,
 }
 
+impl Rate {
+    /// A tenth of it, and at least something.
+    pub(crate) fn tenth(self) -> Self {
+        Self { per_second: self.per_second.div_ceil(10), burst: self.burst.div_ceil(10) }
+    }
+}
+
 /// The buckets of all types that have a budget.
 pub(crate) struct Budgets {
     file: Bucket,

@@ -4,6 +4,7 @@ use picket_protocol::{Sight, SightLevel};
 use std::fmt::Write;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// A number that several threads count up.
 #[derive(Debug, Default)]
@@ -93,7 +94,12 @@ pub(crate) struct Facts {
     pub(crate) uncovered: Option<String>,
     /// Whether the first look is still going on.
     pub(crate) looking: bool,
+    /// When the tracker last had its turn.
+    pub(crate) turned: Option<Instant>,
 }
+
+/// After what time without a turn of the tracker something holds it up. It has one every other second.
+const HELD_UP: Duration = Duration::from_secs(30);
 
 impl Status {
     pub(crate) fn change(&self, change: impl FnOnce(&mut Facts)) {
@@ -106,11 +112,11 @@ impl Status {
 
     /// The sight these facts give.
     pub(crate) fn sight(&self, counts: &Counts) -> Sight {
-        judge(&self.facts(), &counts.read())
+        judge(&self.facts(), &counts.read(), Instant::now())
     }
 }
 
-fn judge(facts: &Facts, counters: &Counters) -> Sight {
+fn judge(facts: &Facts, counters: &Counters, now: Instant) -> Sight {
     let mut detail = String::new();
     let mut say = |text: std::fmt::Arguments| {
         if !detail.is_empty() {
@@ -123,6 +129,12 @@ fn judge(facts: &Facts, counters: &Counters) -> Sight {
     if let Some(sick) = &facts.sick {
         level = SightLevel::Blind;
         say(format_args!("{sick}"));
+    } else if let Some(held_up) = facts.turned.map(|at| now.duration_since(at)).filter(|time| *time > HELD_UP) {
+        level = SightLevel::Blind;
+        say(format_args!(
+            "nothing was looked at for {} s: a file system below file_monitor.paths may not answer (a dead network mount?)",
+            held_up.as_secs()
+        ));
     } else if facts.missing.len() == facts.paths {
         level = SightLevel::Blind;
     }
@@ -162,15 +174,26 @@ mod tests {
 
     #[test]
     fn a_path_that_is_missing_or_a_limit_that_was_met_is_told_with_the_way_out() {
+        let now = Instant::now();
         let facts = Facts { method: "fanotify".into(), paths: 2, ..Facts::default() };
-        let sight = judge(&facts, &Counters::default());
+        let sight = judge(&facts, &Counters::default(), now);
         assert_eq!((sight.level, sight.detail.as_str()), (SightLevel::Full, ""));
         let facts = Facts { missing: vec!["/mnt/shared".into()], ..facts };
-        let sight = judge(&facts, &Counters { unwatched_dirs: 7, ..Counters::default() });
+        let sight = judge(&facts, &Counters { unwatched_dirs: 7, ..Counters::default() }, now);
         assert_eq!(sight.level, SightLevel::Reduced);
         assert!(sight.detail.contains("/mnt/shared") && sight.detail.contains("7 folders"));
         assert!(sight.detail.contains("max_user_watches"));
         let facts = Facts { paths: 1, ..facts };
-        assert_eq!(judge(&facts, &Counters::default()).level, SightLevel::Blind);
+        assert_eq!(judge(&facts, &Counters::default(), now).level, SightLevel::Blind);
+    }
+
+    #[test]
+    fn a_file_system_that_does_not_answer_is_not_called_seen() {
+        let now = Instant::now();
+        let facts = Facts { paths: 1, turned: Some(now), ..Facts::default() };
+        assert_eq!(judge(&facts, &Counters::default(), now + HELD_UP).level, SightLevel::Full);
+        let sight = judge(&facts, &Counters::default(), now + HELD_UP * 2);
+        assert_eq!(sight.level, SightLevel::Blind);
+        assert!(sight.detail.starts_with("nothing was looked at for 60 s"), "{}", sight.detail);
     }
 }

@@ -20,7 +20,7 @@ const DOUBT_EVERY: Duration = Duration::from_secs(60);
 pub(crate) struct Mounts {
     /// The kernel says on it that anything was mounted or unmounted since it was asked last; see `proc_pid_mounts(5)`.
     table: Option<File>,
-    mounts: Vec<Mount>,
+    relevant: Vec<Mount>,
     /// Whether one of them may be another than before, and when we acted on that last.
     doubt: bool,
     doubted: Option<Instant>,
@@ -36,7 +36,7 @@ struct Mount {
 impl Mounts {
     pub(crate) fn new(roots: &[Vec<u8>]) -> Self {
         // Opened before the table is read: what is mounted in between is noticed.
-        Self { table: File::open(MOUNTINFO).ok(), mounts: mounts_of(roots), doubt: false, doubted: None }
+        Self { table: File::open(MOUNTINFO).ok(), relevant: mounts_of(roots), doubt: false, doubted: None }
     }
 
     /// Something was unmounted: the next look is not to take what it finds for that.
@@ -51,12 +51,12 @@ impl Mounts {
         let mut changed = false;
         if touched != Some(false) {
             let mounts = mounts_of(roots);
-            changed = mounts != self.mounts;
+            changed = mounts != self.relevant;
             // Numbers are given again: a mount with the same id, device and place can be another one, with other files.
             // Nothing takes the place of the root.
             self.doubt |= touched == Some(true)
                 && mounts.iter().any(|mount| mount.unique.is_none() && place(&mount.line) != b"/");
-            self.mounts = mounts;
+            self.relevant = mounts;
         }
         if self.doubt && self.doubted.is_none_or(|last| now.duration_since(last) >= DOUBT_EVERY) {
             self.doubted = Some(now);
@@ -155,10 +155,10 @@ mod tests {
     fn a_mount_that_nothing_tells_from_another_is_doubted_at_most_once_a_minute() {
         let now = Instant::now();
         let mount = |unique| Mount { line: b"40 21 0:35 / /mnt".to_vec(), unique };
-        let doubtful = |doubted| Mounts { table: None, mounts: vec![mount(None)], doubt: true, doubted };
+        let doubtful = |doubted| Mounts { table: None, relevant: vec![mount(None)], doubt: true, doubted };
         let roots = [b"/no such place".to_vec()];
         let changed = |mut mounts: Mounts, at| {
-            mounts.mounts = mounts_of(&roots);
+            mounts.relevant = mounts_of(&roots);
             mounts.changed(&roots, at)
         };
         assert!(changed(doubtful(None), now));

@@ -2,20 +2,31 @@
 
 use crate::fanotify::Group;
 use crate::notice::{Notice, Place, What};
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify::{ReadFlags, Reader};
 use rustix::io::Errno;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
+use std::time::{Duration, Instant};
 
-/// What one read brought: at most one buffer's worth.
+/// What was read in a moment: at most [`GATHERED`] notices and one buffer's worth.
 pub(crate) type Batch = Vec<Notice>;
 
-/// How many batches wait. With [`BUFFER`] that is at most some 64 000 notices, a few megabytes; when they are full,
+/// How many batches wait. With [`BUFFER`] that is at most some 80 000 notices, a few megabytes; when they are full,
 /// events wait in the kernel's queue, which says when it runs over.
 pub(crate) const BATCHES: usize = 64;
+
+/// For how long notices are gathered, and how many. They are read at once, while who did it is still there to be asked;
+/// but to wake the next thread for each costs more than all that is done with it.
+const GATHER: Duration = Duration::from_millis(20);
+const GATHERED: usize = 256;
+
+/// After how many reads in that time (some 400 a second) each waits a little for more to come: waking for each is then
+/// most of the cost. Who ended within that time goes without a name, in such a flood only.
+const FLOOD: u32 = 8;
+const FLOOD_PAUSE: Duration = Duration::from_millis(2);
 
 /// How many bytes one read takes: about a thousand inotify events with short names.
 pub(crate) const BUFFER: usize = 32 << 10;
@@ -24,12 +35,13 @@ pub(crate) const BUFFER: usize = 32 << 10;
 pub(crate) fn read_all(inotify: &OwnedFd, fanotify: Option<&Arc<Group>>, stop: &OwnedFd, out: &SyncSender<Batch>) {
     let mut buffer = vec![MaybeUninit::uninit(); BUFFER];
     let mut group_reader = fanotify.map(Group::reader);
+    let mut gathered = Gathered::default();
     loop {
         let mut sources = vec![PollFd::new(stop, PollFlags::IN), PollFd::new(inotify, PollFlags::IN)];
         if let Some(group) = fanotify {
             sources.push(PollFd::from_borrowed_fd(group.fd(), PollFlags::IN));
         }
-        match poll(&mut sources, None) {
+        match poll(&mut sources, gathered.time_left(Instant::now()).as_ref()) {
             Ok(_) | Err(Errno::INTR) => {}
             Err(error) => {
                 tracing::error!(%error, "cannot wait for file events");
@@ -37,23 +49,63 @@ pub(crate) fn read_all(inotify: &OwnedFd, fanotify: Option<&Arc<Group>>, stop: &
             }
         }
         let ready: Vec<bool> = sources.iter().map(|source| !source.revents().is_empty()).collect();
-        if ready.first() == Some(&true) {
-            return;
-        }
-        if ready.get(1) == Some(&true) {
-            let batch = read_inotify(inotify, &mut buffer);
-            if !batch.is_empty() && out.send(batch).is_err() {
-                return;
-            }
+        let stopping = ready.first() == Some(&true);
+        if ready.get(1) == Some(&true) && !stopping {
+            gathered.add(read_inotify(inotify, &mut buffer), Instant::now());
         }
         if ready.get(2) == Some(&true)
+            && !stopping
             && let Some(reader) = &mut group_reader
         {
-            let batch = reader.read();
-            if !batch.is_empty() && out.send(batch).is_err() {
-                return;
-            }
+            gathered.add(reader.read(), Instant::now());
         }
+        if let Some(batch) = gathered.take(Instant::now(), stopping)
+            && out.send(batch).is_err()
+        {
+            return;
+        }
+        if stopping {
+            return;
+        }
+        if gathered.reads >= FLOOD {
+            std::thread::sleep(FLOOD_PAUSE);
+        }
+    }
+}
+
+/// Notices on their way to the tracker.
+#[derive(Default)]
+struct Gathered {
+    batch: Batch,
+    /// When the first of them was read.
+    since: Option<Instant>,
+    /// By how many reads they came.
+    reads: u32,
+}
+
+impl Gathered {
+    fn add(&mut self, batch: Batch, now: Instant) {
+        if !batch.is_empty() {
+            self.since.get_or_insert(now);
+            self.reads += 1;
+            self.batch.extend(batch);
+        }
+    }
+
+    /// How long they may still wait for others; none if there are none.
+    fn time_left(&self, now: Instant) -> Option<Timespec> {
+        let left = GATHER.saturating_sub(now.duration_since(self.since?));
+        Some(Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().into() })
+    }
+
+    /// What goes on now.
+    fn take(&mut self, now: Instant, all: bool) -> Option<Batch> {
+        let waited = now.duration_since(self.since?);
+        if waited < GATHER && self.batch.len() < GATHERED && !all {
+            return None;
+        }
+        (self.since, self.reads) = (None, 0);
+        Some(std::mem::take(&mut self.batch))
     }
 }
 
@@ -101,4 +153,26 @@ fn what(flags: ReadFlags) -> What {
         (ReadFlags::QUEUE_OVERFLOW, What::OVERFLOW),
     ];
     table.iter().filter(|(flag, _)| flags.contains(*flag)).fold(What::default(), |all, (_, what)| all.with(*what))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notices_go_on_together_when_there_are_many_when_the_time_is_over_and_at_the_end() {
+        let start = Instant::now();
+        let notices = |count| vec![Notice::bare(jiff::Timestamp::UNIX_EPOCH, What::CREATED); count];
+        let mut gathered = Gathered::default();
+        assert!(gathered.time_left(start).is_none() && gathered.take(start, true).is_none());
+        gathered.add(notices(1), start);
+        gathered.add(notices(2), start + GATHER / 2);
+        assert!(gathered.take(start + GATHER / 2, false).is_none());
+        assert_eq!(gathered.time_left(start + GATHER / 2).unwrap().tv_nsec, 10_000_000);
+        assert_eq!(gathered.take(start + GATHER, false).unwrap().len(), 3);
+        gathered.add(notices(GATHERED), start);
+        assert_eq!(gathered.take(start, false).unwrap().len(), GATHERED);
+        gathered.add(notices(1), start);
+        assert_eq!(gathered.take(start, true).unwrap().len(), 1);
+    }
 }

@@ -49,8 +49,8 @@ const OVERDUE: Duration = Duration::from_secs(2);
 const HOLD: Duration = Duration::from_millis(100);
 /// How often the configured paths are looked for.
 const TICK: Duration = Duration::from_secs(2);
-/// How often at least the baseline is committed.
-const COMMIT: Duration = Duration::from_secs(1);
+/// How long a change of the baseline waits for others before they are committed.
+const COMMIT: Duration = Duration::from_millis(250);
 /// How soon after an overflow the comparison begins, doubled while the queue keeps running over, and the most.
 const RESCAN_AFTER: Duration = Duration::from_millis(500);
 const RESCAN_AFTER_MOST: Duration = Duration::from_secs(60);
@@ -210,6 +210,7 @@ impl Tracker {
 
     /// Waits for notices, at most until something is due or for `limit`.
     fn wait_until(&mut self, due: Instant) {
+        self.parts.emitter.flush();
         let time = due.saturating_duration_since(Instant::now());
         match self.parts.batches.recv_timeout(time) {
             Ok(batch) => self.buffer.extend(batch),
@@ -219,7 +220,8 @@ impl Tracker {
     }
 
     fn wait(&mut self) {
-        let dues = [Some(self.next_tick), self.pending.next_due(), self.rescan_at, self.scan.next_late()];
+        let dues =
+            [Some(self.next_tick), self.pending.next_due(), self.rescan_at, self.scan.next_late(), self.commit_due()];
         if let Some(due) = dues.into_iter().flatten().min() {
             // An open folder keeps its file system from being unmounted: with nothing to do we hold none.
             let let_go = self.folders.holds_any().then(|| Instant::now() + HOLD);
@@ -259,10 +261,14 @@ impl Tracker {
         if !self.closing {
             worked |= self.scan_some()?;
         }
-        if self.baseline.is_dirty() && (!worked || now.duration_since(self.last_commit) > COMMIT) {
+        if self.commit_due().is_some_and(|due| due <= now) {
             self.commit()?;
         }
         Ok(worked)
+    }
+
+    fn commit_due(&self) -> Option<Instant> {
+        self.baseline.is_dirty().then(|| self.last_commit + COMMIT)
     }
 
     /// Commits what is told, and only that: what a crash takes from the queue is found again as a difference.
@@ -348,6 +354,7 @@ impl Tracker {
             facts.paths = self.roots.len();
             facts.looking = !self.incomplete.is_empty();
             facts.sick = None;
+            facts.turned = Some(Instant::now());
             facts.uncovered = (refused > 0).then(|| {
                 format!("{refused} file systems take no fanotify mark and are watched by inotify: who did it is not known there")
             });
