@@ -42,6 +42,7 @@ use fanotify::Group;
 use filter::Filter;
 use picket_protocol::event::Sink;
 use picket_protocol::{Sight, SightLevel};
+use reader::Queues;
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fs::inotify::{self, CreateFlags};
 use std::io;
@@ -125,21 +126,24 @@ impl FileWatcher {
         let system = |operation| move |source| WatchError::System { operation, source };
         let mut own = options.own;
         own.push(options.state_dir.clone());
+        let fanotify = group(options.privileged, options.ignore_self, &status);
+        if let Some(group) = &fanotify {
+            own.iter().for_each(|folder| group.leave_out(folder));
+        }
         let filter = Filter::new(&settings, own).map_err(|error| WatchError::Globs(error.to_string()))?;
         let flags = CreateFlags::CLOEXEC | CreateFlags::NONBLOCK;
         let inotify = inotify::init(flags).map_err(io::Error::from).map_err(system("make an inotify queue"))?;
         let inotify = Arc::new(inotify);
-        let fanotify = group(options.privileged, options.ignore_self, &status);
         let stop = eventfd(0, EventfdFlags::CLOEXEC).map_err(io::Error::from).map_err(system("make an eventfd"))?;
         let stop = Arc::new(stop);
         let emitter = Emitter::start(sink, Arc::clone(&counts)).map_err(system("start a thread"))?;
         let (batch_sender, batches) = sync_channel(reader::BATCHES);
+        let queues = Arc::new(Queues::new(inotify, fanotify));
         let tracker = Tracker::new(Parts {
             settings,
             state_dir: options.state_dir,
             filter,
-            inotify: Arc::clone(&inotify),
-            fanotify: fanotify.clone(),
+            queues: Arc::clone(&queues),
             emitter,
             counts: Arc::clone(&counts),
             status: Arc::clone(&status),
@@ -148,7 +152,7 @@ impl FileWatcher {
         let stopped = Arc::clone(&stop);
         let reader = std::thread::Builder::new()
             .name("files-read".to_owned())
-            .spawn(move || reader::read_all(&inotify, fanotify.as_ref(), &stopped, &batch_sender))
+            .spawn(move || reader::read_all(&queues, &stopped, &batch_sender))
             .map_err(system("start a thread"))?;
         let tracker = std::thread::Builder::new()
             .name("files-track".to_owned())

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
@@ -18,12 +19,11 @@ pub(crate) type Batch = Vec<Notice>;
 /// events wait in the kernel's queue, which says when it runs over.
 pub(crate) const BATCHES: usize = 64;
 
-/// For how long notices are gathered, and how many. They are read at once, while who did it is still there to be asked;
-/// but to wake the next thread for each costs more than all that is done with it.
-const GATHER: Duration = Duration::from_millis(20);
+/// For how long notices are gathered at most, and how many. They are read at once, while who did it is still there to be
+/// asked; but to wake the next thread for each costs more than all that is done with it.
+pub(crate) const GATHER: Duration = Duration::from_millis(20);
 const GATHERED: usize = 256;
-
-/// After how many reads in that time (some 400 a second) each waits a little for more to come: waking for each is then
+/// After how many reads within that time (some 400 a second) each waits a little for more to come: waking for each is then
 /// most of the cost. Who ended within that time goes without a name, in such a flood only.
 const FLOOD: u32 = 8;
 const FLOOD_PAUSE: Duration = Duration::from_millis(2);
@@ -31,11 +31,38 @@ const FLOOD_PAUSE: Duration = Duration::from_millis(2);
 /// How many bytes one read takes: about a thousand inotify events with short names.
 pub(crate) const BUFFER: usize = 32 << 10;
 
+/// The kernel's queues, and whether the reader has something of them in hand.
+pub(crate) struct Queues {
+    pub(crate) inotify: Arc<OwnedFd>,
+    pub(crate) fanotify: Option<Arc<Group>>,
+    /// Set before anything is read, and let go of when it was handed on.
+    in_hand: AtomicBool,
+}
+
+impl Queues {
+    pub(crate) fn new(inotify: Arc<OwnedFd>, fanotify: Option<Arc<Group>>) -> Self {
+        Self { inotify, fanotify, in_hand: AtomicBool::new(false) }
+    }
+
+    /// Whether all that the kernel said before this call was handed on.
+    pub(crate) fn are_read(&self) -> bool {
+        let mut sources = vec![PollFd::new(&*self.inotify, PollFlags::IN)];
+        if let Some(group) = &self.fanotify {
+            sources.push(PollFd::from_borrowed_fd(group.fd(), PollFlags::IN));
+        }
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        // In this order: what is in the queue no more is in hand, or was handed on.
+        poll(&mut sources, Some(&at_once)) == Ok(0) && !self.in_hand.load(Ordering::SeqCst)
+    }
+}
+
 /// Reads until `stop` is readable or nobody listens.
-pub(crate) fn read_all(inotify: &OwnedFd, fanotify: Option<&Arc<Group>>, stop: &OwnedFd, out: &SyncSender<Batch>) {
+pub(crate) fn read_all(queues: &Queues, stop: &OwnedFd, out: &SyncSender<Batch>) {
+    let (inotify, fanotify) = (&*queues.inotify, queues.fanotify.as_ref());
     let mut buffer = vec![MaybeUninit::uninit(); BUFFER];
     let mut group_reader = fanotify.map(Group::reader);
     let mut gathered = Gathered::default();
+    let mut flood = Flood { since: Instant::now(), reads: 0 };
     loop {
         let mut sources = vec![PollFd::new(stop, PollFlags::IN), PollFd::new(inotify, PollFlags::IN)];
         if let Some(group) = fanotify {
@@ -48,6 +75,7 @@ pub(crate) fn read_all(inotify: &OwnedFd, fanotify: Option<&Arc<Group>>, stop: &
                 return;
             }
         }
+        queues.in_hand.store(true, Ordering::SeqCst);
         let ready: Vec<bool> = sources.iter().map(|source| !source.revents().is_empty()).collect();
         let stopping = ready.first() == Some(&true);
         if ready.get(1) == Some(&true) && !stopping {
@@ -64,10 +92,13 @@ pub(crate) fn read_all(inotify: &OwnedFd, fanotify: Option<&Arc<Group>>, stop: &
         {
             return;
         }
+        if gathered.since.is_none() {
+            queues.in_hand.store(false, Ordering::SeqCst);
+        }
         if stopping {
             return;
         }
-        if gathered.reads >= FLOOD {
+        if flood.is_one(Instant::now()) {
             std::thread::sleep(FLOOD_PAUSE);
         }
     }
@@ -79,15 +110,29 @@ struct Gathered {
     batch: Batch,
     /// When the first of them was read.
     since: Option<Instant>,
-    /// By how many reads they came.
+}
+
+/// How fast reads follow each other, whatever they bring.
+struct Flood {
+    since: Instant,
     reads: u32,
+}
+
+impl Flood {
+    /// Counts a read; whether there were many lately.
+    fn is_one(&mut self, now: Instant) -> bool {
+        if now.duration_since(self.since) >= GATHER {
+            (self.since, self.reads) = (now, 0);
+        }
+        self.reads += 1;
+        self.reads > FLOOD
+    }
 }
 
 impl Gathered {
     fn add(&mut self, batch: Batch, now: Instant) {
         if !batch.is_empty() {
             self.since.get_or_insert(now);
-            self.reads += 1;
             self.batch.extend(batch);
         }
     }
@@ -104,7 +149,7 @@ impl Gathered {
         if waited < GATHER && self.batch.len() < GATHERED && !all {
             return None;
         }
-        (self.since, self.reads) = (None, 0);
+        self.since = None;
         Some(std::mem::take(&mut self.batch))
     }
 }
@@ -174,5 +219,13 @@ mod tests {
         assert_eq!(gathered.take(start, false).unwrap().len(), GATHERED);
         gathered.add(notices(1), start);
         assert_eq!(gathered.take(start, true).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn reads_that_follow_each_other_closely_are_a_flood_until_the_time_is_over() {
+        let start = Instant::now();
+        let mut flood = Flood { since: start, reads: 0 };
+        assert!((0..FLOOD).all(|_| !flood.is_one(start)) && flood.is_one(start + GATHER / 2));
+        assert!(!flood.is_one(start + GATHER));
     }
 }

@@ -14,8 +14,10 @@ use actor::Actors;
 use nix::errno::Errno;
 use nix::sys::fanotify::{EventFFlags, Fanotify, InitFlags, MarkFlags, MaskFlags};
 use record::Event;
+use rustix::fs::CWD;
 use rustix::thread::CapabilitySet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Flags of `fanotify_init` that nix has no names for, from `linux/fanotify.h`.
@@ -23,6 +25,9 @@ const REPORT_FID: u32 = 0x200;
 const REPORT_DIR_FID: u32 = 0x400;
 const REPORT_NAME: u32 = 0x800;
 const REPORT_TARGET_FID: u32 = 0x1000;
+
+/// How many folders in a folder of ours are left out.
+const OWN_FOLDERS: usize = 64;
 
 /// A fanotify group.
 #[derive(Debug)]
@@ -64,12 +69,27 @@ impl Group {
         let scope = MaskFlags::FAN_ONDIR | MaskFlags::FAN_EVENT_ON_CHILD;
         let add = |moves: MaskFlags| {
             let flags = MarkFlags::FAN_MARK_ADD | MarkFlags::FAN_MARK_FILESYSTEM;
-            self.fanotify.mark(flags, names | content | scope | moves, &folder, None::<&std::path::Path>)
+            self.fanotify.mark(flags, names | content | scope | moves, &folder, None::<&Path>)
         };
         match add(MaskFlags::FAN_RENAME) {
             // Before Linux 5.17.
             Err(Errno::EINVAL) => add(MaskFlags::FAN_MOVED_FROM | MaskFlags::FAN_MOVED_TO),
             other => other,
+        }
+    }
+
+    /// Asks not to be told what is written in the folder, nor in the folders in it: it is never told of, and what we write
+    /// ourselves would wake us each time. Before Linux 6.0 the kernel cannot; then it is only left out later.
+    pub(crate) fn leave_out(&self, folder: &Path) {
+        let folders = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let inner = folders.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).take(OWN_FOLDERS);
+        for path in std::iter::once(folder.to_owned()).chain(inner.map(|entry| entry.path())) {
+            let flags = MarkFlags::FAN_MARK_ADD | MarkFlags::FAN_MARK_IGNORE_SURV | MarkFlags::FAN_MARK_ONLYDIR;
+            let content = MaskFlags::FAN_MODIFY | MaskFlags::FAN_CLOSE_WRITE | MaskFlags::FAN_ATTRIB;
+            let flags = flags | MarkFlags::FAN_MARK_DONT_FOLLOW;
+            if let Err(error) = self.fanotify.mark(flags, content | MaskFlags::FAN_EVENT_ON_CHILD, CWD, Some(&path)) {
+                tracing::debug!(%error, path = %path.display(), "what is written in a folder of ours cannot be left out");
+            }
         }
     }
 

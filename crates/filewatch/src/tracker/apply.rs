@@ -4,6 +4,7 @@ use super::pending::{Seen, Why};
 use super::{Look, RESCAN_AFTER_MOST, Result, Tracker};
 use crate::baseline::{Id, ghost};
 use crate::notice::{Handle, Notice, Place, What};
+use crate::reader::GATHER;
 use crate::stat::Stat;
 use picket_protocol::event::{Confidence, FileAction, FileMethod, GapReason};
 use std::time::{Duration, Instant};
@@ -11,8 +12,9 @@ use std::time::{Duration, Instant};
 /// How far ahead the other half of a rename is looked for: the kernel queues both at once, but other processors may
 /// put something in between.
 const PARTNER_WITHIN: usize = 128;
-/// How long the other half is waited for when nothing came after the first: it was queued in the same call.
-const PARTNER_WAIT: Duration = Duration::from_millis(5);
+/// How long the other half is waited for when nothing came after the first: it was queued in the same call, and the reader
+/// has it in hand at most for its time of gathering.
+const PARTNER_WAIT: Duration = GATHER.saturating_add(Duration::from_millis(5));
 
 /// A name in a folder of the baseline, while it is spoken of.
 type Spot<'a> = (Id, &'a [u8]);

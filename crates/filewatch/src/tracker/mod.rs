@@ -15,12 +15,11 @@ mod tell;
 use crate::baseline::{Baseline, BaselineError, Found, Id, TOP};
 use crate::counters::{Counts, Status};
 use crate::emit::Emitter;
-use crate::fanotify::Group;
 use crate::filter::Filter;
 use crate::folders::{Folders, OpenError};
 use crate::mounts::Mounts;
 use crate::notice::Notice;
-use crate::reader::Batch;
+use crate::reader::{Batch, Queues};
 use crate::settings::FileMonitorSettings;
 use crate::stat::Stat;
 use crate::watches::Watches;
@@ -31,7 +30,6 @@ use rustix::io::Errno;
 use scan::Scan;
 use sick::Sick;
 use std::collections::{HashSet, VecDeque};
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
@@ -45,6 +43,8 @@ const TURN: usize = 256;
 const PENDING_MAX: usize = 1 << 16;
 /// For how long names that are due may wait while notices keep coming: what a notice says is better than a look.
 const OVERDUE: Duration = Duration::from_secs(2);
+/// The shortest wait for notices.
+const HURRY: Duration = Duration::from_millis(2);
 /// For how long folders are held open once there is nothing to do.
 const HOLD: Duration = Duration::from_millis(100);
 /// How often the configured paths are looked for.
@@ -59,8 +59,7 @@ pub(crate) struct Parts {
     pub(crate) settings: FileMonitorSettings,
     pub(crate) state_dir: PathBuf,
     pub(crate) filter: Filter,
-    pub(crate) inotify: Arc<OwnedFd>,
-    pub(crate) fanotify: Option<Arc<Group>>,
+    pub(crate) queues: Arc<Queues>,
     pub(crate) emitter: Emitter,
     pub(crate) counts: Arc<Counts>,
     pub(crate) status: Arc<Status>,
@@ -104,7 +103,11 @@ impl Tracker {
         let tracker = Self {
             roots: roots(settings),
             folders: Folders::default(),
-            watches: Watches::new(Arc::clone(&parts.inotify), parts.fanotify.clone(), settings.max_watches),
+            watches: Watches::new(
+                Arc::clone(&parts.queues.inotify),
+                parts.queues.fanotify.clone(),
+                settings.max_watches,
+            ),
             pending: Pending::new(settings.debounce.get(), settings.write_pause.get()),
             scan: Scan::default(),
             buffer: VecDeque::new(),
@@ -223,6 +226,8 @@ impl Tracker {
         let dues =
             [Some(self.next_tick), self.pending.next_due(), self.rescan_at, self.scan.next_late(), self.commit_due()];
         if let Some(due) = dues.into_iter().flatten().min() {
+            // What is due already waits for what the reader has in hand.
+            let due = due.max(Instant::now() + HURRY);
             // An open folder keeps its file system from being unmounted: with nothing to do we hold none.
             let let_go = self.folders.holds_any().then(|| Instant::now() + HOLD);
             self.wait_until(let_go.map_or(due, |at| at.min(due)));
@@ -241,8 +246,9 @@ impl Tracker {
             worked = true;
         }
         let now = Instant::now();
-        let overdue = self.pending.next_due().is_some_and(|due| due + OVERDUE <= now);
-        if !worked || overdue || self.pending.len() > PENDING_MAX {
+        let due = self.pending.next_due().filter(|due| *due <= now);
+        let overdue = due.is_some_and(|due| due + OVERDUE <= now);
+        if overdue || self.pending.len() > PENDING_MAX || (!worked && due.is_some() && self.heard_all()) {
             for _ in 0..TURN {
                 let force = self.pending.len() > PENDING_MAX;
                 let Some((key, entry)) = self.pending.next(now, force) else { break };
@@ -269,6 +275,13 @@ impl Tracker {
 
     fn commit_due(&self) -> Option<Instant> {
         self.baseline.is_dirty().then(|| self.last_commit + COMMIT)
+    }
+
+    /// Whether all that the kernel said was applied: what a look finds is then no news that is still on its way.
+    fn heard_all(&mut self) -> bool {
+        let read = self.parts.queues.are_read();
+        self.take_batches();
+        read && self.buffer.is_empty()
     }
 
     /// Commits what is told, and only that: what a crash takes from the queue is found again as a difference.
@@ -344,7 +357,7 @@ impl Tracker {
         let method = match self.watches.methods() {
             (true, true) => "fanotify+inotify",
             (false, true) => "fanotify",
-            (false, false) if self.parts.fanotify.is_some() => "fanotify",
+            (false, false) if self.parts.queues.fanotify.is_some() => "fanotify",
             (_, false) => "inotify",
         };
         let refused = self.watches.refused_marks();

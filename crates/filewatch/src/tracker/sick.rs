@@ -96,6 +96,7 @@ mod tests {
     use crate::counters::{Counts, Status};
     use crate::emit::Emitter;
     use crate::filter::Filter;
+    use crate::reader::Queues;
     use crate::settings::{FileMonitorSettings, WatchPath};
     use crate::tracker::Parts;
     use picket_protocol::event::{EventBody, GapEvent};
@@ -105,6 +106,7 @@ mod tests {
 
     fn tracker(home: &Path) -> (Tracker, Receiver<EventBody>) {
         let (send, told) = channel();
+        let inotify = rustix::fs::inotify::init(rustix::fs::inotify::CreateFlags::CLOEXEC).unwrap();
         let counts = Arc::new(Counts::default());
         let settings =
             FileMonitorSettings { paths: vec![WatchPath::new(&home.join("w")).unwrap()], ..Default::default() };
@@ -113,8 +115,7 @@ mod tests {
             filter: Filter::new(&settings, Vec::new()).unwrap(),
             settings,
             state_dir: home.join("state"),
-            inotify: Arc::new(rustix::fs::inotify::init(rustix::fs::inotify::CreateFlags::CLOEXEC).unwrap()),
-            fanotify: None,
+            queues: Arc::new(Queues::new(Arc::new(inotify), None)),
             emitter: Emitter::start(sink, Arc::clone(&counts)).unwrap(),
             counts,
             status: Arc::new(Status::default()),
