@@ -11,7 +11,8 @@
 
 use crate::error::{Doing as _, Result, StoreError};
 use crate::maintenance::{Progress, Watch, reseal};
-use crate::recover::{self, MissingRows, RecoverReport, UNPROVEN, close, put_in_place, remove_database};
+use crate::recover::{self, MissingRows, RecoverReport, close};
+use crate::replace::{self, BAD, Copy, UNPROVEN, beside, put_in_place, remove_database, sync};
 use crate::schema::{self, Access};
 use crate::store::{DATABASE, lock};
 use crate::verify::{self, Finding, VerifyReport};
@@ -69,9 +70,9 @@ pub struct RestoreReport {
 /// When the store cannot be read, its folder has no room for the copy, or `out` cannot be written.
 pub fn backup(dir: &Path, keyring: &Arc<Keyring>, out: impl Write, watch: Watch<'_>) -> Result<BackupReport> {
     let reader = Reader::open(dir, keyring)?;
-    let copy = reader.path().with_file_name(format!("picket.db.copy-{}", std::process::id()));
-    let result = copy_and_seal(&reader, &copy, keyring, out, watch);
-    remove_database(&copy)?;
+    let copy = Copy::begin(reader.path())?;
+    let result = copy_and_seal(&reader, copy.path(), keyring, out, watch);
+    copy.end()?;
     result
 }
 
@@ -178,8 +179,9 @@ pub fn restore(
     picket_durable::create_dir(dir, 0o700)?;
     let _lock = lock(dir)?;
     let path = schema::real_path(&dir.join(DATABASE))?;
+    replace::finish(&path)?;
+    replace::tidy(&path)?;
     let new = path.with_file_name(UNPROVEN);
-    remove_database(&new)?;
     let result = prepare(&new, keyring, theirs.unwrap_or(keyring), name, sealed, watch);
     match result {
         Ok(mut report) => {
@@ -237,7 +239,7 @@ fn prepare(
 
 /// Puts a new database with the whole rows of the unproven one in its place.
 fn salvage_copy(new: &Path, keyring: &Arc<Keyring>, watch: Watch<'_>) -> Result<RecoverReport> {
-    let copy = recover::beside(new, ".bad");
+    let copy = beside(new, BAD);
     remove_database(&copy)?;
     picket_durable::rename(new, &copy)?;
     remove_database(new)?;
@@ -293,9 +295,4 @@ fn reseal_all(connection: &mut Connection, path: &Path, ours: &Arc<Keyring>, the
     let transaction = schema::begin(connection, path)?;
     schema::set_owner(&transaction, path, ours, &to)?;
     transaction.commit().doing("write", path)
-}
-
-fn sync(path: &Path) -> Result<()> {
-    let synced = File::open(path).and_then(|file| file.sync_all());
-    Ok(synced.map_err(|source| picket_durable::Error::new("sync", path, source))?)
 }

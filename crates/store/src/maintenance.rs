@@ -7,7 +7,7 @@ use crate::error::{Doing as _, Result, StoreError};
 use crate::retention::{Step, Sweep, Vacuum};
 use crate::schema::{self, Access, Look};
 use crate::table::SealedRow;
-use crate::{DATABASE, Policy, Table, reader};
+use crate::{DATABASE, Policy, Table, reader, replace};
 use picket_seal::{Keyring, Sealer};
 use rusqlite::Connection;
 use std::ops::ControlFlow;
@@ -107,6 +107,7 @@ impl Maintenance {
             return Err(StoreError::Absent(database));
         }
         let path = schema::real_path(&database)?;
+        replace::settle(dir, &path)?;
         if schema::look(&path)? == Look::Fresh {
             return Err(StoreError::Absent(database));
         }

@@ -6,6 +6,7 @@
 use crate::carve::Pages;
 use crate::error::{Doing as _, Result, StoreError};
 use crate::maintenance::{Progress, Watch};
+use crate::replace::{self, UNPROVEN, beside, put_in_place, remove_database};
 use crate::schema::{self, PAGE_BYTES};
 use crate::store::{lock, open_database};
 use crate::table::SealedRow;
@@ -15,8 +16,6 @@ use rusqlite::Connection;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The name under which a new store is put together.
-pub(crate) const UNPROVEN: &str = "picket.db.unproven";
 /// How many pages a transaction of salvage covers.
 const STEP_PAGES: u32 = 256;
 /// How many lost ranges, rows and pages a report names.
@@ -76,8 +75,9 @@ pub fn recover(dir: &Path, keyring: &Arc<Keyring>, watch: Watch<'_>) -> Result<R
     }
     let _lock = lock(dir)?;
     let path = schema::real_path(&dir.join(DATABASE))?;
+    replace::finish(&path)?;
+    replace::tidy(&path)?;
     let new = path.with_file_name(UNPROVEN);
-    remove_database(&new)?;
     let mut report = RecoverReport::default();
     let result = salvage(&path, &new, keyring, &mut report, watch);
     if let Err(error) = result {
@@ -202,49 +202,4 @@ fn name<T>(list: &mut Vec<T>, item: T) {
 pub(crate) fn close(connection: Connection, path: &Path) -> Result<()> {
     connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).doing("write", path)?;
     connection.close().map_err(|(_, error)| error).doing("close", path)
-}
-
-pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
-}
-
-/// Removes a database that never got its final name.
-pub(crate) fn remove_database(path: &Path) -> Result<()> {
-    for suffix in ["", "-wal", "-shm", "-journal"] {
-        picket_durable::remove_if_present(&beside(path, suffix))?;
-    }
-    Ok(())
-}
-
-/// Gives the closed database `new` the name `path`. What was there is kept under its name and `suffix`; of what was kept
-/// before, nothing is overwritten.
-pub(crate) fn put_in_place(new: &Path, path: &Path, suffix: &str) -> Result<Vec<PathBuf>> {
-    let taken = |suffix: &str| beside(path, suffix).symlink_metadata().is_ok();
-    let mut free = suffix.to_owned();
-    let mut number = 1;
-    while taken(&free) || taken(&format!("{free}-wal")) {
-        number += 1;
-        free = format!("{suffix}-{number}");
-    }
-    let mut kept = Vec::new();
-    // At every moment there is a database under the name. The old log must be away before the new database is there:
-    // SQLite would write it into that.
-    if path.symlink_metadata().is_ok() {
-        let to = beside(path, &free);
-        std::fs::hard_link(path, &to).map_err(|source| picket_durable::Error::new("keep", &to, source))?;
-        kept.push(to);
-    }
-    let log = beside(path, "-wal");
-    if log.symlink_metadata().is_ok() {
-        let to = beside(path, &format!("{free}-wal"));
-        picket_durable::rename(&log, &to)?;
-        kept.push(to);
-    }
-    for part in ["-shm", "-journal"] {
-        picket_durable::remove_if_present(&beside(path, part))?;
-    }
-    picket_durable::rename(new, path)?;
-    Ok(kept)
 }

@@ -5,7 +5,7 @@ use crate::error::{Doing as _, Result, StoreError};
 use crate::queue::{Counters, Pending, Queue, Receipt};
 use crate::schema::{self, Access, Look};
 use crate::writer::{self, Writer};
-use crate::{Policy, Reader, Table};
+use crate::{Policy, Reader, Table, replace};
 use jiff::Timestamp;
 use picket_durable::{Lock, LockError};
 use picket_seal::{KeyError, Keyring, MAX_RECORD_BYTES, Sealer};
@@ -66,10 +66,8 @@ impl std::fmt::Debug for Store {
 /// # Errors
 /// [`KeyError::Missing`] as [`StoreError::Key`] when there is a store and no key; else those of [`Keyring::open`].
 pub fn keyring(key_file: &Path, dir: &Path) -> Result<Arc<Keyring>> {
-    // A log without its database holds rows, too.
-    let there = |suffix: &str| dir.join(format!("{DATABASE}{suffix}")).symlink_metadata().is_ok();
     let keyring = match Keyring::open(key_file) {
-        Err(KeyError::Missing(_)) if !there("") && !there("-wal") => Keyring::create(key_file),
+        Err(KeyError::Missing(_)) if !replace::is_present(dir) => Keyring::create(key_file),
         other => other,
     };
     Ok(Arc::new(keyring?))
@@ -80,10 +78,15 @@ pub fn keyring(key_file: &Path, dir: &Path) -> Result<Arc<Keyring>> {
 /// # Errors
 /// [`StoreError::InUse`] when another process, or another [`Store`] of this one, has it.
 pub(crate) fn lock(dir: &Path) -> Result<Lock> {
-    Lock::acquire(&dir.join(LOCK)).map_err(|error| match error {
-        LockError::Held { holder, .. } => StoreError::InUse { path: dir.to_owned(), holder },
+    Lock::acquire(&dir.join(LOCK)).map_err(|error| lock_error(error, dir))
+}
+
+/// Why what lies at `path` cannot be had alone.
+pub(crate) fn lock_error(error: LockError, path: &Path) -> StoreError {
+    match error {
+        LockError::Held { holder, .. } => StoreError::InUse { path: path.to_owned(), holder },
         LockError::Io { path, source } => picket_durable::Error::new("lock", path, source).into(),
-    })
+    }
 }
 
 /// Which process writes to the store in `dir` at present: `None` nobody, `Some(None)` one that cannot be told.
@@ -113,6 +116,10 @@ impl Store {
         picket_durable::create_dir(&options.dir, FOLDER_MODE)?;
         let path = schema::real_path(&options.dir.join(DATABASE))?;
         let lock = lock(&options.dir)?;
+        replace::finish(&path)?;
+        if let Err(error) = replace::tidy(&path) {
+            tracing::warn!(%error, "what an interrupted run left beside the store stays there");
+        }
         let sealer = Arc::new(Sealer::new(Arc::clone(&options.keyring))?);
         let connection = open_database(&path, &options.keyring, &sealer)?;
         let next = writer::next_ids(&connection, &path)?;
@@ -246,6 +253,7 @@ pub(crate) fn open_reader(dir: &Path, keyring: &Arc<Keyring>) -> Result<Reader> 
         return Err(StoreError::Absent(database));
     }
     let path = schema::real_path(&database)?;
+    replace::settle(dir, &path)?;
     if schema::look(&path)? == Look::Fresh {
         return Err(StoreError::Absent(database));
     }

@@ -4,7 +4,7 @@ use crate::error::{Doing as _, Result, StoreError};
 use crate::maintenance::{Progress, Watch, count_rows};
 use crate::schema::{self, Access, Look, PAGE_BYTES};
 use crate::table::SealedRow;
-use crate::{DATABASE, Table, files, log, reader, recover, store};
+use crate::{DATABASE, Table, files, log, reader, replace, store};
 use picket_seal::{Keyring, Sealer};
 use rusqlite::Connection;
 use std::path::Path;
@@ -102,7 +102,9 @@ pub fn verify(dir: &Path, keyring: Option<&Arc<Keyring>>, watch: Watch<'_>) -> R
     if !dir.is_dir() {
         return Err(StoreError::Absent(database));
     }
-    verify_file(&schema::real_path(&database)?, keyring, store::writer_process(dir).is_some(), watch)
+    let path = schema::real_path(&database)?;
+    replace::settle(dir, &path)?;
+    verify_file(&path, keyring, store::writer_process(dir).is_some(), watch)
 }
 
 pub(crate) fn verify_file(
@@ -122,7 +124,7 @@ pub(crate) fn verify_file(
         Err(error) => return Err(error),
     }
     // While somebody writes, the log is a moving thing.
-    if !in_use && let Ok(Some(file)) = files::open(&recover::beside(path, "-wal")) {
+    if !in_use && let Ok(Some(file)) = files::open(&replace::beside(path, "-wal")) {
         let log = log::scan(&mut std::io::BufReader::new(file), PAGE_BYTES);
         if let Ok(log) = log.map(|log| log.beyond)
             && log > 0

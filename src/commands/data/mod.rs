@@ -50,9 +50,7 @@ pub(super) fn tool_settings(context: &Context<'_>) -> Result<Settings, CommandEr
 fn store_dir(context: &Context<'_>) -> Result<PathBuf, CommandError> {
     let dir = context.layout.store_dir();
     // What is there and cannot be read is told of by whoever opens it; so is a log without its database.
-    let there = |name: &str| dir.join(name).symlink_metadata().is_ok();
-    let absent = !there(DATABASE) && !there(&format!("{DATABASE}-wal"));
-    if absent { Err(StoreError::Absent(dir.join(DATABASE)).into()) } else { Ok(dir) }
+    if picket_store::is_present(&dir) { Ok(dir) } else { Err(StoreError::Absent(dir.join(DATABASE)).into()) }
 }
 
 /// The keys of this device; none are made.

@@ -2,6 +2,7 @@
 
 mod damage;
 mod hardship;
+mod replacement;
 mod upkeep;
 
 use crate::clock::tests::HandClock;
