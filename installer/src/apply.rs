@@ -31,8 +31,9 @@ pub enum ApplyError {
     Service(#[from] ServiceError),
 }
 
-/// Does every step of `plan` but [`Step::Start`] and [`Step::TryVersion`], which take time and are the caller's to watch:
-/// they are returned. `told` hears of each step before it is done.
+/// Does every step of `plan` but [`Step::Start`] and [`Step::TryVersion`], which take time and are the caller's to watch,
+/// and [`Step::CreateKey`], which is made as the agent's user and not as root: they are returned, in order. `told` hears of
+/// each step before it is done.
 pub fn apply(
     plan: &Plan,
     request: &Request,
@@ -50,7 +51,7 @@ pub fn apply(
     }
     let mut receipt = begin(plan, request, layout, now)?;
     for step in &plan.steps {
-        if matches!(step, Step::Start | Step::TryVersion(_)) {
+        if matches!(step, Step::CreateKey(_) | Step::Start | Step::TryVersion(_)) {
             left.push(step.clone());
             continue;
         }
@@ -117,7 +118,7 @@ fn do_step(
             registrar.register(units)?;
         }
         Step::Enable => registrar.enable()?,
-        Step::Start | Step::TryVersion(_) => {}
+        Step::CreateKey(_) | Step::Start | Step::TryVersion(_) => {}
     }
     Ok(())
 }

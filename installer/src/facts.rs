@@ -88,6 +88,8 @@ pub struct Facts {
     pub versions: BTreeMap<Version, Sha256Digest>,
     /// The content of each file that may have to be written.
     pub files: BTreeMap<PathBuf, Vec<u8>>,
+    /// Whether there is neither a key file nor anything in the store: a store without its key gets no other one.
+    pub key_wanted: bool,
     /// Whether the service manager starts the agent at boot.
     pub enabled: bool,
 }
@@ -135,9 +137,21 @@ impl Facts {
             current: dirs.current().filter(|current| versions.contains_key(current)),
             versions,
             files: contents,
+            key_wanted: is_key_wanted(layout),
             enabled,
         })
     }
+}
+
+/// What cannot be looked at counts as there.
+fn is_key_wanted(layout: &Layout) -> bool {
+    let absent = |error: &io::Error| error.kind() == io::ErrorKind::NotFound;
+    let no_key = std::fs::symlink_metadata(layout.store_key()).is_err_and(|error| absent(&error));
+    let no_store = match std::fs::read_dir(layout.store_dir()) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) => absent(&error),
+    };
+    no_key && no_store
 }
 
 /// The folders above `path` that are not there, the highest first.

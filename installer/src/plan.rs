@@ -55,6 +55,8 @@ pub enum Step {
     PlaceVersion(Version),
     /// Write a file.
     WriteFile(PathBuf, Vec<u8>),
+    /// Make the key file of what the agent keeps: its owner is the agent's user, and nobody else may read it.
+    CreateKey(PathBuf),
     /// Forget the release metadata that was trusted under another root.
     ForgetTrust(PathBuf),
     /// Point a link somewhere.
@@ -92,6 +94,7 @@ impl Step {
             }
             Self::PlaceVersion(version) => format!("install version {version}"),
             Self::WriteFile(path, bytes) => format!("write {} ({} bytes)", path.display(), bytes.len()),
+            Self::CreateKey(path) => format!("make the key file {} (mode 0600)", path.display()),
             Self::ForgetTrust(path) => {
                 format!("forget what was trusted under the old release root ({})", path.display())
             }
@@ -153,6 +156,9 @@ pub fn plan(request: &Request, facts: &Facts, layout: &Layout, registrar: &dyn R
         _ => steps.push(Step::PlaceVersion(version.clone())),
     }
     steps.extend(file_steps(request, facts, layout, &mut obstacles));
+    if facts.key_wanted {
+        steps.push(Step::CreateKey(layout.store_key()));
+    }
     steps.extend(link_steps(request, facts, layout));
     steps.extend(service_steps(request, facts, &situation, registrar));
     Plan { situation, steps, obstacles }

@@ -8,6 +8,7 @@ use crate::error::CommandError;
 use crate::exit_code::ExitCode;
 use crate::output::Tone;
 use crate::settings;
+use crate::wiring;
 use picket_installer::plan::files_of_interest;
 use picket_installer::{Facts, Plan, Request, Situation, Step, apply, find_copies, plan};
 use picket_service::{Registrar, ServiceState, units};
@@ -59,6 +60,11 @@ pub(super) fn run(context: &Context<'_>, args: &InstallArgs) -> Result<ExitCode,
     let lock = if layout.update_dir().is_dir() { Some(Engine::lock(layout)?) } else { None };
     let left = apply(&plan, &request, layout, registrar.as_ref(), now, |step| context.output.say(step.describe()))?;
     drop(lock);
+    let layout = &context.layout;
+    for step in left.iter().filter(|step| matches!(step, Step::CreateKey(_))) {
+        context.output.say(step.describe());
+        wiring::as_owner(layout, || Ok(picket_store::keyring(&layout.store_key(), &layout.store_dir())?))?;
+    }
     // Whatever is new beside an agent that runs is started with it; one that was stopped stays so.
     let registered = plan.steps.iter().any(|step| matches!(step, Step::Register(_) | Step::CreateUser(_)));
     if plan.situation == Situation::Installed && registered && is_running(registrar.as_ref()) {

@@ -1,5 +1,6 @@
 //! On and off a machine, without root: the plan, the deed, interruptions, permissions, leftovers.
 
+use crate::data::exe;
 use crate::update::Fleet;
 use picket_testkit::{Fault, Prefix, Vendor, build, wait_until};
 use std::fs;
@@ -39,6 +40,7 @@ fn every_folder_and_file_has_the_mode_of_the_table() {
         ("etc/picket/release-root.json", 0o640),
         ("etc/picket/health.d/required", 0o750),
         ("var/lib/picket", 0o700),
+        ("var/lib/picket/store.key", 0o600),
         ("var/lib/picket-update", 0o700),
         ("var/log/picket", 0o750),
         ("run/picket", 0o750),
@@ -204,4 +206,38 @@ fn a_receipt_does_not_choose_what_is_removed_elsewhere() {
     let plan = other.run_with(&first.exe, &["uninstall", "--purge", "--dry-run", "--json"]).expect(0).stdout;
     let origin = prefix.path("").display().to_string();
     assert!(!plan.contains(origin.trim_end_matches('/')), "{plan}");
+}
+
+#[test]
+fn the_key_is_made_by_the_installation_kept_by_a_removal_and_never_made_anew_for_a_store_that_is_there() {
+    let prefix = Prefix::new("http://127.0.0.1:9");
+    let install = || prefix.run_with(exe(), &["install", "--no-start", "--json"]).expect(0).json();
+    let key = prefix.path("var/lib/picket/store.key");
+    let told = install()["steps"].to_string();
+    assert!(told.contains("make the key file"), "{told}");
+    // Nothing was started: the key is the installation's work.
+    assert!(!prefix.path("var/lib/picket/store").exists());
+    let meta = fs::metadata(&key).unwrap();
+    assert_eq!(meta.mode() & 0o7777, 0o600);
+    assert_eq!(meta.uid(), fs::metadata(prefix.path("var/lib/picket")).unwrap().uid());
+    let made = fs::read(&key).unwrap();
+    assert_eq!(install()["result"], "unchanged");
+    prefix.run_with(exe(), &["uninstall", "--yes"]).expect(0);
+    assert_eq!(fs::read(&key).unwrap(), made);
+    let again = install();
+    assert!(!again["steps"].to_string().contains("key file"), "{again}");
+    assert_eq!(fs::read(&key).unwrap(), made, "an existing key was replaced");
+
+    // A key that is lost beside a store is told of, and no other one is made.
+    let keyring = picket_store::keyring(&key, &prefix.path("var/lib/picket/store")).unwrap();
+    picket_store::Store::open(picket_store::StoreOptions::new(prefix.path("var/lib/picket/store"), keyring)).unwrap();
+    fs::rename(&key, prefix.path("var/lib/away")).unwrap();
+    assert_eq!(install()["result"], "unchanged");
+    assert!(!key.exists());
+    let told = prefix.run_with(exe(), &["data", "stats"]).expect(9).stderr;
+    assert!(told.contains("key file") && told.contains("is missing"), "{told}");
+    fs::rename(prefix.path("var/lib/away"), &key).unwrap();
+
+    prefix.run_with(exe(), &["uninstall", "--purge", "--yes"]).expect(0);
+    assert!(!key.exists());
 }
