@@ -110,7 +110,7 @@ fn copy_and_seal(
 }
 
 /// Copies the database as it is at one moment; says how many pages that are.
-fn copy_database(from: &Connection, path: &Path, copy: &Path, watch: Watch<'_>) -> Result<Progress> {
+pub(crate) fn copy_database(from: &Connection, path: &Path, copy: &Path, watch: Watch<'_>) -> Result<Progress> {
     // The read transaction holds the moment: without it, each commit of the writer would start the copy anew.
     from.execute_batch("BEGIN").doing("read", path)?;
     let result = (|| {

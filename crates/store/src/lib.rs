@@ -29,6 +29,7 @@ mod maintenance;
 mod queue;
 mod reader;
 mod recover;
+mod rehearsal;
 mod replace;
 mod retention;
 mod schema;
@@ -46,6 +47,7 @@ pub use maintenance::{CleanupReport, Maintenance, NeededKey, Progress, RekeyRepo
 pub use queue::{BATCH_DELAY, BATCH_ROWS, Counters, QUEUE_BYTES, QUEUE_ROWS, Receipt};
 pub use reader::{Range, Reader, Row, Stats, TableStats};
 pub use recover::{MissingRows, RecoverReport, recover};
+pub use rehearsal::rehearse_clean_up;
 pub use replace::is_present;
 pub use retention::Size;
 pub use schema::{SCHEMA_READS_FROM, SCHEMA_WRITES};

@@ -39,7 +39,7 @@ pub type Watch<'a> = &'a mut dyn FnMut(Progress) -> ControlFlow<()>;
 /// Whether something beside the store is still sealed under the key of this number, or may yet be.
 pub type NeededKey<'a> = &'a mut dyn FnMut(u32) -> bool;
 
-/// What a clean-up removed.
+/// What a clean-up removed, or would.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize)]
 pub struct CleanupReport {
     /// Rows of each table that lost any.

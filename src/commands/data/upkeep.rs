@@ -8,7 +8,7 @@ use crate::exit_code::ExitCode;
 use crate::settings;
 use crate::wiring::as_owner;
 use jiff::Timestamp;
-use picket_store::{Maintenance, Policy, Range, Reader, StoreError, Table};
+use picket_store::{Maintenance, Policy, StoreError, Table};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -36,13 +36,18 @@ pub(super) fn clean_up(context: &Context<'_>, args: &CleanupArgs) -> Result<Exit
     let policy = policy(args, Policy::from(&settings::data(&tool_settings(context)?)));
     let now = Timestamp::now();
     if args.dry_run || (context.process.interactive && !args.yes) {
-        let old = as_owner(&context.layout, || old_rows(context, &policy, now))?;
+        let following = Following::begin(context, "rows")?;
+        let would = as_owner(&context.layout, || {
+            let (dir, keyring, policy) = (store_dir(context)?, keyring(context)?, policy.clone());
+            let watch = &mut |progress| following.look(progress);
+            Ok(picket_store::rehearse_clean_up(&dir, &keyring, policy, now.as_millisecond(), watch)?)
+        })?;
+        drop(following);
         if args.dry_run {
-            show_removed(context, &args.json, &old, None);
+            show_removed(context, &args.json, &would.removed, None);
             return Ok(ExitCode::Success);
         }
-        let rows: u64 = old.iter().map(|(_, rows)| rows).sum();
-        context.confirm(false, &format!("Remove {rows} rows that are old enough?"))?;
+        context.confirm(false, &format!("Remove {} rows that are too old or too many?", would.rows()))?;
     }
     let following = Following::begin(context, "rows removed")?;
     let report = as_owner(&context.layout, || {
@@ -54,20 +59,6 @@ pub(super) fn clean_up(context: &Context<'_>, args: &CleanupArgs) -> Result<Exit
     Ok(ExitCode::Success)
 }
 
-/// How many rows of each table are old enough to go.
-fn old_rows(context: &Context<'_>, policy: &Policy, now: Timestamp) -> Result<Vec<(Table, u64)>, CommandError> {
-    let reader = Reader::open(&store_dir(context)?, &keyring(context)?)?;
-    let mut old = Vec::new();
-    for table in Table::ALL {
-        let Some(until) = policy.keep(table).and_then(|keep| now.checked_sub(keep).ok()) else { continue };
-        let rows = reader.count(table, &Range { until: Some(until), ..Range::default() })?;
-        if rows > 0 {
-            old.push((table, rows));
-        }
-    }
-    Ok(old)
-}
-
 fn show_removed(context: &Context<'_>, json: &JsonArgs, removed: &[(Table, u64)], freed: Option<u64>) {
     let (output, dry) = (context.output, freed.is_none());
     if json.json {
@@ -77,7 +68,7 @@ fn show_removed(context: &Context<'_>, json: &JsonArgs, removed: &[(Table, u64)]
         return;
     }
     if removed.is_empty() {
-        output.say("no row is old enough to be removed");
+        output.say("no row is old enough to be removed, and the store is within its size");
     }
     let verb = if dry { "would remove" } else { "removed" };
     for (table, rows) in removed {

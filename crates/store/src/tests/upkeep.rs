@@ -152,6 +152,78 @@ fn a_person_can_clean_up_beside_the_writer_and_gets_the_space_back() {
     assert_eq!(numbers(&store.reader().unwrap(), Table::Events), (4000..5001).collect::<Vec<_>>());
 }
 
+const DAY: i64 = 86_400_000;
+
+/// Puts `count` events of the time `ms` into a store.
+fn put(store: &Store, table: Table, ms: i64, count: i64) {
+    for chunk in (0..count).collect::<Vec<_>>().chunks(200) {
+        store.append_all(chunk.iter().map(|i| (table, at(ms), payload(*i)))).unwrap().wait().unwrap();
+    }
+}
+
+fn clean(bench: &Bench, policy: &Policy, now: i64) -> Vec<(Table, u64)> {
+    let told = rehearse_clean_up(&bench.folder(), &bench.keyring, policy.clone(), now, &mut go_on).unwrap();
+    let mut maintenance = Maintenance::open(&bench.folder(), &bench.keyring).unwrap();
+    let done = maintenance.clean_up(policy.clone(), now, &mut go_on).unwrap();
+    assert_eq!(told.removed, done.removed, "what is told beforehand is what is done");
+    done.removed
+}
+
+#[test]
+fn rows_from_the_future_grow_old_from_when_they_are_first_seen() {
+    let bench = Bench::new();
+    let store = bench.open();
+    // Nothing is written after them, in one table; in the other, present rows are.
+    put(&store, Table::Events, NOW_MS + 5000 * DAY, 700);
+    put(&store, Table::Logs, NOW_MS + 5000 * DAY, 700);
+    put(&store, Table::Logs, NOW_MS, 300);
+    store.close().unwrap();
+    let policy = Policy::default();
+    assert_eq!(clean(&bench, &policy, NOW_MS), []);
+    assert_eq!(clean(&bench, &policy, NOW_MS + 29 * DAY), []);
+    // The rows that were written later are too old: so are those from the future before them. The others are, too, since
+    // thirty days have passed.
+    let gone = clean(&bench, &policy, NOW_MS + 31 * DAY);
+    assert_eq!(gone, [(Table::Logs, 1000), (Table::Events, 700)]);
+    // Ids are not given again.
+    let store = bench.open();
+    store.append_durable(Table::Events, at(NOW_MS), *b"{}").unwrap();
+    assert_eq!(bench.reader().collect(Table::Events, &Range::default()).unwrap()[0].id, 701);
+}
+
+#[test]
+fn a_clock_that_is_behind_for_a_while_makes_no_row_old() {
+    let bench = Bench::new();
+    let store = bench.open();
+    put(&store, Table::Events, NOW_MS, 300);
+    store.close().unwrap();
+    let policy = Policy::default();
+    // A machine without a battery begins in 1970: every row is from the future.
+    assert_eq!(clean(&bench, &policy, 0), []);
+    assert_eq!(clean(&bench, &policy, NOW_MS + DAY), []);
+    assert_eq!(numbers(&bench.reader(), Table::Events).len(), 300);
+}
+
+#[test]
+fn under_the_limit_of_size_rows_from_the_future_go_before_present_ones() {
+    let bench = Bench::new();
+    let store = bench.open();
+    put(&store, Table::Metrics, NOW_MS + 5000 * DAY, 3000);
+    put(&store, Table::Events, NOW_MS, 3000);
+    store.close().unwrap();
+    let limit = bench.reader().size().unwrap().used_bytes() * 2 / 3;
+    let policy = Policy::default().with_max_bytes(Some(limit));
+    let gone = clean(&bench, &policy, NOW_MS);
+    let [(Table::Metrics, rows)] = gone[..] else { panic!("{gone:?}") };
+    assert!((1500..3000).contains(&rows), "{rows}");
+    assert_eq!(numbers(&bench.reader(), Table::Events).len(), 3000);
+    // Once they are all gone, the oldest present rows go.
+    let gone = clean(&bench, &policy.with_max_bytes(Some(limit / 4)), NOW_MS);
+    assert_eq!(gone[0], (Table::Metrics, 3000 - rows));
+    assert!(gone[1].0 == Table::Events && gone[1].1 < 3000, "{gone:?}");
+    assert!(!files(&bench).iter().any(|name| name.contains("copy")));
+}
+
 fn backed_up(bench: &Bench) -> Vec<u8> {
     let mut sealed = Vec::new();
     let report = backup(&bench.folder(), &bench.keyring, &mut sealed, &mut go_on).unwrap();
