@@ -22,7 +22,7 @@ pub enum ExitCode {
     Unhealthy = 6,
     /// A document needs more signatures before it can be published.
     NeedsSignatures = 7,
-    /// What is kept on the machine is damaged.
+    /// What is kept on the machine is damaged, or was and could not be saved as a whole.
     Damaged = 8,
     /// The key file is missing, or does not open what is sealed.
     Keys = 9,
@@ -51,7 +51,10 @@ impl ExitCode {
         (Self::Busy, "another process of Picket is at it"),
         (Self::Unhealthy, "a check found something wrong"),
         (Self::NeedsSignatures, "a document needs more signatures before it can be published"),
-        (Self::Damaged, "what is kept on the machine, or a backup of it, is damaged"),
+        (
+            Self::Damaged,
+            "what is kept on the machine, or a backup of it, is damaged; after `data recover`: not all rows could be saved",
+        ),
         (Self::Keys, "the key file is missing, or does not open what is sealed"),
         (Self::RolledBack, "the update was tried and rolled back; the old version runs"),
         (Self::NotTried, "the update was not tried"),

@@ -213,13 +213,17 @@ fn one_flipped_bit_is_found_by_row_and_all_other_rows_are_saved() {
     assert_eq!(fs::read_to_string(&exported).unwrap().lines().count(), 299);
 
     let damaged = fs::read(database(&prefix)).unwrap();
-    let report = picket(&prefix, &["data", "recover", "--json"]).expect(0).json();
+    // Something is lost, so it is no success.
+    let report = picket(&prefix, &["data", "recover", "--json"]).expect(8).json();
     assert_eq!((&report["rows"], &report["missing_rows"]), (&299.into(), &1.into()), "{report}");
-    assert_eq!(report["missing"][0], serde_json::json!({ "table": "events", "first": id, "last": id }));
+    assert_eq!((&report["lost_rows"], &report["complete"]), (&1.into(), &false.into()), "{report}");
+    assert_eq!(report["missing"][0], serde_json::json!({ "table": "events", "first": id, "last": id, "known": true }));
     let kept = Path::new(report["kept"][0].as_str().unwrap());
     assert_eq!(fs::read(kept).unwrap(), damaged, "the damaged file is kept as it was");
     picket(&prefix, &["data", "verify"]).expect(0);
     assert_eq!(rows(&stats(&prefix), Table::Events), 299);
+    let again = picket(&prefix, &["data", "recover", "--json"]).expect(0).json();
+    assert_eq!((&again["rows"], &again["complete"]), (&299.into(), &true.into()), "{again}");
 }
 
 #[test]

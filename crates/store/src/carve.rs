@@ -18,6 +18,7 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 
 const PAGE: usize = PAGE_BYTES as usize;
+const MAGIC: &[u8] = b"SQLite format 3\0";
 /// How long a payload may be: a record, its seal, and the header of the row.
 const MAX_PAYLOAD: u64 = (picket_seal::MAX_RECORD_BYTES + picket_seal::OVERHEAD + 200) as u64;
 
@@ -36,7 +37,26 @@ pub(crate) struct Found {
     pub(crate) rows: Vec<SealedRow>,
     /// Whether something on the page should have been a row and is not.
     pub(crate) broken: bool,
+    /// Whether there is nothing but zeroes on the page.
+    pub(crate) zeroed: bool,
 }
+
+/// The pages that are free, from the list in the file.
+#[derive(Debug, Default)]
+pub(crate) struct Free {
+    pages: HashSet<u32>,
+    /// Whether the list has as many as the header says: only then is a page that is not on it known to be in use.
+    pub(crate) whole: bool,
+}
+
+impl Free {
+    pub(crate) fn has(&self, page: u32) -> bool {
+        self.pages.contains(&page)
+    }
+}
+
+/// The page of the lock bytes, at 1 GiB (fileformat2, §1.4): SQLite never writes it.
+const LOCK_PAGE: u32 = (1 << 30) / PAGE_BYTES + 1;
 
 impl Pages {
     pub(crate) fn new(file: Option<File>, log: Option<(File, Log)>) -> io::Result<Self> {
@@ -74,11 +94,21 @@ impl Pages {
         Ok(())
     }
 
+    /// How many pages the header says there are beyond those that there are: they were cut off.
+    pub(crate) fn cut(&self) -> io::Result<u32> {
+        let mut page = [0; PAGE];
+        self.read(1, &mut page)?;
+        // The number counts only if it was written with the last change (fileformat2, §1.3.7).
+        let counts = page.starts_with(MAGIC) && be32(&page, 24) == be32(&page, 92);
+        Ok(if counts { be32(&page, 28).saturating_sub(self.count) } else { 0 })
+    }
+
     /// The pages that are free, as far as the list of them can be followed.
-    pub(crate) fn free(&self) -> io::Result<HashSet<u32>> {
+    pub(crate) fn free(&self) -> io::Result<Free> {
         let mut page = [0; PAGE];
         self.read(1, &mut page)?;
         let mut free = HashSet::new();
+        let (named, is_header) = (be32(&page, 36), page.starts_with(MAGIC));
         let mut trunk = be32(&page, 32);
         while trunk > 1 && trunk <= self.count && free.insert(trunk) {
             self.read(trunk, &mut page)?;
@@ -86,7 +116,26 @@ impl Pages {
             free.extend((0..leaves).map(|i| be32(&page, 8 + 4 * i)).filter(|leaf| (2..=self.count).contains(leaf)));
             trunk = be32(&page, 0);
         }
-        Ok(free)
+        let whole = is_header && u32::try_from(free.len()) == Ok(named);
+        Ok(Free { pages: free, whole })
+    }
+
+    /// Times and ids of rows that a page of an index names: every row stands in the index of its table, too.
+    pub(crate) fn index_entries(&self, page: u32) -> io::Result<Vec<(i64, i64)>> {
+        let mut bytes = [0; PAGE];
+        self.read(page, &mut bytes)?;
+        let array = match bytes[0] {
+            0x0a if page > 1 => 8,
+            0x02 if page > 1 => 12,
+            _ => return Ok(Vec::new()),
+        };
+        let cells = usize::from(be16(&bytes, 3)).min((PAGE - array) / 2);
+        let entry = |cell: usize| {
+            // An interior cell has the number of a page before it.
+            let at = usize::from(be16(&bytes, array + 2 * cell)) + if array == 12 { 4 } else { 0 };
+            index_entry(&bytes, at)
+        };
+        Ok((0..cells).filter_map(entry).collect())
     }
 
     /// All rows of a page.
@@ -94,11 +143,12 @@ impl Pages {
         let mut bytes = [0; PAGE];
         self.read(page, &mut bytes)?;
         let head = if page == 1 { 100 } else { 0 };
-        let mut found = Found::default();
+        let mut found = Found { broken: page == 1 && !bytes.starts_with(MAGIC), ..Found::default() };
         if bytes[head] == 0x0d && self.by_cells(&bytes, head, &mut found)? {
             return Ok(found);
         }
-        if is_other_tree_page(&bytes, head) || bytes.iter().all(|byte| *byte == 0) {
+        found.zeroed = page != LOCK_PAGE && bytes.iter().all(|byte| *byte == 0);
+        if found.zeroed || is_other_tree_page(&bytes, head) {
             return Ok(found);
         }
         let before = found.rows.len();
@@ -123,7 +173,7 @@ impl Pages {
                 None => {}
             }
         }
-        Ok(!found.broken)
+        Ok(!found.broken || head > 0)
     }
 
     fn by_search(&self, bytes: &[u8; PAGE], found: &mut Found) -> io::Result<()> {
@@ -215,16 +265,34 @@ fn columns(bytes: &[u8; PAGE], at: usize, length: u64) -> Option<Columns> {
     Some(Columns { time, time_type: types[1], sealed: time + time_length, sealed_length })
 }
 
+/// The time and the id of an entry of an index whose cell begins at `at`: a record of two whole numbers.
+fn index_entry(bytes: &[u8; PAGE], at: usize) -> Option<(i64, i64)> {
+    let (length, at) = varint(bytes, at)?;
+    let (header, cursor) = varint(bytes, at)?;
+    let (time, cursor) = varint(bytes, cursor)?;
+    let (id, cursor) = varint(bytes, cursor)?;
+    let (time_length, id_length) = (integer_length(time)?, integer_length(id)?);
+    if (cursor - at) as u64 != header || header + (time_length + id_length) as u64 != length {
+        return None;
+    }
+    let time_value = integer(time, bytes.get(cursor..cursor + time_length)?);
+    Some((time_value, integer(id, bytes.get(cursor + time_length..cursor + time_length + id_length)?)))
+}
+
 impl Columns {
     fn time(&self, payload: &[u8]) -> Option<i64> {
-        match self.time_type {
-            8 => Some(0),
-            9 => Some(1),
-            _ => {
-                let bytes = payload.get(self.time..self.sealed)?;
-                let sign = if bytes[0] & 0x80 == 0 { 0 } else { -1 };
-                Some(bytes.iter().fold(sign, |value, byte| (value << 8) | i64::from(*byte)))
-            }
+        Some(integer(self.time_type, payload.get(self.time..self.sealed)?))
+    }
+}
+
+/// A whole number of the serial type `kind` (fileformat2, §2.1).
+fn integer(kind: u64, bytes: &[u8]) -> i64 {
+    match kind {
+        8 => 0,
+        9 => 1,
+        _ => {
+            let sign = if bytes.first().is_none_or(|first| first & 0x80 == 0) { 0 } else { -1 };
+            bytes.iter().fold(sign, |value, byte| (value << 8) | i64::from(*byte))
         }
     }
 }
@@ -304,8 +372,9 @@ mod tests {
             let mut file = tempfile::tempfile().unwrap();
             file.write_all(&bytes).unwrap();
             let pages = Pages::new(Some(file), None).unwrap();
-            let _ = pages.free().unwrap();
+            let _ = (pages.free().unwrap(), pages.cut().unwrap());
             for page in 1..=3 {
+                let _ = pages.index_entries(page).unwrap();
                 prop_assert!(pages.rows(page).unwrap().rows.is_empty());
             }
         }

@@ -3,7 +3,7 @@
 //! Rows are found in the pages themselves ([`crate::carve`]), so it does not matter which tree is broken, nor whether the
 //! header is. Then the new store takes the place of the old, which is kept aside.
 
-use crate::carve::Pages;
+use crate::carve::{Free, Pages};
 use crate::error::{Doing as _, Result, StoreError};
 use crate::maintenance::{Progress, Watch};
 use crate::replace::{self, UNPROVEN, beside, put_in_place, remove_database};
@@ -13,6 +13,7 @@ use crate::table::SealedRow;
 use crate::{DATABASE, Table, files, log, writer};
 use picket_seal::{Keyring, Sealer};
 use rusqlite::Connection;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,8 +21,12 @@ use std::sync::Arc;
 const STEP_PAGES: u32 = 256;
 /// How many lost ranges, rows and pages a report names.
 const NAMED: usize = 1000;
+/// How many lost rows of a table are told apart.
+const LOST_MAX: usize = 1 << 20;
+/// How far beyond the highest id that was saved a lost one is believed.
+const IDS_AHEAD: i64 = 1 << 24;
 
-/// Ids of a table that were not found, first and last included. They were lost, or had been removed before.
+/// Ids of a table that were not found, first and last included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct MissingRows {
     /// The table.
@@ -30,6 +35,9 @@ pub struct MissingRows {
     pub first: i64,
     /// The last id.
     pub last: i64,
+    /// Whether it is known that they were there, for the table's index names them. Else they were lost, or had been
+    /// removed before.
+    pub known: bool,
 }
 
 /// What was salvaged, and what was not.
@@ -39,11 +47,18 @@ pub struct RecoverReport {
     pub salvaged: Vec<(Table, u64)>,
     /// Rows that are whole, but do not open with the key file, at most a thousand of them.
     pub foreign: Vec<(Table, i64)>,
-    /// Ids between the first and the last of a table that were not found, at most a thousand ranges.
+    /// Rows that are known to have been there and were not found, with those whose table and id nobody can tell.
+    pub lost_rows: u64,
+    /// Ids that were not found, in the order of tables and ids: those that an index names, wherever, and those between the
+    /// first and the last of a table. At most a thousand ranges.
     pub missing: Vec<MissingRows>,
     /// Pages on which something should have been a row and is not, at most a thousand.
     pub broken_pages: Vec<u32>,
-    /// Pages that the disk does not give.
+    /// Pages that are in use and hold nothing but zeroes, at most a thousand.
+    pub zeroed_pages: Vec<u32>,
+    /// Pages at the end of the database that are no longer there.
+    pub cut_pages: u32,
+    /// Pages that the disk does not give, at most a thousand.
     pub unreadable_pages: Vec<u32>,
     /// Frames of the write-ahead log that do not count: what was being written at a crash, or damage.
     pub lost_log_frames: u64,
@@ -55,6 +70,14 @@ impl RecoverReport {
     /// All rows together.
     pub fn rows(&self) -> u64 {
         self.salvaged.iter().map(|(_, rows)| rows).sum()
+    }
+
+    /// Whether nothing is known to be lost: every row that an index names was saved, and no page is damaged. Rows on a
+    /// damaged page may have been removed before; nobody can tell any more.
+    pub fn is_complete(&self) -> bool {
+        let pages = [&self.broken_pages, &self.zeroed_pages, &self.unreadable_pages];
+        let damaged = pages.iter().any(|pages| !pages.is_empty()) || self.cut_pages > 0;
+        self.lost_rows == 0 && self.foreign.is_empty() && !damaged
     }
 
     /// How many ids are missing.
@@ -100,18 +123,22 @@ pub(crate) fn salvage(
     let sealer = Sealer::new(Arc::clone(keyring))?;
     let mut connection = open_database(new, keyring, &sealer)?;
     let free = pages.free().unwrap_or_default();
+    report.cut_pages = pages.cut().unwrap_or(0);
     let mut salvaged = [0; Table::ALL.len()];
     let mut first = 1;
     while first <= pages.count() {
         let last = first.saturating_add(STEP_PAGES - 1).min(pages.count());
         let transaction = schema::begin(&mut connection, new)?;
-        for page in (first..=last).filter(|page| !free.contains(page)) {
+        for page in (first..=last).filter(|page| !free.has(*page)) {
             let Ok(found) = pages.rows(page) else {
                 name(&mut report.unreadable_pages, page);
                 continue;
             };
             if found.broken {
                 name(&mut report.broken_pages, page);
+            }
+            if found.zeroed && free.whole {
+                name(&mut report.zeroed_pages, page);
             }
             for row in &found.rows {
                 keep(&transaction, new, &sealer, row, &mut salvaged, report)?;
@@ -128,7 +155,10 @@ pub(crate) fn salvage(
         return Err(StoreError::WrongKey(path.to_owned()));
     }
     report.salvaged = Table::ALL.into_iter().zip(salvaged).collect();
-    report.missing = missing(&connection, new)?;
+    let lost = if free.whole { Lost::find(&pages, &free, &connection, new)? } else { Lost::default() };
+    report.lost_rows = lost.rows;
+    report.missing = missing(&connection, new, &lost)?;
+    lost.keep_ids(&mut connection, new)?;
     close(connection, new)
 }
 
@@ -175,21 +205,132 @@ fn keep(
     Ok(())
 }
 
-fn missing(connection: &Connection, path: &Path) -> Result<Vec<MissingRows>> {
-    let mut all = Vec::new();
+/// The ranges of ids that are not in the new database.
+fn missing(connection: &Connection, path: &Path, lost: &Lost) -> Result<Vec<MissingRows>> {
+    let mut all: Vec<MissingRows> = Vec::new();
     for table in Table::ALL {
         let sql = format!(
             "SELECT id + 1, next - 1 FROM (SELECT id, lead(id) OVER (ORDER BY id) AS next FROM {table}) \
-             WHERE next > id + 1 LIMIT {}",
-            NAMED - all.len().min(NAMED)
+             WHERE next > id + 1 LIMIT {NAMED}"
         );
         let mut statement = connection.prepare(&sql).doing("read", path)?;
-        let ranges = statement
-            .query_map([], |row| Ok(MissingRows { table, first: row.get(0)?, last: row.get(1)? }))
-            .and_then(Iterator::collect::<rusqlite::Result<Vec<_>>>);
-        all.extend(ranges.doing("read", path)?);
+        let gaps = statement
+            .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))
+            .and_then(Iterator::collect::<rusqlite::Result<Vec<(i64, i64)>>>)
+            .doing("read", path)?;
+        let known = ranges(&lost.ids[table.index()]);
+        let unknown = gaps.into_iter().flat_map(|gap| without(gap, &known));
+        let range = |known| move |(first, last)| MissingRows { table, first, last, known };
+        let mut found: Vec<MissingRows> =
+            unknown.map(range(false)).chain(known.iter().copied().map(range(true))).collect();
+        found.sort_by_key(|range| range.first);
+        all.extend(found);
     }
+    all.truncate(NAMED);
     Ok(all)
+}
+
+/// Ids as ranges, first and last included.
+fn ranges(ids: &BTreeSet<i64>) -> Vec<(i64, i64)> {
+    let mut ranges: Vec<(i64, i64)> = Vec::new();
+    for id in ids {
+        match ranges.last_mut() {
+            Some((_, last)) if last.checked_add(1) == Some(*id) => *last = *id,
+            _ => ranges.push((*id, *id)),
+        }
+    }
+    ranges
+}
+
+/// What of a range is in none of `known`, which are in order.
+fn without((first, last): (i64, i64), known: &[(i64, i64)]) -> Vec<(i64, i64)> {
+    let (mut rest, mut from) = (Vec::new(), first);
+    for (begin, end) in known.iter().filter(|(begin, end)| *end >= first && *begin <= last) {
+        if *begin > from {
+            rest.push((from, begin - 1));
+        }
+        from = end.saturating_add(1);
+    }
+    if from <= last {
+        rest.push((from, last));
+    }
+    rest
+}
+
+/// Rows that an index names and that are not in the new database.
+#[derive(Default)]
+struct Lost {
+    /// How many, with those whose table nobody can tell.
+    rows: u64,
+    /// Their ids, at most [`LOST_MAX`] of them, by table.
+    ids: [BTreeSet<i64>; Table::ALL.len()],
+}
+
+impl Lost {
+    fn find(pages: &Pages, free: &Free, connection: &Connection, path: &Path) -> Result<Self> {
+        let mut lost = Self::default();
+        let roots = index_roots(connection, path)?;
+        for page in (1..=pages.count()).filter(|page| !free.has(*page)) {
+            let Ok(entries) = pages.index_entries(page) else { continue };
+            // The first page of an index is known by its place, which every store shares; others by their entries.
+            let table = match roots.get(&page) {
+                Some(table) => Some(*table),
+                None => table_of(&entries, connection, path)?,
+            };
+            let Some(table) = table else {
+                lost.rows += entries.len() as u64;
+                continue;
+            };
+            for (_, id) in entries {
+                if !writer::has(connection, path, table, id)? && lost.ids[table.index()].len() < LOST_MAX {
+                    lost.ids[table.index()].insert(id);
+                }
+            }
+        }
+        lost.rows += lost.ids.iter().map(|ids| ids.len() as u64).sum::<u64>();
+        Ok(lost)
+    }
+
+    /// Lets no id be given twice, lest another row seem to be a lost one. A damaged entry must not use them all up.
+    fn keep_ids(&self, connection: &mut Connection, path: &Path) -> Result<()> {
+        let transaction = schema::begin(connection, path)?;
+        let next = writer::next_ids(&transaction, path)?;
+        for table in Table::ALL {
+            let limit = next[table.index()].saturating_add(IDS_AHEAD);
+            if let Some(highest) = self.ids[table.index()].range(..limit).next_back() {
+                schema::raise_high(&transaction, path, table, *highest)?;
+            }
+        }
+        transaction.commit().doing("write", path)
+    }
+}
+
+/// The first page of each table's index.
+fn index_roots(connection: &Connection, path: &Path) -> Result<BTreeMap<u32, Table>> {
+    let sql = "SELECT rootpage, tbl_name FROM sqlite_schema WHERE type='index'";
+    let mut statement = connection.prepare(sql).doing("read", path)?;
+    let roots = statement
+        .query_map([], |row| Ok((row.get::<_, u32>(0)?, row.get::<_, String>(1)?)))
+        .and_then(Iterator::collect::<rusqlite::Result<Vec<_>>>)
+        .doing("read", path)?;
+    Ok(roots.into_iter().filter_map(|(page, name)| Some((page, Table::from_name(&name)?))).collect())
+}
+
+/// Whose index the entries are from: that of the table with the most rows of these ids and times. None where all of them are lost.
+fn table_of(entries: &[(i64, i64)], connection: &Connection, path: &Path) -> Result<Option<Table>> {
+    let mut most = (0, None);
+    for table in Table::ALL {
+        let sql = format!("SELECT 1 FROM {table} WHERE id=?1 AND at=?2");
+        let mut statement = connection.prepare_cached(&sql).doing("read", path)?;
+        let mut rows = 0;
+        for (at, id) in entries {
+            rows += u32::from(statement.exists([id, at]).doing("read", path)?);
+        }
+        if rows > most.0 {
+            most = (rows, Some(table));
+        }
+    }
+    Ok(most.1)
 }
 
 fn name<T>(list: &mut Vec<T>, item: T) {

@@ -65,12 +65,13 @@ pub(super) fn recover(context: &Context<'_>, json: &JsonArgs) -> Result<ExitCode
         let mut value = serde_json::to_value(&report).unwrap_or_default();
         value["rows"] = report.rows().into();
         value["missing_rows"] = report.missing_rows().into();
+        value["complete"] = report.is_complete().into();
         context.output.json(&value);
     } else {
         show_recovered(context, &report);
         super::say_start(context, runs);
     }
-    Ok(ExitCode::Success)
+    Ok(if report.is_complete() { ExitCode::Success } else { ExitCode::Damaged })
 }
 
 fn show_recovered(context: &Context<'_>, report: &RecoverReport) {
@@ -84,7 +85,9 @@ fn show_recovered(context: &Context<'_>, report: &RecoverReport) {
             0 => format!("row {}", missing.first),
             _ => format!("rows {} to {}", missing.first, missing.last),
         };
-        output.marked(Tone::Warn, format_args!("{ids} of {} not found: lost, or removed before", missing.table));
+        let (tone, what) =
+            if missing.known { (Tone::Bad, "lost") } else { (Tone::Warn, "not found: lost, or removed before") };
+        output.marked(tone, format_args!("{ids} of {} {what}", missing.table));
     }
     if report.missing.len() > SHOWN {
         output.marked(Tone::Plain, format_args!("and {} more ranges", report.missing.len() - SHOWN));
@@ -92,9 +95,18 @@ fn show_recovered(context: &Context<'_>, report: &RecoverReport) {
     for (table, id) in report.foreign.iter().take(SHOWN) {
         output.marked(Tone::Warn, format_args!("row {id} of {table} is whole, but does not open with this key file"));
     }
-    let pages = report.broken_pages.len() + report.unreadable_pages.len();
-    if pages > 0 {
-        output.marked(Tone::Warn, format_args!("{pages} pages are damaged or cannot be read"));
+    for (pages, what) in [
+        (report.broken_pages.len(), "are damaged"),
+        (report.zeroed_pages.len(), "hold nothing but zeroes"),
+        (report.unreadable_pages.len(), "cannot be read"),
+        (report.cut_pages as usize, "at the end are no longer there"),
+    ] {
+        if pages > 0 {
+            output.marked(Tone::Bad, format_args!("{pages} pages {what}; what was on them is lost"));
+        }
+    }
+    if !report.is_complete() {
+        output.say("not everything could be saved");
     }
     if report.lost_log_frames > 0 {
         let frames = report.lost_log_frames;

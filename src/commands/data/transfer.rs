@@ -94,8 +94,9 @@ pub(super) fn restore(context: &Context<'_>, args: &RestoreArgs) -> Result<ExitC
     }
     warn_of(context, &report.findings, 0);
     for missing in report.missing.iter().take(SHOWN) {
-        let MissingRows { table, first, last } = missing;
-        context.output.warn(format_args!("rows {first} to {last} of {table} are missing: lost, or removed before"));
+        let MissingRows { table, first, last, known } = missing;
+        let how = if *known { "lost" } else { "missing: lost, or removed before" };
+        context.output.warn(format_args!("rows {first} to {last} of {table} are {how}"));
     }
     let newest = report.newest.map(|newest| format!(", the newest of {newest}")).unwrap_or_default();
     let anew = if report.resealed { ", sealed anew under this device's key" } else { "" };
