@@ -34,9 +34,19 @@ pub(crate) enum DataCommand {
     Restore(RestoreArgs),
     /// Make a new key, seal everything under it, and forget the old ones; the agent may go on.
     ///
-    /// When it is interrupted, the next run goes on where it stopped. Backups made before need the key file of their time:
-    /// copy it first if you have such.
-    Rekey(JsonArgs),
+    /// When it is interrupted, the next run goes on where it stopped, with the key that was made then; --new-key makes
+    /// another one. Backups made before need the key file of their time: copy it first if you have such.
+    Rekey(RekeyArgs),
+}
+
+/// Options of `picket data rekey`.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct RekeyArgs {
+    /// Make another key even if an interrupted run left one.
+    #[arg(long)]
+    pub(crate) new_key: bool,
+    #[command(flatten)]
+    pub(crate) json: JsonArgs,
 }
 
 /// `picket cache …`.

@@ -11,8 +11,8 @@ mod update;
 pub(crate) use alerts::{AckArgs, AlertsCommand, EventsCommand, ListArgs};
 pub(crate) use config_history::{ConfigRestoreArgs, DiffArgs, HistoryArgs, Pick};
 pub(crate) use data::{
-    BackupArgs, CacheCommand, CleanArgs, CleanupArgs, DataCommand, ExportArgs, Format, RestoreArgs, TablesExportArgs,
-    VerifyDataArgs,
+    BackupArgs, CacheCommand, CleanArgs, CleanupArgs, DataCommand, ExportArgs, Format, RekeyArgs, RestoreArgs,
+    TablesExportArgs, VerifyDataArgs,
 };
 pub(crate) use release::{
     AddArgs, InitArgs, KeyKind, KeygenArgs, PublishArgs, ReleaseCommand, SignArgs, VerifyArgs, YankArgs,

@@ -458,4 +458,6 @@ fn an_interrupted_rekeying_goes_on_where_it_stopped() {
     assert!(report["rows"].as_u64().unwrap() < 6000, "{report}");
     picket(&prefix, &["data", "verify"]).expect(0);
     assert_eq!(keys(), 1);
+    let again = picket(&prefix, &["data", "rekey", "--new-key"]).expect(0);
+    assert!(again.stdout.contains("6000 rows sealed anew under key 3\nkey 2 is forgotten"), "{}", again.stdout);
 }

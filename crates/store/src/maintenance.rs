@@ -60,7 +60,9 @@ impl CleanupReport {
 pub struct RekeyReport {
     /// The number of the key that everything is sealed under now.
     pub key: u32,
-    /// Whether it went on with one that was interrupted.
+    /// When that key was made.
+    pub made: Option<jiff::Timestamp>,
+    /// Whether it went on with one that was interrupted: the key is of that run.
     pub resumed: bool,
     /// Rows sealed anew.
     pub rows: u64,
@@ -147,15 +149,19 @@ impl Maintenance {
     /// interrupted run is taken up where it stood. The writer, here or in another process, goes on meanwhile: it reads
     /// the key file within each transaction.
     ///
+    /// With `fresh`, an interrupted run is not taken up: its key may be as old as that run. There is another new key then,
+    /// every row is sealed under that, and the key of the interrupted run goes with the others.
+    ///
     /// `needed` is asked of each old key before it is forgotten: other things are sealed under the same keys.
     ///
     /// Backups made before need the key file of their time: its old keys are gone afterwards.
     ///
     /// # Errors
     /// When the key file or the database cannot be written. The store is whole at any moment.
-    pub fn rekey(&mut self, needed: NeededKey<'_>, watch: Watch<'_>) -> Result<RekeyReport> {
-        let (key, resumed) = self.begin_rekey()?;
-        let mut report = RekeyReport { key, resumed, ..RekeyReport::default() };
+    pub fn rekey(&mut self, fresh: bool, needed: NeededKey<'_>, watch: Watch<'_>) -> Result<RekeyReport> {
+        let (key, resumed) = self.begin_rekey(fresh)?;
+        let made = self.sealer.keyring().list().into_iter().find(|info| info.id == key).map(|info| info.created);
+        let mut report = RekeyReport { key, made, resumed, ..RekeyReport::default() };
         let total = self.count_rows()?;
         let mut work = Work { last: [0; Table::ALL.len()], seen: 0, total };
         loop {
@@ -176,7 +182,7 @@ impl Maintenance {
     }
 
     /// The new key, active before anything is sealed under it; or the one of an interrupted run.
-    fn begin_rekey(&mut self) -> Result<(u32, bool)> {
+    fn begin_rekey(&mut self, fresh: bool) -> Result<(u32, bool)> {
         let keyring = Arc::clone(self.sealer.keyring());
         // The database's lock is the lock of the key file, too: two rotations must not write over each other.
         let transaction = schema::begin(&mut self.connection, &self.path)?;
@@ -184,7 +190,7 @@ impl Maintenance {
         let under_way = schema::meta(&transaction, &self.path, REKEY)?
             .and_then(|bytes| bytes.try_into().ok())
             .map(u32::from_be_bytes)
-            .filter(|key| *key == keyring.active());
+            .filter(|key| !fresh && *key == keyring.active());
         let (key, resumed) = match under_way {
             Some(key) => (key, true),
             None => (keyring.rotate()?, false),

@@ -33,7 +33,7 @@ pub(super) fn run(context: &Context<'_>, command: DataCommand) -> Result<ExitCod
         DataCommand::ExportLogs(args) => export::logs(context, &args),
         DataCommand::ExportJson(args) => export::all(context, &args),
         DataCommand::Cleanup(args) => upkeep::clean_up(context, &args),
-        DataCommand::Rekey(json) => upkeep::rekey(context, &json),
+        DataCommand::Rekey(args) => upkeep::rekey(context, &args),
         DataCommand::Verify(args) => repair::verify(context, &args),
         DataCommand::Recover(json) => repair::recover(context, &json),
         DataCommand::Backup(args) => transfer::backup(context, &args),

@@ -2,7 +2,7 @@
 
 use super::super::Context;
 use super::{Following, keyring, queue, size, store_dir, tool_settings};
-use crate::cli::{CleanupArgs, JsonArgs};
+use crate::cli::{CleanupArgs, JsonArgs, RekeyArgs};
 use crate::error::CommandError;
 use crate::exit_code::ExitCode;
 use crate::settings;
@@ -80,7 +80,7 @@ fn show_removed(context: &Context<'_>, json: &JsonArgs, removed: &[(Table, u64)]
 }
 
 /// Runs `picket data rekey`.
-pub(super) fn rekey(context: &Context<'_>, json: &JsonArgs) -> Result<ExitCode, CommandError> {
+pub(super) fn rekey(context: &Context<'_>, args: &RekeyArgs) -> Result<ExitCode, CommandError> {
     let settings = tool_settings(context)?;
     let following = Following::begin(context, "rows")?;
     let outbox = context.layout.outbox_dir();
@@ -101,18 +101,25 @@ pub(super) fn rekey(context: &Context<'_>, json: &JsonArgs) -> Result<ExitCode, 
             // A queue that cannot be read may need any key.
             picket_outbox::keys(&outbox).map_or(true, |keys| keys.contains(&key))
         };
-        Ok(maintenance.rekey(&mut needed, &mut |progress| following.look(progress)))
+        Ok(maintenance.rekey(args.new_key, &mut needed, &mut |progress| following.look(progress)))
     })?;
     drop(following);
     if let Err(StoreError::Stopped) = result {
         context.output.hint("the store is whole; `picket data rekey` goes on where this stopped");
     }
     let report = result?;
-    if json.json {
+    if args.json.json {
         context.output.json(&report);
     } else {
         let resumed = if report.resumed { ", going on where an earlier run stopped" } else { "" };
         context.output.result(format_args!("{} rows sealed anew under key {}{resumed}", report.rows, report.key));
+        if let Some(made) = report.made.filter(|_| report.resumed) {
+            let made = made.strftime("%Y-%m-%dT%H:%M:%SZ");
+            context.output.warn(format_args!(
+                "key {} is not new: the earlier run made it at {made}. For another one: picket data rekey --new-key",
+                report.key
+            ));
+        }
         for key in &report.retired {
             context.output.result(format_args!("key {key} is forgotten"));
         }

@@ -149,7 +149,8 @@ fn a_column_of_another_type_costs_its_row_and_no_other() {
     let exported =
         export(&bench.reader(), &[Table::Events], &Range::default(), Form::Json, std::io::sink(), &mut go_on);
     assert_eq!(exported.map(|report| (report.rows, report.damaged)).unwrap(), (297, 3));
-    let report = Maintenance::open(&bench.folder(), &bench.keyring).unwrap().rekey(&mut |_| false, &mut go_on).unwrap();
+    let report =
+        Maintenance::open(&bench.folder(), &bench.keyring).unwrap().rekey(false, &mut |_| false, &mut go_on).unwrap();
     assert_eq!(report.damaged, [(Table::Events, 11), (Table::Events, 13), (Table::Events, 300)]);
 }
 

@@ -117,6 +117,27 @@ fn a_range_is_half_open_and_can_be_read_from_its_end() {
 }
 
 #[test]
+fn rows_come_in_the_order_in_which_they_were_written_where_the_clock_is_not_asked() {
+    let bench = Bench::new();
+    let store = bench.open();
+    for i in 0..1200_i64 {
+        let receipt = store.append(Table::ConfigBackups, at(NOW_MS - i * 1000), payload(i)).unwrap();
+        if i == 1199 {
+            receipt.wait().unwrap();
+        }
+    }
+    for newest_first in [false, true] {
+        let range = Range { newest_first, as_written: true, ..Range::default() };
+        let rows = bench.reader().collect(Table::ConfigBackups, &range).unwrap();
+        let mut ids: Vec<i64> = (1..=1200).collect();
+        if newest_first {
+            ids.reverse();
+        }
+        assert_eq!(rows.iter().map(|row| row.id).collect::<Vec<_>>(), ids);
+    }
+}
+
+#[test]
 fn planted_plaintext_is_in_no_file_while_the_store_is_open_nor_after() {
     let bench = Bench::new();
     let store = bench.open();

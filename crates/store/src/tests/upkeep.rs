@@ -34,7 +34,8 @@ fn a_rekeying_by_another_process_does_not_stop_the_writer_and_leaves_nothing_und
         });
         // What another process has: a keyring of its own, read from the file.
         let elsewhere = Arc::new(Keyring::open(&bench.key_file()).unwrap());
-        let report = Maintenance::open(&bench.folder(), &elsewhere).unwrap().rekey(&mut |_| false, &mut go_on).unwrap();
+        let report =
+            Maintenance::open(&bench.folder(), &elsewhere).unwrap().rekey(false, &mut |_| false, &mut go_on).unwrap();
         done.store(true, Ordering::Release);
         (report, writing.join().unwrap())
     });
@@ -52,7 +53,7 @@ fn a_rekeying_by_another_process_does_not_stop_the_writer_and_leaves_nothing_und
 fn an_interrupted_rekeying_is_taken_up_with_the_same_key() {
     let bench = Bench::filled(1000);
     let mut steps = 0;
-    let stopped = Maintenance::open(&bench.folder(), &bench.keyring).unwrap().rekey(&mut |_| false, &mut |_| {
+    let stopped = Maintenance::open(&bench.folder(), &bench.keyring).unwrap().rekey(false, &mut |_| false, &mut |_| {
         steps += 1;
         if steps == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
@@ -60,10 +61,36 @@ fn an_interrupted_rekeying_is_taken_up_with_the_same_key() {
     let keyring = Arc::new(Keyring::open(&bench.key_file()).unwrap());
     assert_eq!(keyring.list().len(), 2);
     assert!(verify(&bench.folder(), Some(&keyring), &mut go_on).unwrap().is_whole());
-    let report = Maintenance::open(&bench.folder(), &keyring).unwrap().rekey(&mut |_| false, &mut go_on).unwrap();
+    let report =
+        Maintenance::open(&bench.folder(), &keyring).unwrap().rekey(false, &mut |_| false, &mut go_on).unwrap();
     assert_eq!((report.key, report.resumed, &report.retired[..]), (2, true, &[1][..]));
     assert!(report.rows < 1000, "{}", report.rows);
     assert_eq!(bench.reader().collect(Table::Events, &Range::default()).unwrap().len(), 1000);
+}
+
+#[test]
+fn an_interrupted_rekeying_that_is_run_again_for_a_new_key_ends_with_one_and_with_every_row_under_it() {
+    let bench = Bench::filled(1000);
+    let mut steps = 0;
+    let stopped = Maintenance::open(&bench.folder(), &bench.keyring).unwrap().rekey(false, &mut |_| false, &mut |_| {
+        steps += 1;
+        if steps == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    });
+    assert!(matches!(stopped, Err(StoreError::Stopped)));
+    let interrupted = Keyring::open(&bench.key_file()).unwrap().list().pop().unwrap();
+    let keyring = Arc::new(Keyring::open(&bench.key_file()).unwrap());
+    let mut most = 0;
+    let report = Maintenance::open(&bench.folder(), &keyring).unwrap().rekey(true, &mut |_| false, &mut |_| {
+        // The old keys are there for as long as a row is under them.
+        most = most.max(Keyring::open(&bench.key_file()).unwrap().list().len());
+        ControlFlow::Continue(())
+    });
+    let report = report.unwrap();
+    assert_eq!((report.key, report.resumed, report.rows, &report.retired[..], most), (3, false, 1000, &[1, 2][..], 3));
+    assert!(report.made.unwrap() > interrupted.created);
+    let fresh = Arc::new(Keyring::open(&bench.key_file()).unwrap());
+    assert_eq!(fresh.list().iter().map(|key| key.id).collect::<Vec<_>>(), [3]);
+    assert!(verify(&bench.folder(), Some(&fresh), &mut go_on).unwrap().is_whole());
 }
 
 #[test]
@@ -71,7 +98,7 @@ fn a_key_that_something_else_needs_is_forgotten_by_the_next_run_which_makes_no_o
     let bench = Bench::filled(20);
     let rekey = |needed: bool| {
         let keyring = Arc::new(Keyring::open(&bench.key_file()).unwrap());
-        Maintenance::open(&bench.folder(), &keyring).unwrap().rekey(&mut |_| needed, &mut go_on).unwrap()
+        Maintenance::open(&bench.folder(), &keyring).unwrap().rekey(false, &mut |_| needed, &mut go_on).unwrap()
     };
     let first = rekey(true);
     assert_eq!((first.key, &first.needed[..], &first.retired[..]), (2, &[1][..], &[][..]));
@@ -87,7 +114,8 @@ fn a_key_that_a_damaged_row_needs_is_kept() {
     let connection = rusqlite::Connection::open(bench.database()).unwrap();
     connection.execute("UPDATE events SET sha256=zeroblob(32), at=at+1 WHERE id=7", []).unwrap();
     drop(connection);
-    let report = Maintenance::open(&bench.folder(), &bench.keyring).unwrap().rekey(&mut |_| false, &mut go_on).unwrap();
+    let report =
+        Maintenance::open(&bench.folder(), &bench.keyring).unwrap().rekey(false, &mut |_| false, &mut go_on).unwrap();
     assert_eq!(
         (&report.kept[..], &report.retired[..], &report.damaged[..]),
         (&[1][..], &[][..], &[(Table::Events, 7)][..])
@@ -100,7 +128,7 @@ fn a_writer_that_cannot_read_a_rotated_key_file_writes_nothing_under_the_old_key
     let store = bench.open();
     store.append_durable(Table::Logs, at(0), *b"{}").unwrap();
     let elsewhere = Arc::new(Keyring::open(&bench.key_file()).unwrap());
-    Maintenance::open(&bench.folder(), &elsewhere).unwrap().rekey(&mut |_| false, &mut go_on).unwrap();
+    Maintenance::open(&bench.folder(), &elsewhere).unwrap().rekey(false, &mut |_| false, &mut go_on).unwrap();
     let away = bench.dir.path().join("away");
     picket_durable::rename(&bench.key_file(), &away).unwrap();
     assert!(matches!(store.append_durable(Table::Logs, at(0), *b"{}"), Err(StoreError::KeyMissing { key: 2, .. })));
@@ -118,7 +146,7 @@ fn a_writer_whose_key_file_is_an_older_copy_again_seals_nothing_under_the_old_ke
     store.append_durable(Table::Logs, at(0), *b"{}").unwrap();
     let old = picket_durable::read_bounded(&bench.key_file(), 4096).unwrap();
     let elsewhere = Arc::new(Keyring::open(&bench.key_file()).unwrap());
-    Maintenance::open(&bench.folder(), &elsewhere).unwrap().rekey(&mut |_| false, &mut go_on).unwrap();
+    Maintenance::open(&bench.folder(), &elsewhere).unwrap().rekey(false, &mut |_| false, &mut go_on).unwrap();
     let new = picket_durable::read_bounded(&bench.key_file(), 4096).unwrap();
     // Put back before the writer ever saw the new one: only the store itself tells of the rotation.
     picket_durable::write_atomic(&bench.key_file(), &old, 0o600).unwrap();
