@@ -189,7 +189,8 @@ fn thrift(step: Step) -> Thrift {
 /// Notes the configuration that the agent starts with, unless it is the one it stopped with.
 fn note_start(kept: &Kept, loaded: &Loaded, sink: &Sink) {
     let last = kept.store.as_ref().and_then(|store| store.reader().ok()).and_then(|reader| {
-        let newest = Range { newest_first: true, limit: Some(1), ..Range::default() };
+        // By id: a clock that was ahead must not make an old entry the newest.
+        let newest = Range { newest_first: true, as_written: true, limit: Some(1), ..Range::default() };
         let row = reader.collect(Table::ConfigBackups, &newest).ok()?.pop()?;
         serde_json::from_slice::<InForce>(&row.payload).ok()
     });
@@ -216,7 +217,7 @@ fn note(kept: &Kept, loaded: &Loaded, changed: &[Change], cause: Cause, sink: &S
         files,
         changed: changed.to_vec(),
     };
-    kept.record(Table::ConfigBackups, at, &record);
+    kept.record_durable(Table::ConfigBackups, at, &record);
     sink(EventBody::Config(ConfigEvent {
         timestamp: at,
         sha256,

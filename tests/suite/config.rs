@@ -35,6 +35,24 @@ fn every_value_tells_where_it_came_from() {
 }
 
 #[test]
+fn the_secret_part_of_an_address_is_not_shown() {
+    let text = "update:\n  releases: https://ann:hunter2@example.com/r?token=t0k3n\nalerting:\n  channels:\n    - type: webhook\n      url: https://hooks.example.com/services/T0/S3CR3T?key=k3y\n";
+    let prefix = prefix_with(text);
+    for arguments in [
+        &["config", "show"][..],
+        &["config", "show", "--json"],
+        &["config", "show", "--origin"],
+        &["config", "show", "--origin", "--json"],
+    ] {
+        let told = prefix.run_with(exe(), arguments).expect(0).stdout;
+        assert!(told.contains("hooks.example.com/…") && told.contains("example.com/r?…"), "{told}");
+        for secret in ["hunter2", "t0k3n", "S3CR3T", "k3y"] {
+            assert!(!told.contains(secret), "{arguments:?} shows {secret}: {told}");
+        }
+    }
+}
+
+#[test]
 fn everything_that_is_wrong_is_told_at_once_with_file_line_and_key() {
     let mut prefix =
         prefix_with("log_level: loud\nhealth:\n  listen: 0.0.0.0:9091\nupdate:\n  sock: 5s\n  auto: maybe\n");

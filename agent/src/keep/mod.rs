@@ -85,6 +85,14 @@ impl Kept {
         }
     }
 
+    /// Keeps one value and waits until it is durable: for what must not be missing after a power cut.
+    pub(crate) fn record_durable<T: Serialize + ?Sized>(&self, table: Table, at: jiff::Timestamp, value: &T) {
+        let Some(store) = &self.store else { return };
+        if let Err(error) = store.append_json(table, at, value).and_then(|receipt| receipt.wait()) {
+            tracing::warn!(table = table.as_str(), error = told(&error), "a row is not kept");
+        }
+    }
+
     /// Delivers what waits within `limit`, and makes everything durable. Says whether every event is.
     pub(crate) fn stop(&self, limit: Duration) -> bool {
         let delivery = self.delivery.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -31,6 +31,8 @@ pub struct Range {
     pub limit: Option<u64>,
     /// The latest first, instead of the earliest.
     pub newest_first: bool,
+    /// In the order in which they were written, which no clock can change, instead of that of their times.
+    pub as_written: bool,
 }
 
 /// A row, opened.
@@ -112,8 +114,8 @@ impl Reader {
         &self.path
     }
 
-    /// Gives every row of `range` to `visit`, in the order of time (and of ids where times are equal), a bounded number in
-    /// memory. A row that does not open is given as its error, and reading goes on. Rows that come while it runs may or
+    /// Gives every row of `range` to `visit`, in the order of time (and of ids where times are equal) or of ids alone, a
+    /// bounded number in memory. A row that does not open is given as its error, and reading goes on. Rows that come while it runs may or
     /// may not be among them.
     ///
     /// # Errors
@@ -130,7 +132,7 @@ impl Reader {
             let limit = usize::try_from(left).unwrap_or(CHUNK_ROWS).min(CHUNK_ROWS);
             let (chunk, end) = self.chunk(table, range, after.as_ref(), limit)?;
             let Some(end) = end else { return Ok(()) };
-            if after.is_some_and(|after: Cursor| !end.is_beyond(&after, range.newest_first)) {
+            if after.is_some_and(|after: Cursor| !end.is_beyond(&after, range)) {
                 // It would be read in a circle, for ever.
                 let why = format!("the index of {table} is out of order");
                 return Err(StoreError::Damaged { path: self.path.clone(), why });
@@ -176,9 +178,13 @@ impl Reader {
     ) -> Result<(Vec<SealedRow>, Option<Cursor>)> {
         // The key (at, id) is the index: each chunk is a seek, however many rows lie before it.
         let (beyond, order, first) = if range.newest_first { ("<", "DESC", i64::MAX) } else { (">", "ASC", i64::MIN) };
+        let (place, order) = if range.as_written {
+            (format!("id {beyond} ?2"), format!("id {order}"))
+        } else {
+            (format!("(at, id) {beyond} (?1, ?2)"), format!("at {order}, id {order}"))
+        };
         let sql = format!(
-            "SELECT id, at, sealed, sha256 FROM {table} WHERE (at, id) {beyond} (?1, ?2) AND at >= ?3 AND at < ?4 \
-             ORDER BY at {order}, id {order} LIMIT ?5"
+            "SELECT id, at, sealed, sha256 FROM {table} WHERE {place} AND at >= ?3 AND at < ?4 ORDER BY {order} LIMIT ?5"
         );
         let (at, id) = after.map_or((Value::Integer(first), first), |after| (after.at.clone(), after.id));
         let since = range.since.map_or(i64::MIN, first_millisecond);
@@ -278,7 +284,11 @@ struct Cursor {
 }
 
 impl Cursor {
-    fn is_beyond(&self, other: &Self, newest_first: bool) -> bool {
+    fn is_beyond(&self, other: &Self, range: &Range) -> bool {
+        let wanted = if range.newest_first { Ordering::Less } else { Ordering::Greater };
+        if range.as_written {
+            return self.id.cmp(&other.id) == wanted;
+        }
         let key = |cursor: &Self| match cursor.at {
             // Whole up to 2^53, which no time that was written exceeds.
             Value::Integer(at) => at as f64,
@@ -286,7 +296,7 @@ impl Cursor {
             _ => f64::NAN,
         };
         let order = key(self).partial_cmp(&key(other)).map(|order| order.then(self.id.cmp(&other.id)));
-        order == Some(if newest_first { Ordering::Less } else { Ordering::Greater })
+        order == Some(wanted)
     }
 }
 

@@ -46,10 +46,10 @@ pub(super) fn show(context: &Context<'_>, args: &HistoryArgs) -> Result<ExitCode
         context.output.result(format_args!(
             "{}  {}  {:7}  {:width$}  {}  {count} {keys} changed",
             time(entry.at),
-            short(&entry.sha256),
+            plain(short(&entry.sha256)),
             entry.cause.as_str(),
             accounts.who(entry),
-            entry.version,
+            plain(&entry.version),
         ));
     }
     Ok(ExitCode::Success)
@@ -67,7 +67,11 @@ pub(super) fn diff(context: &Context<'_>, args: &DiffArgs) -> Result<ExitCode, C
     let accounts = Accounts::read();
     for (sign, entry) in [("---", &from), ("+++", &to)] {
         let (cause, who) = (entry.cause.as_str(), accounts.who(entry));
-        context.output.result(format_args!("{sign} {} {} ({cause}, {who})", short(&entry.sha256), time(entry.at)));
+        context.output.result(format_args!(
+            "{sign} {} {} ({cause}, {who})",
+            plain(short(&entry.sha256)),
+            time(entry.at)
+        ));
     }
     tell(context, &found);
     Ok(ExitCode::Success)
@@ -78,9 +82,11 @@ pub(super) fn tell(context: &Context<'_>, found: &[Differing]) {
     if found.is_empty() {
         context.output.result("every value is the same");
     }
-    let text = |value: &Option<Value>| value.as_ref().map_or("(not there)".to_owned(), Value::to_string);
+    let text =
+        |value: &Option<Value>| value.as_ref().map_or("(not there)".to_owned(), |value| plain(&value.to_string()));
     for Differing { difference, needs_restart } in found {
         let Difference { key, from, to, hidden } = difference;
+        let key = plain(key);
         let hidden = if *hidden { "  (what differs is not shown)" } else { "" };
         let restart = if *needs_restart { "  (at the next start)" } else { "" };
         context.output.result(format_args!("  {key}: {} -> {}{hidden}{restart}", text(from), text(to)));
@@ -164,7 +170,8 @@ pub(super) fn each(
 ) -> Result<u64, CommandError> {
     wiring::read_store(layout, |reader| {
         let (mut back, mut unreadable) = (0, 0);
-        let range = Range { newest_first: true, limit, ..Range::default() };
+        // As they came into force: a clock that was wrong must not change their order.
+        let range = Range { newest_first: true, as_written: true, limit, ..Range::default() };
         reader.rows(Table::ConfigBackups, &range, |row| {
             let entry = row.ok().and_then(|row| serde_json::from_slice::<InForce>(&row.payload).ok());
             let flow = match entry {
@@ -179,6 +186,16 @@ pub(super) fn each(
         })?;
         Ok(unreadable)
     })
+}
+
+/// `text` with every character escaped that a terminal would obey or that would change how the rest reads: entries come
+/// from a store that the agent's user can write (Unicode's general categories Cc and Zl, Zp, and its bidirectional controls).
+pub(super) fn plain(text: &str) -> String {
+    let obeyed = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    text.chars().map(|c| if obeyed(c) { c.escape_unicode().to_string() } else { c.to_string() }).collect()
 }
 
 /// The first digits of a digest.
@@ -210,10 +227,24 @@ impl Accounts {
     /// Who made a configuration: the person who restored it, or the owners of its files.
     fn who(&self, entry: &InForce) -> String {
         if let Some(by) = &entry.by {
-            return by.chars().filter(|c| !c.is_control()).collect();
+            return plain(by);
         }
         let name = |uid: u32| self.0.get(&uid).cloned().unwrap_or_else(|| format!("user {uid}"));
         let names: BTreeSet<String> = entry.files.iter().map(|file| name(file.uid)).collect();
         if names.is_empty() { "-".to_owned() } else { names.into_iter().collect::<Vec<_>>().join(", ") }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_is_shown_can_command_a_terminal() {
+        assert_eq!(
+            plain("\u{1b}[2Jgone\u{9b}\r\n\u{202e}txt.exe"),
+            "\\u{1b}[2Jgone\\u{9b}\\u{d}\\u{a}\\u{202e}txt.exe"
+        );
+        assert_eq!(plain("päth/ü → 日本"), "päth/ü → 日本");
     }
 }

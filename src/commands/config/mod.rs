@@ -9,8 +9,9 @@ use crate::error::CommandError;
 use crate::exit_code::ExitCode;
 use crate::output::Tone;
 use crate::settings::{self, Settings};
+use picket_agent::reload::differences;
 use picket_config::{Gravity, Origin, Setting};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Runs `picket config …`.
 pub(super) fn run(context: &Context<'_>, command: ConfigCommand) -> Result<ExitCode, CommandError> {
@@ -38,22 +39,22 @@ fn show(context: &Context<'_>, origin: bool, config: &ConfigArgs, json: &JsonArg
     }
     let effective = resolved.effective();
     if json.json && !origin {
-        context.output.json(&resolved.settings.show());
+        context.output.json(&shown("", &resolved.settings.show()));
         return Ok(ExitCode::Success);
     }
     if json.json {
-        let entries: serde_json::Map<String, serde_json::Value> = effective
+        let entries: serde_json::Map<String, Value> = effective
             .iter()
-            .map(|e| (e.key.clone(), json!({ "value": e.value, "origin": e.origin.to_string() })))
+            .map(|e| (e.key.clone(), json!({ "value": shown(&e.key, &e.value), "origin": e.origin.to_string() })))
             .collect();
         context.output.json(&entries);
         return Ok(ExitCode::Success);
     }
     let width = effective.iter().map(|e| e.key.len()).max().unwrap_or(0);
     for entry in &effective {
-        let value = match &entry.value {
-            serde_json::Value::String(text) => text.clone(),
-            other => other.to_string(),
+        let value = match shown(&entry.key, &entry.value) {
+            Value::String(text) => history::plain(&text),
+            other => history::plain(&other.to_string()),
         };
         let line = format!("{:width$}  {value}", entry.key);
         if origin {
@@ -63,6 +64,15 @@ fn show(context: &Context<'_>, origin: bool, config: &ConfigArgs, json: &JsonArg
         }
     }
     Ok(ExitCode::Success)
+}
+
+/// A value without what is secret in it: of an address the user, the query, and the path of a web hook. As the history
+/// shows it.
+fn shown(key: &str, value: &Value) -> Value {
+    match differences(key, None, Some(value)).pop() {
+        Some(difference) => difference.to.unwrap_or_default(),
+        None => Value::Null,
+    }
 }
 
 fn check(context: &Context<'_>, config: &ConfigArgs, json: &JsonArgs) -> ExitCode {
