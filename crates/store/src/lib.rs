@@ -4,7 +4,8 @@
 //! One folder, one database (`picket.db`) in WAL mode with `synchronous=FULL`. Each table has four columns: `id` (given by
 //! the writer), `at` (milliseconds since 1970), `sealed` (the payload under AES-256-GCM, bound to table, id and time; see
 //! `picket_seal`) and `sha256` (over table, id, time and sealed bytes, so that damage shows without the key). Nothing
-//! else about a row is in clear. `meta` names the device, proves the key, and remembers the highest ids that were deleted.
+//! else about a row is in clear. `meta` names the device, proves the key, and remembers the highest ids that were deleted
+//! and which events the last delivery brought.
 //!
 //! # Who writes
 //! Rows are inserted by one thread of one process, which holds `store.lock`. It takes rows from a bounded queue and commits
@@ -21,6 +22,7 @@
 mod backup;
 mod carve;
 mod clock;
+mod delivered;
 mod error;
 mod export;
 mod files;
@@ -41,6 +43,7 @@ mod writer;
 
 pub use backup::{BackupReport, RestoreReport, backup, restore};
 pub use clock::{Clock, SystemClock};
+pub use delivered::Origin;
 pub use error::{Result, StoreError};
 pub use export::{ExportReport, Form, MAX_COLUMNS, export, export_lines};
 pub use maintenance::{CleanupReport, Maintenance, NeededKey, Progress, RekeyReport, Watch};

@@ -1,7 +1,7 @@
 //! The bounded queue between those who append and the one writer, and the receipts that say what became of rows.
 
-use crate::Table;
 use crate::error::{Result, StoreError};
+use crate::{Origin, Table};
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -25,6 +25,10 @@ pub(crate) struct Pending {
     pub(crate) table: Table,
     pub(crate) at: i64,
     pub(crate) plain: Vec<u8>,
+    /// Where it comes from, if it may be brought again.
+    pub(crate) origin: Option<Origin>,
+    /// Which rows it was queued with: the number of the first of them. The queue gives it.
+    pub(crate) run: u64,
 }
 
 /// What the writer did so far, since it was started.
@@ -32,6 +36,8 @@ pub(crate) struct Pending {
 pub struct Counters {
     /// Rows that are durable.
     pub rows_written: u64,
+    /// Rows of these that were brought again and had been durable before.
+    pub rows_repeated: u64,
     /// Commits that held rows.
     pub batches_written: u64,
     /// Rows that are lost because their batch could not be written.
@@ -126,7 +132,7 @@ impl Queue {
         state.queued += rows.len() as u64;
         state.bytes += bytes;
         let before = state.rows.len();
-        state.rows.extend(rows);
+        state.rows.extend(rows.into_iter().map(|row| Pending { run: first, ..row }));
         if before == 0 && !state.rows.is_empty() {
             state.since = Some(Instant::now());
             self.writer.notify_one();
@@ -306,7 +312,9 @@ mod tests {
     use super::*;
 
     fn rows(count: usize, bytes: usize) -> Vec<Pending> {
-        (0..count).map(|_| Pending { table: Table::Logs, at: 0, plain: vec![b'x'; bytes] }).collect()
+        (0..count)
+            .map(|_| Pending { table: Table::Logs, at: 0, plain: vec![b'x'; bytes], origin: None, run: 0 })
+            .collect()
     }
 
     #[test]

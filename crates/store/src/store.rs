@@ -1,11 +1,12 @@
 //! The store as the agent holds it: open, append, flush, close.
 
 use crate::clock::{Clock, Doubt, SystemClock};
+use crate::delivered::Delivered;
 use crate::error::{Doing as _, Result, StoreError};
 use crate::queue::{Counters, Pending, Queue, Receipt};
 use crate::schema::{self, Access, Look};
 use crate::writer::{self, Writer};
-use crate::{Policy, Reader, Table, replace};
+use crate::{Origin, Policy, Reader, Table, replace};
 use jiff::Timestamp;
 use picket_durable::{Lock, LockError};
 use picket_seal::{KeyError, Keyring, MAX_RECORD_BYTES, Sealer};
@@ -124,6 +125,7 @@ impl Store {
         let connection = open_database(&path, &options.keyring, &sealer)?;
         let next = writer::next_ids(&connection, &path)?;
         let doubt = Doubt::new(writer::newest_ms(&connection, &path)?, &*options.clock);
+        let delivered = Delivered::load(&connection, &path)?;
         let queue = Arc::new(Queue::default());
         let policy = Arc::new(Mutex::new(options.policy));
         let writer = Writer {
@@ -134,6 +136,7 @@ impl Store {
             policy: Arc::clone(&policy),
             clock: options.clock,
             next,
+            delivered,
             doubt,
         };
         let thread = std::thread::Builder::new()
@@ -170,9 +173,21 @@ impl Store {
     /// # Errors
     /// Those of [`Store::append`].
     pub fn append_all(&self, rows: impl IntoIterator<Item = (Table, Timestamp, Vec<u8>)>) -> Result<Receipt> {
-        let rows = rows.into_iter().map(|(table, at, plain)| match plain.len() {
+        self.append_delivered(rows.into_iter().map(|(table, at, plain)| (None, table, at, plain)))
+    }
+
+    /// Queues all rows or none. A row whose origin one of the last two runs had, also of an earlier process, is durable
+    /// already and not stored again: whoever did not hear that a run was stored brings it again as it was.
+    ///
+    /// # Errors
+    /// Those of [`Store::append`].
+    pub fn append_delivered(
+        &self,
+        rows: impl IntoIterator<Item = (Option<Origin>, Table, Timestamp, Vec<u8>)>,
+    ) -> Result<Receipt> {
+        let rows = rows.into_iter().map(|(origin, table, at, plain)| match plain.len() {
             length if length > MAX_RECORD_BYTES => Err(StoreError::TooLong(length)),
-            _ => Ok(Pending { table, at: at.as_millisecond(), plain }),
+            _ => Ok(Pending { table, at: at.as_millisecond(), plain, origin, run: 0 }),
         });
         self.queue.push(rows.collect::<Result<_>>()?)
     }

@@ -1,6 +1,7 @@
 //! The one writer: takes batches from the queue, seals them, commits them, and does its chores in between.
 
 use crate::clock::{Clock, Doubt};
+use crate::delivered::Delivered;
 use crate::error::{Doing as _, Result, StoreError};
 use crate::queue::{Pending, Queue, Work};
 use crate::retention::{Step, Sweep, Vacuum};
@@ -25,6 +26,8 @@ pub(crate) struct Writer {
     pub(crate) clock: Arc<dyn Clock>,
     /// The id that the next row of each table gets.
     pub(crate) next: [i64; Table::ALL.len()],
+    /// Which events the last runs brought.
+    pub(crate) delivered: Delivered,
     pub(crate) doubt: Doubt,
 }
 
@@ -131,9 +134,10 @@ impl Writer {
         }
     }
 
-    /// Writes all rows of the batch or none.
+    /// Writes all rows of the batch or none; what was brought before is not written again.
     fn commit(&mut self, batch: &[Pending]) -> Result<()> {
         let mut next = self.next;
+        let (mut delivered, mut repeated) = (None, 0);
         let transaction = schema::begin(&mut self.connection, &self.path)?;
         // Within the transaction: `rekey` in another process retires a key in one of its own, so no row is ever sealed
         // under a key that is gone.
@@ -151,6 +155,12 @@ impl Writer {
         self.queue.count(|counters| counters.key_error = refreshed.err().map(|error| error.to_string()));
         let mut statements: [Option<rusqlite::CachedStatement<'_>>; Table::ALL.len()] = Default::default();
         for row in batch {
+            if let Some(origin) = row.origin
+                && !delivered.get_or_insert_with(|| self.delivered.clone()).note(row.run, origin)
+            {
+                repeated += 1;
+                continue;
+            }
             let id = &mut next[row.table.index()];
             let sealed = SealedRow::seal(&self.sealer, row.table, *id, row.at, &row.plain)
                 .map_err(|source| StoreError::Row { table: row.table, id: *id, source })?;
@@ -163,8 +173,15 @@ impl Writer {
             *id += 1;
         }
         drop(statements);
+        if let Some(delivered) = &delivered {
+            delivered.save(&transaction, &self.path)?;
+        }
         transaction.commit().doing("write", &self.path)?;
         self.next = next;
+        if let Some(delivered) = delivered {
+            self.delivered = delivered;
+            self.queue.count(|counters| counters.rows_repeated += repeated);
+        }
         Ok(())
     }
 }

@@ -138,6 +138,35 @@ fn rows_come_in_the_order_in_which_they_were_written_where_the_clock_is_not_aske
 }
 
 #[test]
+fn a_run_that_was_written_in_part_is_completed_when_it_is_brought_again() {
+    let bench = Bench::new();
+    let stream = uuid::Uuid::now_v7();
+    let run = |from: u64, to: u64| {
+        (from..to).map(move |number| {
+            let origin = Origin { stream, number };
+            (Some(origin), Table::Events, at(NOW_MS), payload(i64::try_from(number).unwrap()))
+        })
+    };
+    let store = bench.open();
+    store.append_delivered(run(0, 300)).unwrap().wait().unwrap();
+    drop(store);
+    // Another process, which has more of it; and a third one, to which the second did not say so.
+    for _ in 0..2 {
+        let store = bench.open();
+        store.append_delivered(run(0, 700)).unwrap().wait().unwrap();
+        assert_eq!(bench.reader().collect(Table::Events, &Range::default()).unwrap().len(), 700);
+    }
+    // The same number in another stream is another event, and rows without an origin are all kept.
+    let store = bench.open();
+    let other = Origin { stream: uuid::Uuid::now_v7(), number: 5 };
+    store.append_delivered([(Some(other), Table::Events, at(NOW_MS), payload(5))]).unwrap().wait().unwrap();
+    for _ in 0..2 {
+        store.append_durable(Table::Events, at(NOW_MS), payload(5)).unwrap();
+    }
+    assert_eq!(bench.reader().collect(Table::Events, &Range::default()).unwrap().len(), 703);
+}
+
+#[test]
 fn planted_plaintext_is_in_no_file_while_the_store_is_open_nor_after() {
     let bench = Bench::new();
     let store = bench.open();
