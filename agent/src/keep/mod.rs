@@ -7,14 +7,22 @@ mod uplink;
 
 use crate::checks;
 use crate::config::{Config, KeepConfig};
+use picket_durable::LockError;
 use picket_outbox::delivery::{Delivery, DeliverySettings, DeliveryStatus};
-use picket_outbox::{Options, Outbox, QueueStatus, SystemClock};
+use picket_outbox::{Options, Outbox, OutboxError, QueueStatus, SystemClock};
 use picket_seal::{Keyring, Sealer};
-use picket_store::{Policy, Store, StoreOptions, Table};
+use picket_store::{Policy, Store, StoreError, StoreOptions, Table};
 use picket_telemetry::{Finding, Health};
 use serde::Serialize;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+/// How long the agent waits at its start for a command that has the store or the queue to itself: `data recover` and
+/// `restore`, `cache clean`. Most take less; the service manager's deadline for a start is thirty seconds.
+const HELD_LIMIT: Duration = Duration::from_secs(8);
+/// How long between two attempts.
+const HELD_PAUSE: Duration = Duration::from_millis(100);
 
 /// Store, outbox and delivery, each where it could be opened.
 pub(crate) struct Kept {
@@ -113,28 +121,78 @@ impl Kept {
 }
 
 fn open_store(keep: &KeepConfig, keyring: &Arc<Keyring>, health: &Health) -> Option<Arc<Store>> {
-    let mut options = StoreOptions::new(&keep.store_dir, Arc::clone(keyring));
-    options.policy = Policy::from(&keep.data);
-    match Store::open(options) {
+    let open = || {
+        let mut options = StoreOptions::new(&keep.store_dir, Arc::clone(keyring));
+        options.policy = Policy::from(&keep.data);
+        Store::open(options)
+    };
+    match patiently(HELD_LIMIT, open, |error| matches!(error, StoreError::InUse { .. })) {
         Ok(store) => Some(Arc::new(store)),
         Err(error) => {
-            tracing::error!(error = told(&error), "nothing is kept in the store");
-            health.set(checks::STORE, Finding::fail(told(&error)));
+            let finding = match &error {
+                StoreError::InUse { path, holder } => held(path, *holder),
+                error => told(error),
+            };
+            tracing::error!(error = finding, "nothing is kept in the store");
+            health.set(checks::STORE, Finding::fail(finding));
             None
         }
     }
 }
 
+/// Opens what another process may have for a moment.
+fn patiently<T, E>(limit: Duration, open: impl Fn() -> Result<T, E>, is_held: impl Fn(&E) -> bool) -> Result<T, E> {
+    let began = std::time::Instant::now();
+    loop {
+        match open() {
+            Err(error) if is_held(&error) && began.elapsed() < limit => std::thread::sleep(HELD_PAUSE),
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Who has what lies at `path`, and what to do.
+fn held(path: &Path, holder: Option<u32>) -> String {
+    let who = match holder {
+        Some(pid) => {
+            // What it was started as (proc(5)): for people, who see at once whether it is a command of theirs.
+            let line =
+                picket_durable::read_bounded(Path::new(&format!("/proc/{pid}/cmdline")), 4096).unwrap_or_default();
+            let words: Vec<String> =
+                line.split(|byte| *byte == 0).filter(|word| !word.is_empty()).map(printable).collect();
+            if words.is_empty() { format!("process {pid}") } else { format!("process {pid} ({})", words.join(" ")) }
+        }
+        None => "another process".to_owned(),
+    };
+    let seconds = HELD_LIMIT.as_secs();
+    format!(
+        "{} has been in use by {who} for {seconds} s; when that has ended, restart the agent: picket service restart",
+        path.display()
+    )
+}
+
+/// A word of another process's, without what a terminal would obey.
+fn printable(word: &[u8]) -> String {
+    String::from_utf8_lossy(word).chars().filter(|c| !c.is_control()).take(60).collect()
+}
+
 fn open_outbox(keep: &KeepConfig, keyring: &Arc<Keyring>, health: &Health) -> Option<Arc<Outbox>> {
     let opened = Sealer::new(Arc::clone(keyring)).map_err(|error| told(&error)).and_then(|sealer| {
-        Outbox::open(Options {
-            folder: keep.outbox_dir.clone(),
-            sealer: Arc::new(sealer),
-            limits: keep.outbox.limits(),
-            kernel_boot: picket_outbox::kernel_boot(),
-            clock: Arc::new(SystemClock),
+        let sealer = Arc::new(sealer);
+        let open = || {
+            Outbox::open(Options {
+                folder: keep.outbox_dir.clone(),
+                sealer: Arc::clone(&sealer),
+                limits: keep.outbox.limits(),
+                kernel_boot: picket_outbox::kernel_boot(),
+                clock: Arc::new(SystemClock),
+            })
+        };
+        let is_held = |error: &OutboxError| matches!(error, OutboxError::Lock(LockError::Held { .. }));
+        patiently(HELD_LIMIT, open, is_held).map_err(|error| match &error {
+            OutboxError::Lock(LockError::Held { holder, .. }) => held(&keep.outbox_dir, *holder),
+            error => told(error),
         })
-        .map_err(|error| told(&error))
     });
     match opened {
         Ok(outbox) => Some(Arc::new(outbox)),
@@ -194,4 +252,80 @@ fn outbox_finding(status: &QueueStatus) -> Finding {
         Finding::pass(format!("{} events, {gaps} missing and accounted for, {} waiting", total.emitted, total.queued))
     };
     finding.figure("emitted", total.emitted).figure("gaps", total.gap_total()).figure("queued", total.queued)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use picket_durable::Lock;
+    use std::sync::mpsc::channel;
+
+    fn keep(dir: &Path) -> KeepConfig {
+        KeepConfig {
+            store_dir: dir.join("store"),
+            store_key: dir.join("store.key"),
+            outbox_dir: dir.join("outbox"),
+            data: picket_store::DataSettings::default(),
+            outbox: picket_outbox::OutboxSettings::default(),
+        }
+    }
+
+    #[test]
+    fn a_store_and_a_queue_that_a_command_has_for_a_moment_are_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let keep = keep(dir.path());
+        let keyring = picket_store::keyring(&keep.store_key, &keep.store_dir).unwrap();
+        let health = Health::default();
+        drop((open_store(&keep, &keyring, &health).unwrap(), open_outbox(&keep, &keyring, &health).unwrap()));
+        for lock in [keep.store_dir.join("store.lock"), keep.outbox_dir.join("outbox.lock")] {
+            assert!(lock.exists(), "{}", lock.display());
+            let held = Lock::acquire(&lock).unwrap();
+            let (begun, begins) = channel();
+            std::thread::scope(|scope| {
+                let opening = scope.spawn(|| {
+                    begun.send(()).unwrap();
+                    (open_store(&keep, &keyring, &health).is_some(), open_outbox(&keep, &keyring, &health).is_some())
+                });
+                begins.recv().unwrap();
+                // The first attempt finds it held, whichever is first: this holds it for some pauses.
+                assert!(!ended_within(&opening, HELD_PAUSE * 3));
+                drop(held);
+                assert_eq!(opening.join().unwrap(), (true, true));
+            });
+        }
+    }
+
+    /// Whether the thread ended within `limit`.
+    fn ended_within<T>(thread: &std::thread::ScopedJoinHandle<'_, T>, limit: Duration) -> bool {
+        let (_keep, never) = channel::<()>();
+        let _ = never.recv_timeout(limit);
+        thread.is_finished()
+    }
+
+    #[test]
+    fn who_keeps_a_store_from_the_agent_is_named_after_a_bounded_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let _held = Lock::acquire(&path).unwrap();
+        let began = std::time::Instant::now();
+        let limit = HELD_PAUSE * 3;
+        let outcome = patiently(limit, || Lock::acquire(&path), |error| matches!(error, LockError::Held { .. }));
+        assert!(began.elapsed() >= limit);
+        let Err(LockError::Held { holder, .. }) = outcome else { panic!("{outcome:?}") };
+        let told = held(&path, holder);
+        let own = format!("process {} (", std::process::id());
+        assert!(told.contains(&own) && told.contains("picket service restart"), "{told}");
+    }
+
+    #[test]
+    fn a_note_is_on_disk_when_it_has_been_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let keep = keep(dir.path());
+        let keyring = picket_store::keyring(&keep.store_key, &keep.store_dir).unwrap();
+        let store = open_store(&keep, &keyring, &Health::default());
+        let kept = Kept { store, outbox: None, delivery: Mutex::new(None) };
+        kept.record_durable(Table::ConfigBackups, jiff::Timestamp::now(), &"a note");
+        let reader = picket_store::Reader::open(&keep.store_dir, &keyring).unwrap();
+        assert_eq!(reader.collect(Table::ConfigBackups, &picket_store::Range::default()).unwrap().len(), 1);
+    }
 }
