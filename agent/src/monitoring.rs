@@ -8,7 +8,7 @@ use crate::collect::Taken;
 use crate::config::MonitorConfig;
 use picket_monitor::channel::{self, Sender};
 use picket_monitor::{Alert, ChannelStatus, Counts, Limits, Monitor, Notifier, NotifierOptions, Operations, Sample};
-use picket_monitor::{Summary, Tags, Threshold};
+use picket_monitor::{Moment, Summary, Tags, Threshold};
 use picket_protocol::event::{AlertEvent, EventBody, Sink};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -86,7 +86,13 @@ impl Monitoring {
         if let Err(error) = picket_durable::create_dir(&config.acks, 0o700) {
             tracing::warn!(%error, "alerts cannot be acknowledged");
         }
-        let worker = Worker { state: Arc::clone(&state), sink, operations: Operations::default(), acks: config.acks };
+        let worker = Worker {
+            state: Arc::clone(&state),
+            sink,
+            operations: Operations::default(),
+            acks: config.acks,
+            began: Instant::now(),
+        };
         let thread = std::thread::Builder::new().name("picket-monitor".to_owned()).spawn(move || worker.run(&inbox))?;
         let thread = Mutex::new(Some(thread));
         Ok(Self { messages, state, dropped: Arc::default(), thread })
@@ -184,15 +190,21 @@ struct Worker {
     sink: Sink,
     operations: Operations,
     acks: PathBuf,
+    /// The beginning of the steady clock.
+    began: Instant,
 }
 
 impl Worker {
+    fn now(&self) -> Moment {
+        Moment { wall: jiff::Timestamp::now(), steady: self.began.elapsed() }
+    }
+
     fn run(mut self, inbox: &Receiver<Message>) {
         let mut ticked = Instant::now();
         loop {
             match inbox.recv_timeout(TICK.saturating_sub(ticked.elapsed())) {
                 Ok(Message::Taken(taken)) => {
-                    let at = jiff::Timestamp::now();
+                    let at = self.now();
                     let samples = taken.flat().map(|reading| {
                         let sample = Sample::new(reading.name, reading.value, reading.unit, at);
                         reading.tags.into_iter().fold(sample, |sample, (key, value)| sample.tag(key, value))
@@ -200,7 +212,7 @@ impl Worker {
                     self.record(&samples.collect::<Vec<_>>());
                 }
                 Ok(Message::Operation { name, duration, success }) => {
-                    let samples = self.operations.record(&name, duration, success, jiff::Timestamp::now());
+                    let samples = self.operations.record(&name, duration, success, self.now());
                     self.record(&samples);
                 }
                 Ok(Message::Configure(config)) => self.configure(&config),
@@ -231,7 +243,7 @@ impl Worker {
     }
 
     fn tick(&mut self) {
-        let now = jiff::Timestamp::now();
+        let now = self.now();
         if let Some(sample) = self.operations.error_rate(now) {
             self.record(&[sample]);
         }
@@ -284,7 +296,7 @@ impl Worker {
         });
         let (events, old) = {
             let mut state = lock(&self.state);
-            let events = state.monitor.configure(limits, thresholds, jiff::Timestamp::now());
+            let events = state.monitor.configure(limits, thresholds, self.now());
             (events, std::mem::replace(&mut state.notifier, fresh))
         };
         if let Some(old) = old {

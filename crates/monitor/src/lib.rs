@@ -27,7 +27,7 @@ pub use book::{AcknowledgeError, MAX_ACTIVE, MAX_BY, MAX_NOTE, MAX_RECENT};
 pub use channel::{ChannelError, ChannelStatus, Notifier, NotifierOptions};
 pub use monitor::{Counts, Limits, Monitor};
 pub use operations::{MAX_OPERATIONS, Operations};
-pub use sample::{Refusal, Sample, Tags};
+pub use sample::{Moment, Refusal, Sample, Tags};
 pub use series::SeriesInfo;
 pub use settings::{
     AlertingSettings, ChannelKind, ChannelLevel, ChannelSettings, Comparison, PerformanceSettings, SmtpSettings,

@@ -3,7 +3,7 @@
 use crate::alert::{Alert, length};
 use crate::book::{AcknowledgeError, Book, Crossing};
 use crate::ring::{MAX_RETENTION, Point};
-use crate::sample::{Refusal, Sample, Tags, selects};
+use crate::sample::{Moment, Refusal, Sample, Tags, selects};
 use crate::series::{Series, SeriesInfo, Watch};
 use crate::settings::PerformanceSettings;
 use crate::summary::Summary;
@@ -144,17 +144,19 @@ impl Monitor {
     /// An alert whose metric is not measured any more can neither be confirmed nor cleared by a value. It is closed once
     /// the series was silent for longer than [`Limits::no_data`] and three of its own intervals, with the words "no data"
     /// in the event, so that nobody takes it for a recovery.
-    pub fn sweep(&mut self, now: Timestamp) -> Vec<AlertEvent> {
+    pub fn sweep(&mut self, now: Moment) -> Vec<AlertEvent> {
         let Self { limits, series, book, .. } = self;
         let mut events = Vec::new();
         for series in series.values_mut().flatten() {
-            series.ring.forget_before(now, limits.retention);
+            series.ring.forget_before(now.wall, limits.retention);
             if let Some(silence) = series.silent(now, limits.no_data) {
                 end_silent(series, silence, now, book, &mut events);
             }
         }
         series.retain(|_, family| {
-            family.retain(|series| series.ring.len() > 0 || series.has_alert());
+            // By the steady clock, too: a clock that is set forward ages every sample, and ends no wait for an alert.
+            let fresh = |series: &Series| now.since(&series.newest) <= limits.retention;
+            family.retain(|series| series.ring.len() > 0 || series.has_alert() || fresh(series));
             !family.is_empty()
         });
         self.series_count = series.values().map(Vec::len).sum();
@@ -163,7 +165,7 @@ impl Monitor {
 
     /// Puts other thresholds and limits in force. A threshold of the same name goes on where it stood; the alerts of one
     /// that is gone, or no longer watches the series, are closed.
-    pub fn configure(&mut self, limits: Limits, thresholds: Vec<Threshold>, now: Timestamp) -> Vec<AlertEvent> {
+    pub fn configure(&mut self, limits: Limits, thresholds: Vec<Threshold>, now: Moment) -> Vec<AlertEvent> {
         let before = std::mem::replace(&mut self.thresholds, thresholds);
         self.limits = limits;
         let Self { thresholds, series, book, .. } = self;
@@ -180,7 +182,7 @@ impl Monitor {
                 series.watches.push(Watch { threshold: index, state, alert });
             }
             let gone = old.into_iter().filter_map(|watch| watch.alert);
-            events.extend(gone.filter_map(|id| book.end(id, "its threshold was removed", now)));
+            events.extend(gone.filter_map(|id| book.end(id, "its threshold was removed", now.wall)));
         }
         events
     }
@@ -194,9 +196,9 @@ impl Monitor {
         id: Uuid,
         by: &str,
         note: Option<&str>,
-        now: Timestamp,
+        now: Moment,
     ) -> Result<AlertEvent, AcknowledgeError> {
-        self.book.acknowledge(id, by, note, now)
+        self.book.acknowledge(id, by, note, now.wall)
     }
 
     /// The summary of every series called `name` whose tags hold all of `tags`, from `since` on.
@@ -223,7 +225,7 @@ impl Monitor {
                 unit: series.unit,
                 tags: series.tags.clone(),
                 count: series.ring.len(),
-                newest: series.newest,
+                newest: series.newest.wall,
             })
         })
     }
@@ -261,11 +263,11 @@ fn place(family: &[Series], sample: &Sample) -> Result<usize, usize> {
 
 /// Closes the alerts of a series that was silent, and forgets how long its values had been beyond a bound: the silence
 /// broke that time.
-fn end_silent(series: &mut Series, silence: Duration, now: Timestamp, book: &mut Book, events: &mut Vec<AlertEvent>) {
+fn end_silent(series: &mut Series, silence: Duration, now: Moment, book: &mut Book, events: &mut Vec<AlertEvent>) {
     for watch in &mut series.watches {
         watch.state = State::default();
         let why = || format!("no data for {}", length(silence));
-        events.extend(watch.alert.take().and_then(|id| book.end(id, &why(), now)));
+        events.extend(watch.alert.take().and_then(|id| book.end(id, &why(), now.wall)));
     }
 }
 
@@ -278,7 +280,7 @@ fn judge(
     counts: &mut Counts,
 ) -> Option<AlertEvent> {
     let before = watch.state;
-    let Some(change) = watch.state.step(threshold, sample.value, sample.at) else {
+    let Some(change) = watch.state.step(threshold, sample.value, sample.at.steady) else {
         watch.alert.into_iter().for_each(|id| book.note(id, sample.value));
         return None;
     };
@@ -289,7 +291,7 @@ fn judge(
         unit: sample.unit,
         level,
         value: sample.value,
-        at: sample.at,
+        at: sample.at.wall,
     };
     match (watch.alert, change.to) {
         (None, Some(level)) => {
@@ -308,7 +310,7 @@ fn judge(
         (Some(id), Some(level)) => book.change(id, &crossing(level)),
         (Some(id), None) => {
             watch.alert = None;
-            book.recover(id, sample.value, sample.at)
+            book.recover(id, sample.value, sample.at.wall)
         }
         (None, None) => None,
     }
@@ -322,8 +324,9 @@ mod tests {
     use picket_protocol::event::AlertAction;
     use proptest::prelude::*;
 
-    fn at(second: i64) -> Timestamp {
-        Timestamp::from_second(1_700_000_000 + second).unwrap()
+    fn at(second: i64) -> Moment {
+        let wall = Timestamp::from_second(1_700_000_000 + second).unwrap();
+        Moment { wall, steady: Duration::from_secs(second.unsigned_abs()) }
     }
 
     fn monitor() -> Monitor {
@@ -357,7 +360,7 @@ mod tests {
         assert_eq!(events[1].message, "cpu_usage is 90 percent, at or above its critical bound of 85 percent");
         assert_eq!(events[3].message, "cpu_usage is back at 20 percent after 6m");
         assert!(monitor.active().is_empty());
-        assert_eq!(monitor.recent().next().unwrap().cleared_at, Some(at(420)));
+        assert_eq!(monitor.recent().next().unwrap().cleared_at, Some(at(420).wall));
     }
 
     #[test]
@@ -414,6 +417,27 @@ mod tests {
         );
         // Values that come after the silence must stay beyond the bound for the whole time again.
         assert_eq!(told(&minutes(&mut monitor, &[75.0], 2_000)), []);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_neither_raises_an_alert_nor_delays_or_closes_one() {
+        let set = |second, by: i64| Moment { wall: at(second + by).wall, ..at(second) };
+        for day in [86_400, -86_400] {
+            let mut monitor = monitor();
+            let mut record = |value, second, by| {
+                let sample = Sample::new("cpu_usage", value, "percent", set(second, by));
+                let mut events = monitor.sweep(set(second, by));
+                events.extend(monitor.record(&sample).unwrap());
+                told(&events)
+            };
+            assert_eq!(record(75.0, 0, 0), []);
+            assert_eq!(record(75.0, 30, day), [], "half a minute is no minute, whatever the clock says");
+            assert_eq!(record(75.0, 60, 0), [(Raised, Warning)]);
+            assert_eq!(record(75.0, 90, day), [], "nothing was silent");
+            assert_eq!(record(20.0, 120, 0), []);
+            assert_eq!(record(20.0, 150, day), []);
+            assert_eq!(record(20.0, 180, day), [(Cleared, Warning)]);
+        }
     }
 
     #[test]
@@ -496,7 +520,7 @@ mod tests {
         assert_eq!((all.count, all.stats.unwrap().max), (3, 9.0));
         let good = monitor.summary("response_time.heartbeat", &Tags::from([("success".into(), "true".into())]), None);
         assert_eq!((good.count, good.stats.unwrap().max), (2, 2.0));
-        assert_eq!(monitor.summary("response_time.heartbeat", &Tags::new(), Some(at(1))).count, 0);
+        assert_eq!(monitor.summary("response_time.heartbeat", &Tags::new(), Some(at(1).wall)).count, 0);
         assert_eq!(monitor.series().count(), 2);
     }
 

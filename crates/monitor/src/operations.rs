@@ -1,7 +1,6 @@
 //! From timed operations to samples: how long each took, what failed, and how much of all failed.
 
-use crate::sample::Sample;
-use jiff::Timestamp;
+use crate::sample::{Moment, Sample};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -23,7 +22,7 @@ pub struct Operations {
 impl Operations {
     /// The samples of one operation that ended at `at`: `response_time.NAME` in seconds with the tag `success`, and
     /// `errors.NAME` if it failed. What the error said stands in the log: as a tag it would make a series of its own.
-    pub fn record(&mut self, name: &str, duration: Duration, success: bool, at: Timestamp) -> Vec<Sample> {
+    pub fn record(&mut self, name: &str, duration: Duration, success: bool, at: Moment) -> Vec<Sample> {
         self.total += 1;
         let name = self.known(name);
         let time = Sample::new(format!("response_time.{name}"), duration.as_secs_f64(), "seconds", at)
@@ -36,7 +35,7 @@ impl Operations {
     }
 
     /// The share of operations that failed since the last answer, in percent, once there were enough of them.
-    pub fn error_rate(&mut self, at: Timestamp) -> Option<Sample> {
+    pub fn error_rate(&mut self, at: Moment) -> Option<Sample> {
         if self.total < ENOUGH {
             return None;
         }
@@ -62,10 +61,11 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
+    const EPOCH: Moment = Moment { wall: jiff::Timestamp::UNIX_EPOCH, steady: Duration::ZERO };
 
     #[test]
     fn an_operation_gives_its_time_and_a_failed_one_an_error_too() {
-        let (mut operations, at) = (Operations::default(), Timestamp::UNIX_EPOCH);
+        let (mut operations, at) = (Operations::default(), EPOCH);
         let samples = operations.record("heartbeat", SECOND * 2, true, at);
         assert_eq!(samples, [Sample::new("response_time.heartbeat", 2.0, "seconds", at).tag("success", "true")]);
         let samples = operations.record("heartbeat", SECOND, false, at);
@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn a_share_of_failures_waits_for_enough_operations() {
-        let (mut operations, at) = (Operations::default(), Timestamp::UNIX_EPOCH);
+        let (mut operations, at) = (Operations::default(), EPOCH);
         operations.record("a", SECOND, false, at);
         assert_eq!(operations.error_rate(at), None, "one failure of one is no rate");
         (0..9).for_each(|_| drop(operations.record("a", SECOND, true, at)));
@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn more_names_than_can_be_told_apart_are_one() {
-        let (mut operations, at) = (Operations::default(), Timestamp::UNIX_EPOCH);
+        let (mut operations, at) = (Operations::default(), EPOCH);
         for index in 0..1_000 {
             operations.record(&format!("op{index}"), SECOND, true, at);
         }

@@ -2,6 +2,7 @@
 
 use jiff::Timestamp;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// Which of several: which disk, which interface, whether it succeeded.
 pub type Tags = BTreeMap<String, String>;
@@ -15,6 +16,23 @@ pub const MAX_TAG_NAME: usize = 64;
 /// The longest value of a tag, in bytes: a mount point may be long.
 pub const MAX_TAG_VALUE: usize = 512;
 
+/// One moment, told by two clocks: the one that people read and that may be set, and one that only ever goes on. What lasts
+/// is measured with the second, so that whoever sets the clock neither raises an alert nor holds one back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// The time of day; for people, and for nothing else.
+    pub wall: Timestamp,
+    /// How long the process has run, or any other time that nobody can set.
+    pub steady: Duration,
+}
+
+impl Moment {
+    /// How long after `earlier` it is.
+    pub fn since(&self, earlier: &Self) -> Duration {
+        self.steady.saturating_sub(earlier.steady)
+    }
+}
+
 /// One measurement.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
@@ -27,12 +45,12 @@ pub struct Sample {
     /// Which of several.
     pub tags: Tags,
     /// When.
-    pub at: Timestamp,
+    pub at: Moment,
 }
 
 impl Sample {
     /// A sample without tags.
-    pub fn new(name: impl Into<String>, value: f64, unit: &'static str, at: Timestamp) -> Self {
+    pub fn new(name: impl Into<String>, value: f64, unit: &'static str, at: Moment) -> Self {
         Self { name: name.into(), value, unit, tags: Tags::new(), at }
     }
 

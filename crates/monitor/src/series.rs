@@ -1,7 +1,7 @@
 //! One series: the samples of one metric with one set of tags, and where each threshold stands for it.
 
 use crate::ring::Ring;
-use crate::sample::{Sample, Tags};
+use crate::sample::{Moment, Sample, Tags};
 use crate::threshold::{State, Threshold};
 use jiff::Timestamp;
 use serde::Serialize;
@@ -40,7 +40,7 @@ pub(crate) struct Series {
     pub ring: Ring,
     pub watches: Vec<Watch>,
     /// When the newest sample was taken.
-    pub newest: Timestamp,
+    pub newest: Moment,
     /// The time between the last two samples.
     gap: Duration,
 }
@@ -61,15 +61,15 @@ impl Series {
     }
 
     pub fn push(&mut self, sample: &Sample, limit: usize, retention: Duration) {
-        self.gap = Duration::try_from(sample.at.duration_since(self.newest)).unwrap_or_default();
+        self.gap = sample.at.since(&self.newest);
         self.newest = sample.at;
         self.unit = sample.unit;
-        self.ring.push(sample.at, sample.value, limit, retention);
+        self.ring.push(sample.at.wall, sample.value, limit, retention);
     }
 
     /// How long it has been silent at `now`, if that is longer than `limit` and than three of its own intervals.
-    pub fn silent(&self, now: Timestamp, limit: Duration) -> Option<Duration> {
-        let silence = Duration::try_from(now.duration_since(self.newest)).unwrap_or_default();
+    pub fn silent(&self, now: Moment, limit: Duration) -> Option<Duration> {
+        let silence = now.since(&self.newest);
         (silence > limit.max(self.gap.saturating_mul(3))).then_some(silence)
     }
 
