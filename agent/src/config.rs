@@ -134,6 +134,8 @@ pub struct MonitorConfig {
     pub user_agent: String,
     /// The folder where people leave acknowledgements.
     pub acks: PathBuf,
+    /// Where the alerts that are open are kept for the agent that comes after.
+    pub memory: PathBuf,
     /// The rings.
     pub performance: PerformanceSettings,
     /// The thresholds.

@@ -3,15 +3,20 @@
 //! Samples come from the collectors and from timed operations, through a queue of [`QUEUE`] groups; one that does not fit
 //! is dropped and counted, for the next one is on its way. What happens to alerts goes to the event stream, to the
 //! channels (log, e-mail, webhooks) and to `GET /alerts`.
+//!
+//! An alert outlives the agent: each change is written down before anybody is told of it ([`Memory`]), and the next agent
+//! goes on from there. Reading a new configuration takes nothing from the channels that stay as they are: neither what
+//! waits for them nor who heard of what.
 
 use crate::collect::Taken;
 use crate::config::MonitorConfig;
+use crate::keep::told;
 use picket_monitor::channel::{self, Sender};
-use picket_monitor::{Alert, ChannelStatus, Counts, Limits, Monitor, Notifier, NotifierOptions, Operations, Sample};
-use picket_monitor::{Moment, Summary, Tags, Threshold};
+use picket_monitor::{Alert, ChannelStatus, Counts, Limits, Memory, Moment, Monitor, Notifier, NotifierOptions};
+use picket_monitor::{AlertingSettings, ChannelKind, Operations, Sample, SmtpSettings, Summary, Tags, Threshold};
 use picket_protocol::event::{AlertEvent, EventBody, Sink};
 use serde::Serialize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -80,8 +85,16 @@ impl Monitoring {
     pub(crate) fn start(config: MonitorConfig, sink: Sink) -> std::io::Result<Self> {
         let (messages, inbox) = sync_channel(QUEUE);
         let (limits, thresholds) = plan(&config);
-        let state = State { monitor: Monitor::new(limits, thresholds), notifier: notifier(&config)? };
-        let state = Arc::new(Mutex::new(state));
+        let began = Instant::now();
+        let mut monitor = Monitor::new(limits, thresholds);
+        let heard = Heard::of(&config);
+        let notifier = heard.notifier()?;
+        let Memory { open, mut untold } = remembered(&config.memory);
+        if let Some(notifier) = &notifier {
+            notifier.know(&open);
+        }
+        untold.extend(monitor.restore(open, Moment { wall: jiff::Timestamp::now(), steady: began.elapsed() }));
+        let state = Arc::new(Mutex::new(State { monitor, notifier }));
         // People may acknowledge who may write here: the agent's user and root.
         if let Err(error) = picket_durable::create_dir(&config.acks, 0o700) {
             tracing::warn!(%error, "alerts cannot be acknowledged");
@@ -91,9 +104,13 @@ impl Monitoring {
             sink,
             operations: Operations::default(),
             acks: config.acks,
-            began: Instant::now(),
+            memory: config.memory,
+            forgetful: false,
+            heard,
+            began,
         };
-        let thread = std::thread::Builder::new().name("picket-monitor".to_owned()).spawn(move || worker.run(&inbox))?;
+        let thread =
+            std::thread::Builder::new().name("picket-monitor".to_owned()).spawn(move || worker.run(untold, &inbox))?;
         let thread = Mutex::new(Some(thread));
         Ok(Self { messages, state, dropped: Arc::default(), thread })
     }
@@ -172,17 +189,51 @@ fn plan(config: &MonitorConfig) -> (Limits, Vec<Threshold>) {
     (limits, thresholds)
 }
 
-fn notifier(config: &MonitorConfig) -> std::io::Result<Option<Notifier>> {
-    let sender = Sender {
-        device_id: config.device_id.clone(),
-        hostname: config.hostname.clone(),
-        user_agent: config.user_agent.clone(),
-    };
-    let (channels, errors) = channel::plan(&config.alerting, &config.smtp, &sender);
-    for error in errors {
-        tracing::error!(%error, "a channel for alerts cannot be used");
+/// What the agent before knew of its alerts. What cannot be read is told; its alerts begin anew then.
+fn remembered(path: &Path) -> Memory {
+    Memory::load(path).unwrap_or_else(|error| {
+        tracing::error!(error = told(&error), "alerts that were open will be raised anew, and not be told as cleared");
+        Memory::default()
+    })
+}
+
+/// What decides who hears of alerts. While it stays the same, so do the channels.
+#[derive(Clone, PartialEq)]
+struct Heard {
+    alerting: AlertingSettings,
+    smtp: SmtpSettings,
+    sender: Sender,
+}
+
+impl Heard {
+    fn of(config: &MonitorConfig) -> Self {
+        // How long a metric may be silent is nothing to a channel.
+        let no_data = AlertingSettings::default().no_data;
+        Self {
+            alerting: AlertingSettings { no_data, ..config.alerting.clone() },
+            smtp: config.smtp.clone(),
+            sender: Sender {
+                device_id: config.device_id.clone(),
+                hostname: config.hostname.clone(),
+                user_agent: config.user_agent.clone(),
+            },
+        }
     }
-    if channels.is_empty() { Ok(None) } else { Notifier::spawn(channels, NotifierOptions::default()).map(Some) }
+
+    fn notifier(&self) -> std::io::Result<Option<Notifier>> {
+        let (channels, errors) = channel::plan(&self.alerting, &self.smtp, &self.sender);
+        for error in errors {
+            tracing::error!(%error, "a channel for alerts cannot be used");
+        }
+        if channels.is_empty() { Ok(None) } else { Notifier::spawn(channels, NotifierOptions::default()).map(Some) }
+    }
+
+    /// Where in `other` the channel at `index` stands, if it is there unchanged.
+    fn same_in(&self, other: &Self, index: usize) -> Option<usize> {
+        let channel = self.alerting.channels.get(index)?;
+        let same = self.sender == other.sender && (channel.r#type != ChannelKind::Email || self.smtp == other.smtp);
+        other.alerting.channels.iter().position(|other| same && other == channel)
+    }
 }
 
 struct Worker {
@@ -190,6 +241,10 @@ struct Worker {
     sink: Sink,
     operations: Operations,
     acks: PathBuf,
+    memory: PathBuf,
+    /// Whether it is known that the memory cannot be written.
+    forgetful: bool,
+    heard: Heard,
     /// The beginning of the steady clock.
     began: Instant,
 }
@@ -199,7 +254,8 @@ impl Worker {
         Moment { wall: jiff::Timestamp::now(), steady: self.began.elapsed() }
     }
 
-    fn run(mut self, inbox: &Receiver<Message>) {
+    fn run(mut self, untold: Vec<AlertEvent>, inbox: &Receiver<Message>) {
+        self.tell(untold);
         let mut ticked = Instant::now();
         loop {
             match inbox.recv_timeout(TICK.saturating_sub(ticked.elapsed())) {
@@ -230,7 +286,7 @@ impl Worker {
         }
     }
 
-    fn record(&self, samples: &[Sample]) {
+    fn record(&mut self, samples: &[Sample]) {
         let mut events = Vec::new();
         {
             let mut state = lock(&self.state);
@@ -279,29 +335,67 @@ impl Worker {
         found
     }
 
-    fn tell(&self, events: Vec<AlertEvent>) {
+    /// Tells everybody. What happened is on disk before, so that it is told after a crash, too.
+    fn tell(&mut self, events: Vec<AlertEvent>) {
+        if events.is_empty() {
+            return;
+        }
+        self.remember(&events);
         for event in events {
             if let Some(notifier) = &lock(&self.state).notifier {
                 notifier.notify(&event);
             }
             (self.sink)(EventBody::Alert(event));
         }
+        self.remember(&[]);
+    }
+
+    fn remember(&mut self, untold: &[AlertEvent]) {
+        let open = lock(&self.state).monitor.active().to_vec();
+        let saved = Memory::save(&self.memory, &open, untold);
+        let forgetful = saved.is_err();
+        match saved {
+            Err(error) if !self.forgetful => {
+                tracing::warn!(error = told(&error), "should the agent end now, its open alerts are raised anew");
+            }
+            _ => {}
+        }
+        self.forgetful = forgetful;
     }
 
     fn configure(&mut self, config: &MonitorConfig) {
         let (limits, thresholds) = plan(config);
-        let fresh = notifier(config).unwrap_or_else(|error| {
+        let (open, events) = {
+            let mut state = lock(&self.state);
+            let open = state.monitor.active().to_vec();
+            (open, state.monitor.configure(limits, thresholds, self.now()))
+        };
+        let heard = Heard::of(config);
+        if heard == self.heard {
+            return self.tell(events);
+        }
+        let before = std::mem::replace(&mut self.heard, heard);
+        let fresh = self.heard.notifier().unwrap_or_else(|error| {
             tracing::error!(%error, "nobody hears of alerts: the system gives no thread");
             None
         });
-        let (events, old) = {
-            let mut state = lock(&self.state);
-            let events = state.monitor.configure(limits, thresholds, self.now());
-            (events, std::mem::replace(&mut state.notifier, fresh))
-        };
-        if let Some(old) = old {
-            old.stop(DRAIN);
+        if fresh.is_none() {
+            // Who heard of the alerts hears of their end: nobody will tell them later.
+            self.tell(events);
+            let old = lock(&self.state).notifier.take();
+            return drop(old.map(|old| old.stop(DRAIN)));
         }
+        let old = lock(&self.state).notifier.take();
+        let counts = old.map(|old| old.stop(DRAIN)).unwrap_or_default();
+        if let Some(fresh) = &fresh {
+            fresh.know(&open);
+            for status in counts {
+                if let Some(index) = before.same_in(&self.heard, status.index) {
+                    fresh.count_on(index, &status);
+                }
+            }
+        }
+        lock(&self.state).notifier = fresh;
         self.tell(events);
     }
 }
@@ -326,6 +420,9 @@ impl Ack {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use picket_config::Interval;
+    use picket_monitor::{ChannelLevel, ChannelSettings, PerformanceSettings, ThresholdSettings, Thresholds};
+    use picket_protocol::event::AlertAction;
 
     #[test]
     fn an_acknowledgement_is_a_name_and_perhaps_a_note_in_one_line() {
@@ -333,5 +430,115 @@ mod tests {
         assert_eq!(Ack::parse("ada\n"), ack("ada", None));
         assert_eq!(Ack::parse(" ada \n on my\n way\n"), ack("ada", Some("on my way")));
         assert_eq!(Ack::parse(""), ack("somebody", None));
+    }
+
+    const LONG: Duration = Duration::from_secs(30);
+
+    type Events = std::sync::mpsc::Receiver<AlertEvent>;
+
+    fn start(config: &MonitorConfig) -> (Monitoring, Events) {
+        let (sender, events) = std::sync::mpsc::channel();
+        let sink: Sink = Arc::new(move |body| {
+            if let EventBody::Alert(event) = body {
+                let _ = sender.send(event);
+            }
+        });
+        (Monitoring::start(config.clone(), sink).unwrap(), events)
+    }
+
+    /// An agent that finds every `job` of two seconds worth a warning, and every one of five critical.
+    fn config(dir: &Path) -> MonitorConfig {
+        let threshold = ThresholdSettings {
+            metric: Some("response_time".into()),
+            warning: Some(2.0),
+            critical: Some(5.0),
+            r#for: Interval::seconds(0),
+            ..ThresholdSettings::default()
+        };
+        let log = ChannelSettings { level: ChannelLevel::Critical, ..ChannelSettings::default() };
+        MonitorConfig {
+            device_id: "agent-123".into(),
+            hostname: "web01".into(),
+            user_agent: "picket/test".into(),
+            acks: dir.join("acks"),
+            memory: dir.join("alerts.json"),
+            performance: PerformanceSettings::default(),
+            thresholds: Thresholds([("slow".to_owned(), threshold)].into()),
+            alerting: AlertingSettings { channels: vec![log], ..AlertingSettings::default() },
+            smtp: SmtpSettings::default(),
+        }
+    }
+
+    /// Lets a job take so long, and waits for what it does to the alert.
+    fn job(monitoring: &Monitoring, seconds: u64, events: &Events) -> (AlertAction, Uuid) {
+        monitoring.feed_operations()("job", Duration::from_secs(seconds), true);
+        let event = events.recv_timeout(LONG).unwrap();
+        (event.action, event.alert_id)
+    }
+
+    #[test]
+    fn an_alert_goes_on_in_the_next_agent_and_is_told_as_cleared_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let (monitoring, events) = start(&config(dir.path()));
+        let (action, id) = job(&monitoring, 6, &events);
+        assert_eq!(action, AlertAction::Raised);
+        picket_durable::write_atomic(&dir.path().join("acks").join(id.to_string()), b"ada\n", 0o600).unwrap();
+        assert_eq!(events.recv_timeout(LONG).unwrap().action, AlertAction::Acknowledged);
+        monitoring.stop();
+
+        let (monitoring, events) = start(&config(dir.path()));
+        let alert = monitoring.alerts().active.remove(0);
+        assert_eq!((alert.id, alert.acknowledged.unwrap().by.as_str()), (id, "ada"));
+        monitoring.feed_operations()("job", Duration::from_secs(7), true);
+        // The next thing that anybody hears is not that it was raised again.
+        assert_eq!(job(&monitoring, 3, &events), (AlertAction::Lowered, id));
+        monitoring.stop();
+
+        let (monitoring, events) = start(&config(dir.path()));
+        assert_eq!(job(&monitoring, 1, &events), (AlertAction::Cleared, id));
+        // The channel for critical alerts heard that it began, two agents ago.
+        assert_eq!(monitoring.alerts().channels[0].sent, 1);
+        monitoring.stop();
+        assert_eq!(Memory::load(&dir.path().join("alerts.json")).unwrap(), Memory::default());
+    }
+
+    #[test]
+    fn what_was_not_told_before_a_crash_is_told_after_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (monitoring, events) = start(&config(dir.path()));
+        monitoring.feed_operations()("job", Duration::from_secs(6), true);
+        let event = events.recv_timeout(LONG).unwrap();
+        let open = monitoring.alerts().active;
+        monitoring.stop();
+        Memory::save(&dir.path().join("alerts.json"), &open, std::slice::from_ref(&event)).unwrap();
+        let (monitoring, events) = start(&config(dir.path()));
+        assert_eq!(events.recv_timeout(LONG).unwrap(), event);
+        monitoring.stop();
+        assert!(Memory::load(&dir.path().join("alerts.json")).unwrap().untold.is_empty());
+    }
+
+    #[test]
+    fn a_new_configuration_leaves_the_channels_what_they_know_and_have_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = config(dir.path());
+        let (monitoring, events) = start(&config);
+        let id = job(&monitoring, 6, &events).1;
+        // The same channels, other thresholds.
+        config.thresholds.0.get_mut("slow").unwrap().critical = Some(5.5);
+        config.alerting.no_data = Interval::seconds(600);
+        monitoring.configure(config.clone());
+        assert_eq!(job(&monitoring, 3, &events), (AlertAction::Lowered, id));
+        // One channel more.
+        config.alerting.channels.insert(0, ChannelSettings::default());
+        monitoring.configure(config.clone());
+        // The threshold goes.
+        config.thresholds.0.clear();
+        monitoring.configure(config);
+        let cleared = events.recv_timeout(LONG).unwrap();
+        assert_eq!((cleared.action, cleared.alert_id), (AlertAction::Cleared, id));
+        assert!(cleared.message.contains("its threshold was removed"), "{}", cleared.message);
+        let sent: Vec<u64> = monitoring.alerts().channels.iter().map(|channel| channel.sent).collect();
+        assert_eq!(sent, [1, 3], "raised, lowered and cleared, of which the new one heard the last");
+        monitoring.stop();
     }
 }

@@ -112,6 +112,7 @@ fn config(layout: &Layout, process: &Process, settings: Settings, config_warning
             hostname: hostname(),
             user_agent: build::user_agent(),
             acks: layout.alert_acks(),
+            memory: layout.alerts(),
             performance: settings.performance_monitoring,
             thresholds: settings.thresholds,
             alerting: settings.alerting,

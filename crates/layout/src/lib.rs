@@ -266,6 +266,11 @@ impl Layout {
         self.state.join("alert-acks")
     }
 
+    /// The alerts that are open, for the agent that comes after.
+    pub fn alerts(&self) -> PathBuf {
+        self.state.join("alerts.json")
+    }
+
     /// Where `picket config restore` tells the agent who restored what.
     pub fn restore_mark(&self) -> PathBuf {
         self.state.join("config-restore.json")

@@ -1,14 +1,15 @@
 //! One alert, from its beginning to its end.
 
-use crate::sample::Tags;
+use crate::sample::{Moment, Sample, Tags};
 use jiff::Timestamp;
 use picket_protocol::event::{AlertAction, AlertEvent, AlertLevel};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 use std::time::Duration;
 use uuid::{NoContext, Uuid};
 
 /// An alert: a metric that is, or was, beyond a bound.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Alert {
     /// Its id for all of its life, a UUID of version 7 (RFC 9562 §5.7): ids sort by the time of their beginning.
     pub id: Uuid,
@@ -17,12 +18,14 @@ pub struct Alert {
     /// The metric's name.
     pub metric: String,
     /// Which of several.
-    #[serde(skip_serializing_if = "Tags::is_empty")]
+    #[serde(default, skip_serializing_if = "Tags::is_empty")]
     pub tags: Tags,
     /// The unit of value and bound.
-    pub unit: &'static str,
+    pub unit: Cow<'static, str>,
     /// How bad it is; for a closed alert, how bad it was at its end.
     pub level: AlertLevel,
+    /// How bad it has been.
+    pub worst: AlertLevel,
     /// The value that decided last.
     pub value: f64,
     /// The bound it crossed.
@@ -42,7 +45,7 @@ pub struct Alert {
 }
 
 /// Who has seen an alert, and when.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Acknowledgement {
     /// Who.
     pub by: String,
@@ -54,6 +57,18 @@ pub struct Acknowledgement {
 }
 
 impl Alert {
+    /// Whether it can be gone on with: open, and its sizes and numbers such as a sample may have.
+    pub(crate) fn is_sound(&self) -> bool {
+        let sample = Sample {
+            name: self.metric.clone(),
+            value: self.value,
+            unit: "",
+            tags: self.tags.clone(),
+            at: Moment { wall: self.raised_at, steady: Duration::ZERO },
+        };
+        self.cleared_at.is_none() && self.bound.is_finite() && sample.refusal().is_none()
+    }
+
     /// The event of what just happened to it.
     pub(crate) fn event(&self, action: AlertAction, at: Timestamp) -> AlertEvent {
         AlertEvent {

@@ -90,8 +90,9 @@ impl Book {
             threshold: crossing.threshold.name.clone(),
             metric: crossing.metric.to_owned(),
             tags: crossing.tags.clone(),
-            unit: crossing.unit,
+            unit: crossing.unit.into(),
             level: crossing.level,
+            worst: crossing.level,
             value: crossing.value,
             bound: crossing.bound(),
             message: crossing.message(),
@@ -106,6 +107,15 @@ impl Book {
         Some((id, event))
     }
 
+    /// Takes back an alert that was open before the process began. Whether there was room for it.
+    pub fn take_back(&mut self, alert: Alert) -> bool {
+        let room = self.active.len() < MAX_ACTIVE && self.active.iter().all(|open| open.id != alert.id);
+        if room {
+            self.active.push(alert);
+        }
+        room
+    }
+
     /// Moves an open alert to another level. Going up takes the acknowledgement away: who has seen a warning has not seen
     /// that it became critical.
     pub fn change(&mut self, id: Uuid, crossing: &Crossing<'_>) -> Option<AlertEvent> {
@@ -115,6 +125,7 @@ impl Book {
             alert.acknowledged = None;
         }
         alert.level = crossing.level;
+        alert.worst = alert.worst.max(crossing.level);
         alert.value = crossing.value;
         alert.bound = crossing.bound();
         alert.message = crossing.message();
@@ -127,7 +138,7 @@ impl Book {
         self.close(id, at, |alert, lasted| {
             alert.value = value;
             let subject = Alert::subject(&alert.metric, &alert.tags);
-            format!("{subject} is back at {} after {lasted}", amount(value, alert.unit))
+            format!("{subject} is back at {} after {lasted}", amount(value, &alert.unit))
         })
     }
 
@@ -137,7 +148,7 @@ impl Book {
             let subject = Alert::subject(&alert.metric, &alert.tags);
             format!(
                 "{subject}: {why}; it was {} at last, the alert is closed after {lasted}",
-                amount(alert.value, alert.unit)
+                amount(alert.value, &alert.unit)
             )
         })
     }

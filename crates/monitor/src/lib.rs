@@ -13,6 +13,7 @@
 mod alert;
 mod book;
 pub mod channel;
+mod memory;
 mod monitor;
 mod operations;
 mod ring;
@@ -25,6 +26,7 @@ mod threshold;
 pub use alert::{Acknowledgement, Alert};
 pub use book::{AcknowledgeError, MAX_ACTIVE, MAX_BY, MAX_NOTE, MAX_RECENT};
 pub use channel::{ChannelError, ChannelStatus, Notifier, NotifierOptions};
+pub use memory::{Memory, MemoryError};
 pub use monitor::{Counts, Limits, Monitor};
 pub use operations::{MAX_OPERATIONS, Operations};
 pub use sample::{Moment, Refusal, Sample, Tags};

@@ -187,6 +187,49 @@ impl Monitor {
         events
     }
 
+    /// Takes back the alerts that were open before the process began: the same condition goes on under the same id and is
+    /// not told again, one that is gone is told as cleared as soon as a value or the silence says so, and at once if
+    /// nothing watches the metric any more.
+    pub fn restore(&mut self, alerts: Vec<Alert>, now: Moment) -> Vec<AlertEvent> {
+        let mut events = Vec::new();
+        for alert in alerts.into_iter().filter(Alert::is_sound) {
+            let (id, level) = (alert.id, alert.level);
+            let sample = Sample {
+                name: alert.metric.clone(),
+                value: alert.value,
+                // The next sample brings it.
+                unit: "",
+                tags: alert.tags.clone(),
+                at: now,
+            };
+            let threshold = self.thresholds.iter().position(|threshold| threshold.name == alert.threshold);
+            if !self.book.take_back(alert) {
+                continue;
+            }
+            let why = match threshold.and_then(|threshold| self.watch(&sample, threshold)) {
+                None => "its threshold was removed",
+                Some(watch) if watch.alert.is_some() => "another alert is open for the same",
+                Some(watch) => {
+                    (watch.state, watch.alert) = (State::at(level), Some(id));
+                    continue;
+                }
+            };
+            events.extend(self.book.end(id, why, now.wall));
+        }
+        events
+    }
+
+    /// Where one threshold stands for the series of `sample`, which is made if it is not there; `None` if it does not
+    /// watch it.
+    fn watch(&mut self, sample: &Sample, threshold: usize) -> Option<&mut Watch> {
+        if !self.thresholds.get(threshold)?.watches(&sample.name, &sample.tags) || self.admit(sample).is_err() {
+            return None;
+        }
+        let family = self.series.get_mut(&sample.name)?;
+        let place = place(family, sample).ok()?;
+        family.get_mut(place)?.watches.iter_mut().find(|watch| watch.threshold == threshold)
+    }
+
     /// Notes that somebody has seen an open alert.
     ///
     /// # Errors
@@ -438,6 +481,66 @@ mod tests {
             assert_eq!(record(20.0, 150, day), []);
             assert_eq!(record(20.0, 180, day), [(Cleared, Warning)]);
         }
+    }
+
+    /// What a new process knows of the alerts of `monitor`: what was written down.
+    fn restarted(monitor: &Monitor, thresholds: &Thresholds, second: i64) -> (Monitor, Vec<AlertEvent>) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("alerts.json");
+        crate::Memory::save(&path, monitor.active(), &[]).unwrap();
+        let mut new = Monitor::new(Limits::default(), Threshold::all(thresholds).unwrap());
+        let events = new.restore(crate::Memory::load(&path).unwrap().open, at(second));
+        (new, events)
+    }
+
+    #[test]
+    fn an_alert_goes_on_after_a_restart_under_its_id_and_with_who_has_seen_it() {
+        let mut monitor = monitor();
+        let id = minutes(&mut monitor, &[75.0, 75.0, 90.0, 90.0], 0)[0].alert_id;
+        monitor.acknowledge(id, "ada", Some("on my way"), at(200)).unwrap();
+        let (mut monitor, events) = restarted(&monitor, &Thresholds::default(), 300);
+        assert_eq!(told(&events), []);
+        assert_eq!(told(&minutes(&mut monitor, &[91.0, 92.0, 93.0], 301)), [], "it was told before");
+        let [alert] = monitor.active() else { panic!() };
+        assert_eq!((alert.id, alert.value, alert.worst), (id, 93.0, Critical));
+        assert_eq!(alert.acknowledged.as_ref().unwrap().by, "ada");
+        let events = minutes(&mut monitor, &[75.0, 75.0, 20.0, 20.0], 600);
+        assert_eq!(told(&events), [(Lowered, Warning), (Cleared, Warning)]);
+        assert!(events.iter().all(|event| event.alert_id == id));
+    }
+
+    #[test]
+    fn an_alert_whose_condition_is_gone_after_a_restart_is_told_as_cleared() {
+        let mut monitor = monitor();
+        let id = minutes(&mut monitor, &[75.0, 75.0], 0)[0].alert_id;
+        let (mut back, _) = restarted(&monitor, &Thresholds::default(), 300);
+        let events = minutes(&mut back, &[20.0, 20.0], 301);
+        assert_eq!((told(&events), events[0].alert_id), (vec![(Cleared, Warning)], id));
+
+        let (mut silent, _) = restarted(&monitor, &Thresholds::default(), 300);
+        assert_eq!(told(&silent.sweep(at(300 + 900))), []);
+        let events = silent.sweep(at(300 + 901));
+        assert_eq!((told(&events), events[0].alert_id), (vec![(Cleared, Warning)], id));
+
+        let mut settings = Thresholds::default();
+        settings.0.remove("cpu_usage");
+        let (unwatched, events) = restarted(&monitor, &settings, 300);
+        assert_eq!((told(&events), events[0].alert_id), (vec![(Cleared, Warning)], id));
+        assert!(events[0].message.contains("threshold was removed"));
+        assert_eq!(unwatched.active().len(), 0);
+    }
+
+    #[test]
+    fn what_was_written_down_twice_is_taken_back_once() {
+        let mut monitor = monitor();
+        minutes(&mut monitor, &[75.0, 75.0], 0);
+        let mut alerts = vec![monitor.active()[0].clone(); 2];
+        alerts.push(Alert { id: Uuid::now_v7(), ..alerts[0].clone() });
+        alerts.push(Alert { id: Uuid::now_v7(), metric: String::new(), ..alerts[0].clone() });
+        let mut new = Monitor::new(Limits::default(), Threshold::all(&Thresholds::default()).unwrap());
+        let events = new.restore(alerts, at(0));
+        assert_eq!((told(&events), new.active().len()), (vec![(Cleared, Warning)], 1));
+        assert!(events[0].message.contains("another alert is open"), "{}", events[0].message);
     }
 
     #[test]

@@ -149,6 +149,11 @@ pub struct Change {
 }
 
 impl State {
+    /// Where it stands while an alert of `level` is open.
+    pub fn at(level: AlertLevel) -> Self {
+        Self { triggers: LEVELS.map(|trigger| Trigger { on: trigger <= level, since: None }) }
+    }
+
     /// The level in force.
     pub fn level(&self) -> Option<AlertLevel> {
         LEVELS.iter().zip(self.triggers).rev().find(|(_, trigger)| trigger.on).map(|(level, _)| *level)

@@ -7,6 +7,7 @@
 
 use super::route::Route;
 use super::{Channel, ChannelStatus, Deliver, Failure, backoff};
+use crate::alert::Alert;
 use crate::settings::ChannelKind;
 use picket_protocol::event::{AlertAction, AlertEvent, AlertLevel};
 use std::io;
@@ -125,6 +126,26 @@ impl Notifier {
             Ok(Lane { index: channel.index, kind: channel.kind, route, tally, courier: courier.transpose()? })
         };
         Ok(Self { lanes: channels.into_iter().map(lane).collect::<io::Result<_>>()?, stop })
+    }
+
+    /// Takes note of alerts that are open already and were told of, before a restart or through other channels: who heard
+    /// of their beginning will hear of their end.
+    pub fn know(&self, open: &[Alert]) {
+        for lane in &self.lanes {
+            let mut route = lock(&lane.route);
+            open.iter().for_each(|alert| route.know(alert.id, alert.worst));
+        }
+    }
+
+    /// Counts on where the channel before, which was the same, came to.
+    pub fn count_on(&self, index: usize, before: &ChannelStatus) {
+        if let Some(lane) = self.lanes.iter().find(|lane| lane.index == index) {
+            let mut tally = lock(&lane.tally);
+            tally.sent += before.sent;
+            tally.failed += before.failed;
+            tally.dropped += before.dropped;
+            tally.last_error.clone_from(&before.last_error);
+        }
     }
 
     /// Gives an event to every channel that wants it, and returns at once.

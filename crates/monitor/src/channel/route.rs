@@ -18,6 +18,13 @@ impl Route {
         Self { level, told: BTreeSet::new() }
     }
 
+    /// Takes note of an alert that was told of before there was this route, if the channel is one that heard of it.
+    pub fn know(&mut self, alert: Uuid, worst: AlertLevel) {
+        if worst >= self.level && self.told.len() < crate::book::MAX_ACTIVE {
+            self.told.insert(alert);
+        }
+    }
+
     /// Whether this event is for the channel.
     pub fn wants(&mut self, event: &AlertEvent) -> bool {
         let wanted = event.level >= self.level || self.told.contains(&event.alert_id);
