@@ -33,6 +33,7 @@ pub(super) struct Email {
     host: String,
     port: u16,
     protection: Protection,
+    /// Who logs in, and the file of the password.
     login: Option<(String, String)>,
     authorities: Option<Vec<u8>>,
     from: Mailbox,
@@ -77,9 +78,7 @@ impl Email {
         let from = smtp.from.clone().unwrap_or_else(|| format!("picket@{}", sender.hostname));
         let (protection, port) = protection(smtp)?;
         let login = match (&smtp.username, &smtp.password_file) {
-            (Some(name), Some(file)) => {
-                Some((name.clone(), secret(file).map_err(|reason| Wrong::Smtp("password_file", reason))?))
-            }
+            (Some(name), Some(file)) => Some((name.clone(), file.clone())),
             (None, None) => None,
             (Some(_), None) => return Err(Wrong::Smtp("password_file", "is missing beside smtp.username".to_owned())),
             (None, Some(_)) => return Err(Wrong::Smtp("username", "is missing beside smtp.password_file".to_owned())),
@@ -97,8 +96,14 @@ impl Email {
         })
     }
 
+    /// Who logs in and with what, as the file has it now.
+    fn credentials(&self) -> Result<Option<Credentials>, String> {
+        let login = self.login.as_ref();
+        login.map(|(name, file)| Ok(Credentials::new(name.clone(), secret(file)?))).transpose()
+    }
+
     /// The connection of one delivery; TLS, where asked for, is required and never merely tried.
-    fn transport(&self) -> Result<SmtpTransport, lettre::transport::smtp::Error> {
+    fn transport(&self, login: Option<Credentials>) -> Result<SmtpTransport, lettre::transport::smtp::Error> {
         let tls = match self.protection {
             Protection::Plain => Tls::None,
             Protection::Starttls => Tls::Required(self.tls()?),
@@ -109,8 +114,8 @@ impl Email {
         let hello = if named { ClientId::Domain(hostname.clone()) } else { ClientId::default() };
         let builder = SmtpTransport::builder_dangerous(&self.host).port(self.port).tls(tls).timeout(Some(LIMIT));
         let builder = builder.hello_name(hello);
-        Ok(match &self.login {
-            Some((name, password)) => builder.credentials(Credentials::new(name.clone(), password.clone())).build(),
+        Ok(match login {
+            Some(login) => builder.credentials(login).build(),
             None => builder.build(),
         })
     }
@@ -157,6 +162,11 @@ impl Email {
     }
 }
 
+/// Whether it was the login that the server refused: RFC 4954 §6.
+fn is_login(error: &lettre::transport::smtp::Error) -> bool {
+    error.status().is_some_and(|code| matches!(u16::from(code), 530 | 534 | 535 | 538))
+}
+
 /// What happened, in one or two words.
 fn verdict(event: &AlertEvent) -> String {
     match event.action {
@@ -172,13 +182,25 @@ impl Deliver for Email {
         BATCH
     }
 
+    fn obstacle(&self) -> Option<Wrong> {
+        self.credentials().err().map(|reason| Wrong::Smtp("password_file", reason))
+    }
+
     fn deliver(&mut self, events: &[AlertEvent]) -> Result<(), Failure> {
         let message = self.message(events).map_err(|e| Failure { reason: chain(&e), retry: false, wait: None })?;
-        let sent = self.transport().and_then(|transport| transport.send(&message));
-        // What the server refuses for good (5xx, RFC 5321 §4.2.1) and what it cannot do, it will refuse again.
+        // Read anew: a password that was changed holds from the next attempt on.
+        let login = self.credentials();
+        let login = login.map_err(|reason| Failure {
+            reason: format!("smtp.password_file: {reason}"),
+            retry: true,
+            wait: None,
+        })?;
+        let sent = self.transport(login).and_then(|transport| transport.send(&message));
+        // What the server refuses for good (5xx, RFC 5321 §4.2.1) and what it cannot do, it will refuse again; but not a
+        // login (RFC 4954 §6), for the file of the password may be one change behind the server.
         let failed = |e: lettre::transport::smtp::Error| Failure {
             reason: chain(&e),
-            retry: !e.is_permanent() && !e.is_client(),
+            retry: is_login(&e) || !e.is_permanent() && !e.is_client(),
             wait: None,
         };
         sent.map(drop).map_err(failed)

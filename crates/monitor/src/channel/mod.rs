@@ -1,7 +1,8 @@
 //! How alerts reach people: the log, e-mail, webhooks.
 //!
 //! [`plan`] turns the configuration into [`Channel`]s and says what is wrong with it; [`Notifier`] runs them. Secrets come
-//! from files only, are read once, and are in no error and no `Debug` output.
+//! from files only, are read anew for each delivery, so that one that was changed holds at once, and are in no error and no
+//! `Debug` output.
 
 mod backoff;
 mod email;
@@ -60,6 +61,11 @@ pub struct ChannelStatus {
     pub failed: u64,
     /// Events that found the queue full, or were left when the agent stopped.
     pub dropped: u64,
+    /// How many attempts failed since one succeeded.
+    pub failing: u64,
+    /// How long ago, in seconds, an event was given up or dropped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lost_ago_seconds: Option<u64>,
     /// Why the last attempt failed; absent once one succeeded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
@@ -80,6 +86,10 @@ pub(crate) struct Failure {
 pub(crate) trait Deliver: Send {
     /// How many events it takes at once.
     fn batch(&self) -> usize;
+    /// What keeps it from delivering now and may not later: a secret that cannot be read.
+    fn obstacle(&self) -> Option<Wrong> {
+        None
+    }
     /// Delivers all of `events`, or none.
     fn deliver(&mut self, events: &[AlertEvent]) -> Result<(), Failure>;
 }
@@ -94,7 +104,8 @@ pub struct Channel {
 }
 
 /// The channels of a configuration, and what is wrong with those that cannot be used. The others work all the same: a
-/// mistyped webhook is no reason to mail nobody.
+/// mistyped webhook is no reason to mail nobody. One whose secret cannot be read is told and there all the same: it is
+/// looked for at each delivery.
 pub fn plan(alerting: &AlertingSettings, smtp: &SmtpSettings, sender: &Sender) -> (Vec<Channel>, Vec<ChannelError>) {
     let (mut channels, mut errors) = (Vec::new(), Vec::new());
     if !alerting.enabled {
@@ -106,11 +117,12 @@ pub fn plan(alerting: &AlertingSettings, smtp: &SmtpSettings, sender: &Sender) -
     }
     for (index, settings) in alerting.channels.iter().enumerate().take(MAX_CHANNELS) {
         match channel(index, settings, smtp, sender) {
-            Ok(channel) => channels.push(channel),
-            Err(reason) => {
-                let (key, reason) = reason.keyed(index);
-                errors.push(ChannelError { key, reason });
+            Ok(channel) => {
+                let obstacle = channel.deliver.as_ref().and_then(|deliver| deliver.obstacle());
+                errors.extend(obstacle.map(|wrong| wrong.error(index)));
+                channels.push(channel);
             }
+            Err(wrong) => errors.push(wrong.error(index)),
         }
     }
     (channels, errors)
@@ -123,10 +135,10 @@ pub(crate) enum Wrong {
 }
 
 impl Wrong {
-    fn keyed(self, index: usize) -> (String, String) {
+    fn error(self, index: usize) -> ChannelError {
         match self {
-            Self::Channel(key, reason) => (format!("alerting.channels[{index}].{key}"), reason),
-            Self::Smtp(key, reason) => (format!("smtp.{key}"), reason),
+            Self::Channel(key, reason) => ChannelError { key: format!("alerting.channels[{index}].{key}"), reason },
+            Self::Smtp(key, reason) => ChannelError { key: format!("smtp.{key}"), reason },
         }
     }
 }

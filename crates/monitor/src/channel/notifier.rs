@@ -61,9 +61,18 @@ struct Tally {
     sent: u64,
     failed: u64,
     dropped: u64,
+    failing: u64,
+    lost: Option<Instant>,
     last_error: Option<String>,
     /// Whether the log has been told that the queue is full.
     full: bool,
+}
+
+impl Tally {
+    fn lose(&mut self, count: u64) {
+        self.dropped += count;
+        self.lost = Some(Instant::now());
+    }
 }
 
 /// Tells every thread to come to an end, and until when.
@@ -144,6 +153,9 @@ impl Notifier {
             tally.sent += before.sent;
             tally.failed += before.failed;
             tally.dropped += before.dropped;
+            tally.failing += before.failing;
+            let ago = before.lost_ago_seconds.map(Duration::from_secs);
+            tally.lost = ago.and_then(|ago| Instant::now().checked_sub(ago));
             tally.last_error.clone_from(&before.last_error);
         }
     }
@@ -174,6 +186,8 @@ impl Notifier {
                 sent: tally.sent,
                 failed: tally.failed,
                 dropped: tally.dropped,
+                failing: tally.failing,
+                lost_ago_seconds: tally.lost.map(|at| at.elapsed().as_secs()),
                 last_error: tally.last_error.clone(),
             }
         };
@@ -211,7 +225,7 @@ impl Lane {
         match sent {
             Ok(()) => tally.full = false,
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                tally.dropped += 1;
+                tally.lose(1);
                 if !std::mem::replace(&mut tally.full, true) {
                     tracing::warn!(channel = self.kind.as_str(), "its queue is full; alerts for it are only counted");
                 }
@@ -258,7 +272,7 @@ impl Carry {
         for attempt in 1.. {
             let ordered = self.stop.deadline();
             if ordered.is_some_and(|deadline| Instant::now() >= deadline) {
-                lock(&self.tally).dropped += count;
+                lock(&self.tally).lose(count);
                 return;
             }
             let span = tracing::info_span!("notification", operation = "notification", error = tracing::field::Empty);
@@ -271,6 +285,7 @@ impl Carry {
                 Ok(()) => {
                     let mut tally = lock(&self.tally);
                     tally.sent += count;
+                    tally.failing = 0;
                     tally.last_error = None;
                     return;
                 }
@@ -292,6 +307,10 @@ impl Carry {
     fn note(&self, failure: &Failure, given_up: u64) {
         let mut tally = lock(&self.tally);
         tally.failed += given_up;
+        tally.failing += 1;
+        if given_up > 0 {
+            tally.lost = Some(Instant::now());
+        }
         tally.last_error = Some(failure.reason.clone());
         drop(tally);
         let (channel, reason) = (self.kind, failure.reason.as_str());
@@ -374,7 +393,8 @@ mod tests {
         (0..3).for_each(|_| answer.send(Err(busy())).unwrap());
         (0..3).for_each(|_| assert_eq!(told.recv_timeout(LONG), Ok(1)));
         let status = notifier.stop(LONG).remove(0);
-        assert_eq!((status.sent, status.failed, status.dropped), (1, 1, 0));
+        assert_eq!((status.sent, status.failed, status.dropped, status.failing), (1, 1, 0, 3));
+        assert!(status.lost_ago_seconds.is_some());
         assert_eq!(status.last_error.as_deref(), Some("busy"));
     }
 

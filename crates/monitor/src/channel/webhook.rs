@@ -16,7 +16,7 @@ const MAX_ANSWER: u64 = 64 << 10;
 /// The alert's id is the correlation id.
 pub(super) struct Webhook {
     url: SafeUrl,
-    token: Option<String>,
+    token_file: Option<String>,
     authorities: Option<Vec<u8>>,
     sender: Sender,
 }
@@ -26,11 +26,10 @@ impl Webhook {
         let url = settings.url.as_deref().ok_or_else(|| Wrong::Channel("url", "is missing".to_owned()))?;
         // Whoever knows the address of a webhook may post to it.
         let url = SafeUrl::secret(url).map_err(|e| Wrong::Channel("url", e.to_string()))?;
-        let token = settings.token_file.as_deref().map(secret).transpose();
         let authorities = settings.ca_file.as_deref().map(certificates).transpose();
         Ok(Self {
             url,
-            token: token.map_err(|reason| Wrong::Channel("token_file", reason))?,
+            token_file: settings.token_file.clone(),
             authorities: authorities.map_err(|reason| Wrong::Channel("ca_file", reason))?,
             sender: sender.clone(),
         })
@@ -45,7 +44,12 @@ impl Webhook {
         }
     }
 
-    fn post(&self, event: &AlertEvent) -> Result<(), TransportError> {
+    /// What the file of the token has now.
+    fn token(&self) -> Result<Option<String>, String> {
+        self.token_file.as_deref().map(secret).transpose()
+    }
+
+    fn post(&self, event: &AlertEvent, token: Option<&str>) -> Result<(), TransportError> {
         let mut body = serde_json::to_value(EventBody::Alert(event.clone())).unwrap_or_default();
         body["device_id"] = self.sender.device_id.clone().into();
         let body = body.to_string();
@@ -53,7 +57,7 @@ impl Webhook {
         let post = Post {
             content_type: "application/json",
             body: body.as_bytes(),
-            bearer: self.token.as_deref(),
+            bearer: token,
             trace: Some(&trace),
             max_answer: MAX_ANSWER,
             limit: LIMIT,
@@ -67,16 +71,26 @@ impl Deliver for Webhook {
         1
     }
 
+    fn obstacle(&self) -> Option<Wrong> {
+        self.token().err().map(|reason| Wrong::Channel("token_file", reason))
+    }
+
     fn deliver(&mut self, events: &[AlertEvent]) -> Result<(), Failure> {
-        events.iter().try_for_each(|event| self.post(event)).map_err(|error| failure(&error))
+        // Read anew: a token that was changed holds from the next attempt on.
+        let token = self.token();
+        let token =
+            token.map_err(|reason| Failure { reason: format!("token_file: {reason}"), retry: true, wait: None })?;
+        let failed = |error: TransportError| failure(&error, token.is_some());
+        events.iter().try_for_each(|event| self.post(event, token.as_deref())).map_err(failed)
     }
 }
 
-/// Whether it is worth trying again: not what this machine or the request got wrong (RFC 9110 §15.5).
-fn failure(error: &TransportError) -> Failure {
+/// Whether it is worth trying again: not what this machine or the request got wrong (RFC 9110 §15.5). A token that is
+/// refused may be one change behind the server.
+fn failure(error: &TransportError, token: bool) -> Failure {
     let (retry, wait) = match error {
         TransportError::Status { status, retry_after, .. } => {
-            (matches!(status, 408 | 425 | 429 | 500..=599), *retry_after)
+            (matches!(status, 408 | 425 | 429 | 500..=599) || token && *status == 401, *retry_after)
         }
         // A post that was answered at too great a length has arrived: it is not said twice.
         TransportError::Url(_) | TransportError::Authorities | TransportError::TooLarge { .. } => (false, None),

@@ -152,6 +152,68 @@ fn a_mail_that_is_refused_for_good_is_not_sent_again() {
 }
 
 #[test]
+fn a_password_that_was_changed_holds_from_the_next_attempt_on() {
+    let (dir, server) = (tempfile::tempdir().unwrap(), MailServer::start(Manner::Guarded, None));
+    let smtp = SmtpSettings {
+        port: Some(server.port.into()),
+        username: Some("picket".into()),
+        password_file: file(dir.path(), "password", "old word\n"),
+        ..SmtpSettings::default()
+    };
+    let alerting = AlertingSettings { channels: vec![mail(&["ann@example.com"])], ..AlertingSettings::default() };
+    let patient = NotifierOptions { attempts: 1_000, ..OPTIONS };
+    let notifier = Notifier::spawn(plan(&alerting, &smtp, &sender()).0, patient).unwrap();
+    notifier.notify(&critical());
+    let deadline = std::time::Instant::now() + LONG;
+    while notifier.status()[0].failing < 2 && std::time::Instant::now() < deadline {
+        std::thread::yield_now();
+    }
+    let status = notifier.status().remove(0);
+    assert!(status.failing >= 2 && status.last_error.unwrap().contains("535"), "it goes on after a refused login");
+    file(dir.path(), "password", "new word\n");
+    assert_eq!(server.mails.recv_timeout(LONG).unwrap().login.as_deref(), Some("\0picket\0new word"));
+    let status = notifier.stop(LONG).remove(0);
+    assert_eq!((status.sent, status.failed, status.failing, status.last_error), (1, 0, 0, None));
+}
+
+#[test]
+fn a_secret_that_cannot_be_read_is_told_and_its_channel_works_once_it_can() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = WebServer::start(None, &[401, 200]);
+    let token = dir.path().join("token");
+    let channel = ChannelSettings {
+        r#type: ChannelKind::Webhook,
+        url: Some(format!("http://127.0.0.1:{}/", server.port)),
+        token_file: Some(token.to_str().unwrap().to_owned()),
+        ..ChannelSettings::default()
+    };
+    let email = mail(&["ann@example.com"]);
+    let alerting = AlertingSettings { channels: vec![channel, email], ..AlertingSettings::default() };
+    let smtp = SmtpSettings {
+        username: Some("picket".into()),
+        password_file: Some(dir.path().join("none").to_str().unwrap().to_owned()),
+        ..SmtpSettings::default()
+    };
+    let (mut channels, errors) = plan(&alerting, &smtp, &sender());
+    let keys: Vec<&str> = errors.iter().map(|error| error.key.as_str()).collect();
+    assert_eq!((keys, channels.len()), (vec!["alerting.channels[0].token_file", "smtp.password_file"], 2));
+    channels.truncate(1);
+    let notifier = Notifier::spawn(channels, NotifierOptions { attempts: 1_000, ..OPTIONS }).unwrap();
+    notifier.notify(&critical());
+    let deadline = std::time::Instant::now() + LONG;
+    while notifier.status()[0].failing < 1 && std::time::Instant::now() < deadline {
+        std::thread::yield_now();
+    }
+    assert!(notifier.status()[0].last_error.as_ref().unwrap().contains("cannot be read"));
+    file(dir.path(), "token", "t0ken\n");
+    for _ in 0..2 {
+        let post = server.posts.recv_timeout(LONG).unwrap();
+        assert_eq!(post.header("authorization"), Some("Bearer t0ken"), "and once more after 401");
+    }
+    assert_eq!(notifier.stop(LONG)[0].sent, 1);
+}
+
+#[test]
 fn a_webhook_is_posted_over_https_with_its_token_and_the_alerts_id() {
     let (authority, dir) = (Authority::new(), tempfile::tempdir().unwrap());
     let server = WebServer::start(Some(&authority), &[200]);

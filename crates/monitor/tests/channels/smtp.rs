@@ -17,6 +17,8 @@ pub enum Manner {
     Tls,
     /// Puts the first mail off (RFC 5321 §4.2.1, 4yz).
     BusyAtFirst,
+    /// Takes only the password `new word` (RFC 4954 §6, 535).
+    Guarded,
     /// Knows no recipient (5yz).
     Refusing,
 }
@@ -86,7 +88,7 @@ fn converse(
         let upper = line.to_ascii_uppercase();
         let answer = match upper.split_ascii_whitespace().next().unwrap_or_default() {
             "EHLO" if manner == Manner::Starttls && !mail.encrypted => "250-localhost\r\n250 STARTTLS\r\n",
-            "EHLO" if mail.encrypted => "250-localhost\r\n250 AUTH PLAIN\r\n",
+            "EHLO" if mail.encrypted || manner == Manner::Guarded => "250-localhost\r\n250 AUTH PLAIN\r\n",
             "EHLO" => "250 localhost\r\n",
             "STARTTLS" => {
                 stream.get_mut().write_all(b"220 go ahead\r\n")?;
@@ -96,7 +98,8 @@ fn converse(
             }
             "AUTH" => {
                 mail.login = line.split_ascii_whitespace().nth(2).map(decode);
-                "235 welcome\r\n"
+                let refused = manner == Manner::Guarded && mail.login.as_deref() != Some("\0picket\0new word");
+                if refused { "535 no such password\r\n" } else { "235 welcome\r\n" }
             }
             "MAIL" if manner == Manner::BusyAtFirst && number == 0 => "451 try again later\r\n",
             "MAIL" => {
