@@ -10,8 +10,8 @@ use crate::collect::{Latest, Pace, Plan};
 use crate::config::{Config, ProcessLog};
 use crate::identity;
 use crate::local_api::{
-    HealthApi, LedgerCollector, MetricsApi, Readiness, RecordsApi, Server, SystemCollector, correlation_header,
-    told_to_stop,
+    AlertCollector, HealthApi, LedgerCollector, MetricsApi, Readiness, RecordsApi, Server, SystemCollector,
+    correlation_header, told_to_stop,
 };
 use crate::notify;
 use crate::reload::{Load, Loaded};
@@ -251,6 +251,7 @@ impl App {
         let records = RecordsApi { kept: Arc::clone(&works.kept), monitoring: Arc::clone(&works.monitoring) };
         let ledger = LedgerCollector { kept: Arc::clone(&works.kept), pipeline: works.pipeline.clone() };
         self.metrics.register_collector(ledger);
+        self.metrics.register_collector(AlertCollector { monitoring: Arc::clone(&works.monitoring) });
         let server = Server {
             name: "metrics",
             address: self.config().metrics.listen.get(),

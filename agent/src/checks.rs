@@ -60,6 +60,14 @@ pub(crate) const FILES: CheckSpec =
 pub(crate) const NETWORK: CheckSpec =
     CheckSpec { code: "network", title: "Network events", severity: Severity::Medium, scope: CheckScope::External };
 
+/// Alerts reach people. A mail server that is away is not the version's fault.
+pub(crate) const ALERT_CHANNELS: CheckSpec = CheckSpec {
+    code: "alert_channels",
+    title: "Alert channels",
+    severity: Severity::Medium,
+    scope: CheckScope::External,
+};
+
 /// The finding of [`CONFIG`]: keys that nobody declared are warnings.
 pub(crate) fn config_finding(warnings: &[String]) -> Finding {
     match warnings {

@@ -15,6 +15,7 @@ use picket_monitor::channel::{self, Sender};
 use picket_monitor::{Alert, ChannelStatus, Counts, Limits, Memory, Moment, Monitor, Notifier, NotifierOptions};
 use picket_monitor::{AlertingSettings, ChannelKind, Operations, Sample, SmtpSettings, Summary, Tags, Threshold};
 use picket_protocol::event::{AlertEvent, EventBody, Sink};
+use picket_telemetry::Finding;
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -40,6 +41,11 @@ enum Message {
     Stop,
 }
 
+/// From how many failed attempts in a row on a channel is worth a warning: one may be a hiccup, and the next is seconds away.
+const FAILING: u64 = 3;
+/// How long it is told that a channel lost something, in seconds.
+const LOST_TOLD: u64 = 3_600;
+
 /// What the monitor knows: `GET /alerts`.
 #[derive(Debug, Serialize)]
 pub(crate) struct AlertReport {
@@ -49,8 +55,13 @@ pub(crate) struct AlertReport {
     pub(crate) recent: Vec<Alert>,
     /// What the channels did.
     pub(crate) channels: Vec<ChannelStatus>,
+    /// Channels that are in the configuration and cannot be used, and why.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) unusable: Vec<String>,
     /// What the monitor did.
     pub(crate) counts: Counts,
+    /// Groups of samples that did not fit into the monitor's queue.
+    pub(crate) dropped: u64,
 }
 
 /// One series in short: `GET /summaries`.
@@ -75,6 +86,8 @@ pub(crate) struct Monitoring {
 struct State {
     monitor: Monitor,
     notifier: Option<Notifier>,
+    /// Channels that cannot be used, and why.
+    unusable: Vec<String>,
 }
 
 impl Monitoring {
@@ -88,13 +101,13 @@ impl Monitoring {
         let began = Instant::now();
         let mut monitor = Monitor::new(limits, thresholds);
         let heard = Heard::of(&config);
-        let notifier = heard.notifier()?;
+        let (notifier, unusable) = heard.notifier()?;
         let Memory { open, mut untold } = remembered(&config.memory);
         if let Some(notifier) = &notifier {
             notifier.know(&open);
         }
         untold.extend(monitor.restore(open, Moment { wall: jiff::Timestamp::now(), steady: began.elapsed() }));
-        let state = Arc::new(Mutex::new(State { monitor, notifier }));
+        let state = Arc::new(Mutex::new(State { monitor, notifier, unusable }));
         // People may acknowledge who may write here: the agent's user and root.
         if let Err(error) = picket_durable::create_dir(&config.acks, 0o700) {
             tracing::warn!(%error, "alerts cannot be acknowledged");
@@ -148,8 +161,17 @@ impl Monitoring {
             active: state.monitor.active().to_vec(),
             recent: state.monitor.recent().cloned().collect(),
             channels: state.notifier.as_ref().map(Notifier::status).unwrap_or_default(),
+            unusable: state.unusable.clone(),
             counts: state.monitor.counts(),
+            dropped: self.dropped.load(Ordering::Relaxed),
         }
+    }
+
+    /// Whether alerts reach people, as far as the channels can tell.
+    pub(crate) fn channel_finding(&self) -> Finding {
+        let state = lock(&self.state);
+        let channels = state.notifier.as_ref().map(Notifier::status).unwrap_or_default();
+        finding(&channels, &state.unusable)
     }
 
     /// Every series in short.
@@ -220,12 +242,25 @@ impl Heard {
         }
     }
 
-    fn notifier(&self) -> std::io::Result<Option<Notifier>> {
+    /// Starts the channels; with those that cannot be used, and why.
+    fn notifier(&self) -> std::io::Result<(Option<Notifier>, Vec<String>)> {
         let (channels, errors) = channel::plan(&self.alerting, &self.smtp, &self.sender);
-        for error in errors {
+        for error in &errors {
             tracing::error!(%error, "a channel for alerts cannot be used");
         }
-        if channels.is_empty() { Ok(None) } else { Notifier::spawn(channels, NotifierOptions::default()).map(Some) }
+        let unusable = errors.iter().map(ToString::to_string).collect();
+        let notifier =
+            if channels.is_empty() { None } else { Some(Notifier::spawn(channels, NotifierOptions::default())?) };
+        Ok((notifier, unusable))
+    }
+
+    /// Lets the channels of `now` that were here before count on from `counted`.
+    fn count_on(&self, now: &Self, fresh: &Notifier, counted: &[ChannelStatus]) {
+        for status in counted {
+            if let Some(index) = self.same_in(now, status.index) {
+                fresh.count_on(index, status);
+            }
+        }
     }
 
     /// Where in `other` the channel at `index` stands, if it is there unchanged.
@@ -234,6 +269,30 @@ impl Heard {
         let same = self.sender == other.sender && (channel.r#type != ChannelKind::Email || self.smtp == other.smtp);
         other.alerting.channels.iter().position(|other| same && other == channel)
     }
+}
+
+/// What the channels' state means for the agent's health.
+fn finding(channels: &[ChannelStatus], unusable: &[String]) -> Finding {
+    let mut trouble: Vec<String> = unusable.to_vec();
+    for channel in channels {
+        let place = format!("alerting.channels[{}] ({})", channel.index, channel.kind);
+        let last = channel.last_error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
+        if channel.failing >= FAILING {
+            trouble.push(format!("{place} failed {} times in a row{last}", channel.failing));
+        } else if channel.lost_ago_seconds.is_some_and(|ago| ago < LOST_TOLD) {
+            let (failed, dropped) = (channel.failed, channel.dropped);
+            trouble.push(format!(
+                "{place} lost alerts within the last hour ({failed} given up, {dropped} dropped in all){last}"
+            ));
+        }
+    }
+    let finding = match trouble.as_slice() {
+        [] if channels.is_empty() => Finding::pass("no channel is configured; alerts are in `picket alerts list`"),
+        [] => Finding::pass("every channel works"),
+        trouble => Finding::warn(trouble.join("; ")),
+    };
+    let lost: u64 = channels.iter().map(|channel| channel.failed + channel.dropped).sum();
+    finding.figure("channels", channels.len() as u64).figure("lost", lost)
 }
 
 struct Worker {
@@ -375,28 +434,37 @@ impl Worker {
             return self.tell(events);
         }
         let before = std::mem::replace(&mut self.heard, heard);
-        let fresh = self.heard.notifier().unwrap_or_else(|error| {
+        let (fresh, unusable) = self.heard.notifier().unwrap_or_else(|error| {
             tracing::error!(%error, "nobody hears of alerts: the system gives no thread");
-            None
+            (None, vec![format!("the system gives no thread: {error}")])
         });
         if fresh.is_none() {
             // Who heard of the alerts hears of their end: nobody will tell them later.
             self.tell(events);
-            let old = lock(&self.state).notifier.take();
+            let old = self.replace(None, unusable);
             return drop(old.map(|old| old.stop(DRAIN)));
         }
-        let old = lock(&self.state).notifier.take();
-        let counts = old.map(|old| old.stop(DRAIN)).unwrap_or_default();
+        let counted = lock(&self.state).notifier.as_ref().map(Notifier::status).unwrap_or_default();
         if let Some(fresh) = &fresh {
             fresh.know(&open);
-            for status in counts {
-                if let Some(index) = before.same_in(&self.heard, status.index) {
-                    fresh.count_on(index, &status);
-                }
-            }
         }
-        lock(&self.state).notifier = fresh;
+        let old = {
+            let fresh = fresh.inspect(|fresh| before.count_on(&self.heard, fresh, &counted));
+            self.replace(fresh, unusable)
+        };
+        // What the old ones still do counts, too.
+        let ended = old.map(|old| old.stop(DRAIN)).unwrap_or_default();
+        let more: Vec<ChannelStatus> = ended.iter().zip(&counted).map(|(end, start)| end.since(start)).collect();
+        if let Some(fresh) = &lock(&self.state).notifier {
+            before.count_on(&self.heard, fresh, &more);
+        }
         self.tell(events);
+    }
+
+    fn replace(&self, notifier: Option<Notifier>, unusable: Vec<String>) -> Option<Notifier> {
+        let mut state = lock(&self.state);
+        state.unusable = unusable;
+        std::mem::replace(&mut state.notifier, notifier)
     }
 }
 
@@ -422,6 +490,7 @@ mod tests {
     use super::*;
     use picket_config::Interval;
     use picket_monitor::{ChannelLevel, ChannelSettings, PerformanceSettings, ThresholdSettings, Thresholds};
+    use picket_protocol::CheckStatus;
     use picket_protocol::event::AlertAction;
 
     #[test]
@@ -474,6 +543,49 @@ mod tests {
         monitoring.feed_operations()("job", Duration::from_secs(seconds), true);
         let event = events.recv_timeout(LONG).unwrap();
         (event.action, event.alert_id)
+    }
+
+    #[test]
+    fn a_channel_that_keeps_failing_or_lost_something_warns_and_one_hiccup_does_not() {
+        let works = ChannelStatus {
+            kind: "email",
+            index: 1,
+            sent: 5,
+            failed: 0,
+            dropped: 0,
+            failing: 2,
+            lost_ago_seconds: Some(LOST_TOLD),
+            last_error: Some("busy".into()),
+        };
+        let finding = |status: ChannelStatus| finding(&[status], &[]);
+        assert_eq!(finding(works.clone()).status, CheckStatus::Pass);
+        let failing = finding(ChannelStatus { failing: 3, ..works.clone() });
+        assert_eq!(failing.status, CheckStatus::Warn);
+        assert_eq!(failing.message, "alerting.channels[1] (email) failed 3 times in a row: busy");
+        let lost = finding(ChannelStatus { dropped: 4, lost_ago_seconds: Some(60), last_error: None, ..works });
+        assert_eq!(lost.status, CheckStatus::Warn);
+        assert!(lost.message.contains("0 given up, 4 dropped"), "{}", lost.message);
+    }
+
+    #[test]
+    fn a_channel_that_cannot_be_used_is_told_by_health_and_the_others_work() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = config(dir.path());
+        config.alerting.channels.push(ChannelSettings { r#type: ChannelKind::Webhook, ..ChannelSettings::default() });
+        let (monitoring, events) = start(&config);
+        job(&monitoring, 6, &events);
+        let finding = monitoring.channel_finding();
+        assert_eq!(finding.status, CheckStatus::Warn);
+        assert!(finding.message.contains("alerting.channels[1].url"), "{}", finding.message);
+        assert_eq!(monitoring.alerts().channels[0].sent, 1);
+        config.alerting.channels.pop();
+        monitoring.configure(config);
+        let deadline = Instant::now() + LONG;
+        while monitoring.channel_finding().status != CheckStatus::Pass && Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        assert_eq!(monitoring.channel_finding().message, "every channel works");
+        monitoring.stop();
     }
 
     #[test]

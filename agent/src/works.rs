@@ -61,6 +61,8 @@ impl Works {
         };
         let monitoring =
             Arc::new(Monitoring::start(config.monitor.clone(), Arc::clone(&sink)).map_err(BuildError::Runtime)?);
+        let channels = Arc::clone(&monitoring);
+        shared.health.probe(checks::ALERT_CHANNELS, move || channels.channel_finding());
         measure_operations(shared, &monitoring, log);
         keep_lines(&kept, log);
         let watching = match &pipeline {

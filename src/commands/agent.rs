@@ -11,6 +11,7 @@ use picket_agent::reload::{Load, Loaded};
 use picket_agent::{App, Config, KeepConfig, ListenerSlot, MonitorConfig, ProcessLog, SensorLink, WatchConfig};
 use picket_config::{Gravity, Resolved};
 use picket_layout::Layout;
+use picket_monitor::channel::Sender;
 use picket_telemetry::logs;
 use std::sync::Arc;
 
@@ -121,6 +122,11 @@ fn config(layout: &Layout, process: &Process, settings: Settings, config_warning
         build,
         config_warnings,
     }
+}
+
+/// Who speaks in mails and to webhooks.
+pub(super) fn sender(device_id: &str) -> Sender {
+    Sender { device_id: device_id.to_owned(), hostname: hostname(), user_agent: build::user_agent() }
 }
 
 fn hostname() -> String {

@@ -265,7 +265,11 @@ fn configuration(context: &Context<'_>, findings: &mut Findings) {
             findings.warn("configuration", problem.to_string(), "correct or remove the key");
         }
     }
-    if resolved.problems.0.is_empty() {
+    let channels = settings::channel_problems(&resolved, &super::agent::sender(&resolved.settings.device_id));
+    for problem in &channels {
+        findings.warn("configuration", problem.to_string(), "correct it; the other channels work");
+    }
+    if resolved.problems.0.is_empty() && channels.is_empty() {
         findings.ok("configuration", "every key is known and valid");
     }
 }

@@ -12,6 +12,7 @@ use picket_agent::{CollectSettings, EventSettings, HealthSettings, LimitSettings
 use picket_config::{Effective, Gravity, Interval, Layers, Origin, Problem, Resolved};
 use picket_filewatch::FileMonitorSettings;
 use picket_layout::Layout;
+use picket_monitor::channel::{self, Sender};
 use picket_monitor::{AlertingSettings, PerformanceSettings, SmtpSettings, Threshold, Thresholds};
 use picket_netwatch::NetworkMonitorSettings;
 use picket_outbox::OutboxSettings;
@@ -108,6 +109,23 @@ fn sound(mut resolved: Resolved<Settings>) -> Resolved<Settings> {
         resolved.problems.0.extend(problems);
     }
     resolved
+}
+
+/// What keeps channels for alerts from reaching anybody. Their secrets are looked for, so that who may not read them is
+/// told that. None of it keeps the agent from starting: what works is used.
+pub(crate) fn channel_problems(resolved: &Resolved<Settings>, sender: &Sender) -> Vec<Problem> {
+    let settings = &resolved.settings;
+    let (_, errors) = channel::plan(&settings.alerting, &settings.smtp, sender);
+    let effective = if errors.is_empty() { Vec::new() } else { resolved.effective() };
+    let origin = |key: &str| effective.iter().find(|entry| entry.key == key).map(|entry| entry.origin.clone());
+    let problem = |error: channel::ChannelError| {
+        // What is missing was written nowhere; the list of channels is what asks for it.
+        let written = origin(&error.key).filter(|origin| *origin != Origin::Default);
+        let origin = written.or_else(|| origin("alerting.channels")).unwrap_or(Origin::Default);
+        let message = format!("{}; alerts do not go out this way", error.reason);
+        Problem::new(&origin, &error.key, Gravity::Warning, message)
+    };
+    errors.into_iter().map(problem).collect()
 }
 
 /// [`read`], refusing a configuration with errors; unknown keys are returned for the caller to tell.

@@ -81,6 +81,27 @@ fn an_unknown_key_fails_the_check_but_not_the_agent() {
 }
 
 #[test]
+fn a_channel_that_cannot_reach_anybody_fails_the_check_and_not_the_agent() {
+    let text = "smtp:\n  username: picket\n  password_file: /nonexistent/secret\nalerting:\n  channels:\n    \
+                - {type: log}\n    - {type: webhook, url: \"http://hooks.example.com/T0/S3CR3T\"}\n    \
+                - {type: email, recipients: [ann@example.com]}\n    - {type: email, recipients: [nobody]}\n";
+    let prefix = prefix_with(text);
+    let ran = prefix.run_with(exe(), &["config", "check"]).expect(6);
+    let file = prefix.path("etc/picket/config.yaml").display().to_string();
+    for expected in [
+        format!("warn  {file}:5: alerting.channels[1].url: "),
+        format!("warn  {file}:3: smtp.password_file: cannot be read"),
+        format!("warn  {file}:5: alerting.channels[3].recipients: \"nobody\" is no mail address"),
+    ] {
+        assert!(ran.stdout.contains(&expected), "{expected:?} is missing in\n{}", ran.stdout);
+    }
+    assert!(!ran.stdout.contains("S3CR3T") && ran.stdout.contains("do not go out this way"), "{}", ran.stdout);
+    let json = prefix.run_with(exe(), &["config", "check", "--json"]).expect(6).json();
+    assert_eq!((&json["ok"], &json["problems"][0]["gravity"]), (&false.into(), &"warning".into()));
+    prefix.run_with(exe(), &["config", "show"]).expect(0);
+}
+
+#[test]
 fn all_three_formats_are_read_and_two_at_once_are_refused() {
     let prefix = prefix_with("log_level: debug\n");
     let etc = prefix.path("etc/picket");

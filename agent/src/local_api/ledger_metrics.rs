@@ -29,12 +29,15 @@ impl std::fmt::Debug for LedgerCollector {
     }
 }
 
-type Labels<'a> = Vec<(&'static str, &'a str)>;
+/// The labels of one value.
+pub(super) type Labels<'a> = Vec<(&'static str, &'a str)>;
 
-struct Out<'a>(DescriptorEncoder<'a>);
+/// Writes values that are taken at the scrape.
+pub(super) struct Out<'a>(pub(super) DescriptorEncoder<'a>);
 
 impl Out<'_> {
-    fn family<'l>(
+    /// One value for each set of labels.
+    pub(super) fn family<'l>(
         &mut self,
         name: &str,
         help: &str,
@@ -52,12 +55,14 @@ impl Out<'_> {
         Ok(())
     }
 
-    fn counter(&mut self, name: &str, help: &str, value: u64) -> Result<(), Error> {
+    /// A value that only grows.
+    pub(super) fn counter(&mut self, name: &str, help: &str, value: u64) -> Result<(), Error> {
         let counter = ConstCounter::new(value);
         counter.encode(self.0.encode_descriptor(name, help, None, MetricType::Counter)?)
     }
 
-    fn gauge(&mut self, name: &str, help: &str, unit: Option<&Unit>, value: f64) -> Result<(), Error> {
+    /// A value that comes and goes.
+    pub(super) fn gauge(&mut self, name: &str, help: &str, unit: Option<&Unit>, value: f64) -> Result<(), Error> {
         let gauge = ConstGauge::new(value);
         gauge.encode(self.0.encode_descriptor(name, help, unit, MetricType::Gauge)?)
     }

@@ -16,6 +16,7 @@
 //! Both listen on this machine only, and refuse a request whose `Host` is not this machine: a web page that makes a
 //! browser talk to 127.0.0.1 under a name of its own (DNS rebinding) learns nothing.
 
+mod alert_metrics;
 mod correlation;
 mod health;
 mod ledger_metrics;
@@ -24,6 +25,7 @@ mod records;
 mod server;
 mod system_metrics;
 
+pub(crate) use alert_metrics::AlertCollector;
 pub(crate) use correlation::header as correlation_header;
 pub(crate) use health::{HealthApi, Readiness};
 pub(crate) use ledger_metrics::LedgerCollector;

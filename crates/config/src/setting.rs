@@ -67,6 +67,8 @@ pub enum Gravity {
     Error,
     /// Nobody declared the key. It has no effect.
     Unknown,
+    /// The value can be used, and will not do what it is for.
+    Warning,
 }
 
 /// Something wrong with one value.

@@ -76,7 +76,9 @@ fn shown(key: &str, value: &Value) -> Value {
 }
 
 fn check(context: &Context<'_>, config: &ConfigArgs, json: &JsonArgs) -> ExitCode {
-    let resolved = settings::read(&context.layout, context.process, config);
+    let mut resolved = settings::read(&context.layout, context.process, config);
+    let channels = settings::channel_problems(&resolved, &super::agent::sender(&resolved.settings.device_id));
+    resolved.problems.0.extend(channels);
     let problems = &resolved.problems.0;
     if json.json {
         let problems: Vec<_> = problems
@@ -86,7 +88,11 @@ fn check(context: &Context<'_>, config: &ConfigArgs, json: &JsonArgs) -> ExitCod
                     Origin::File { path, line } => (Some(path.display().to_string()), *line),
                     _ => (None, None),
                 };
-                let gravity = if problem.gravity == Gravity::Error { "error" } else { "unknown key" };
+                let gravity = match problem.gravity {
+                    Gravity::Error => "error",
+                    Gravity::Unknown => "unknown key",
+                    Gravity::Warning => "warning",
+                };
                 json!({
                     "origin": problem.origin.to_string(), "file": file, "line": line, "key": problem.key,
                     "gravity": gravity, "message": problem.message,

@@ -71,6 +71,20 @@ pub struct ChannelStatus {
     pub last_error: Option<String>,
 }
 
+impl ChannelStatus {
+    /// What the channel did since `start`.
+    #[must_use]
+    pub fn since(&self, start: &Self) -> Self {
+        Self {
+            sent: self.sent.saturating_sub(start.sent),
+            failed: self.failed.saturating_sub(start.failed),
+            dropped: self.dropped.saturating_sub(start.dropped),
+            failing: self.failing.saturating_sub(start.failing),
+            ..self.clone()
+        }
+    }
+}
+
 /// A delivery that failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Failure {

@@ -154,9 +154,12 @@ impl Notifier {
             tally.failed += before.failed;
             tally.dropped += before.dropped;
             tally.failing += before.failing;
-            let ago = before.lost_ago_seconds.map(Duration::from_secs);
-            tally.lost = ago.and_then(|ago| Instant::now().checked_sub(ago));
-            tally.last_error.clone_from(&before.last_error);
+            if let Some(ago) = before.lost_ago_seconds {
+                tally.lost = Instant::now().checked_sub(Duration::from_secs(ago));
+            }
+            if before.last_error.is_some() {
+                tally.last_error.clone_from(&before.last_error);
+            }
         }
     }
 
