@@ -11,11 +11,11 @@ use crate::config::{Config, ProcessLog};
 use crate::identity;
 use crate::local_api::{
     AlertCollector, HealthApi, LedgerCollector, MetricsApi, Readiness, RecordsApi, Server, SystemCollector,
-    correlation_header, told_to_stop,
+    UpdateCollector, WatchCollector, correlation_header, told_to_stop,
 };
 use crate::notify;
 use crate::reload::{Load, Loaded};
-use crate::update_watch::watch_update_status;
+use crate::update_watch::{UpdateAttempts, watch_update_status};
 use crate::watchdog::Watch;
 use crate::works::{Shared, Works};
 use picket_durable::{Lock, LockError};
@@ -252,6 +252,11 @@ impl App {
         let ledger = LedgerCollector { kept: Arc::clone(&works.kept), pipeline: works.pipeline.clone() };
         self.metrics.register_collector(ledger);
         self.metrics.register_collector(AlertCollector { monitoring: Arc::clone(&works.monitoring) });
+        if let Some(watching) = &works.watching {
+            self.metrics.register_collector(WatchCollector { watching: Arc::clone(watching) });
+        }
+        let attempts = Arc::new(UpdateAttempts::open(&self.config().state_dir));
+        self.metrics.register_collector(UpdateCollector { attempts: Arc::clone(&attempts) });
         let server = Server {
             name: "metrics",
             address: self.config().metrics.listen.get(),
@@ -267,7 +272,8 @@ impl App {
             bound.await.serve(stop, drain_limit).await;
         });
         runtime.spawn(heartbeat(&self.health));
-        runtime.spawn(watch_update_status(Arc::clone(&self.health), self.config().update_status.clone()));
+        let status = self.config().update_status.clone();
+        runtime.spawn(watch_update_status(Arc::clone(&self.health), attempts, status));
     }
 }
 

@@ -11,7 +11,7 @@ use picket_filewatch::FileWatcher;
 use picket_netwatch::NetWatcher;
 use picket_protocol::event::{EventBody, GapEvent, GapReason, Sink};
 use picket_protocol::{Sight, SightLevel};
-use picket_sensorlink::{Backoff, ClientOptions, Link, SensorClient};
+use picket_sensorlink::{Backoff, ClientOptions, ClientStatus, Link, SensorClient};
 use picket_telemetry::{CheckSpec, Finding, Health};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,6 +24,14 @@ pub(crate) struct Watching {
     mode: Mutex<Option<Mode>>,
     /// Where it says that this process watches, if it does.
     mark: Option<PathBuf>,
+}
+
+/// What those who watch counted: in this process, or on the way from the sensor.
+#[derive(Debug, Default)]
+pub(crate) struct Watched {
+    pub(crate) files: Option<picket_filewatch::Counters>,
+    pub(crate) network: Option<picket_netwatch::Counters>,
+    pub(crate) sensor: Option<ClientStatus>,
 }
 
 enum Mode {
@@ -66,6 +74,19 @@ impl Watching {
         end(old);
         let new = own(config, &pipeline.sink());
         *self.mode() = Some(new);
+    }
+
+    /// What was counted.
+    pub(crate) fn watched(&self) -> Watched {
+        match &*self.mode() {
+            None => Watched::default(),
+            Some(Mode::Sensor(client)) => Watched { sensor: Some(client.status()), ..Watched::default() },
+            Some(Mode::Own { files, network, .. }) => Watched {
+                files: files.as_ref().map(FileWatcher::counters),
+                network: network.as_ref().map(NetWatcher::counters),
+                sensor: None,
+            },
+        }
     }
 
     /// How much is seen.

@@ -38,7 +38,7 @@ pub(crate) struct Works {
     pub(crate) kept: Arc<Kept>,
     pub(crate) monitoring: Arc<Monitoring>,
     pub(crate) pipeline: Option<Arc<Pipeline>>,
-    watching: Option<Arc<Watching>>,
+    pub(crate) watching: Option<Arc<Watching>>,
     reloader: Reloader,
     collectors: Collectors,
 }

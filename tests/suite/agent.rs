@@ -118,6 +118,12 @@ fn its_metrics_are_clean_by_promtools_own_word() {
         "process_cpu_seconds_total ",
         "process_resident_memory_bytes ",
         "degradation_step 0",
+        "update_attempts_total{status=\"success\"} 0",
+        "update_attempts_total{status=\"error\"} 0",
+        "file_watch_folders{state=\"watched\"} ",
+        "network_watch_dumps_total ",
+        "alert_notifications_total{channel=\"0\",outcome=\"sent\",type=\"log\"} ",
+        "alerts_open{level=\"critical\"} ",
     ] {
         assert!(text.contains(name), "{name} is missing in\n{text}");
     }

@@ -89,9 +89,9 @@ fn a_channel_that_cannot_reach_anybody_fails_the_check_and_not_the_agent() {
     let ran = prefix.run_with(exe(), &["config", "check"]).expect(6);
     let file = prefix.path("etc/picket/config.yaml").display().to_string();
     for expected in [
-        format!("warn  {file}:5: alerting.channels[1].url: "),
-        format!("warn  {file}:3: smtp.password_file: cannot be read"),
-        format!("warn  {file}:5: alerting.channels[3].recipients: \"nobody\" is no mail address"),
+        format!("warn  {file}:6: alerting.channels[1].url: "),
+        format!("warn  {file}:3: smtp.password_file: cannot read /nonexistent/secret: No such file"),
+        format!("warn  {file}:6: alerting.channels[3].recipients: \"nobody\" is no mail address"),
     ] {
         assert!(ran.stdout.contains(&expected), "{expected:?} is missing in\n{}", ran.stdout);
     }

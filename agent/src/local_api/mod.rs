@@ -24,6 +24,8 @@ mod metrics;
 mod records;
 mod server;
 mod system_metrics;
+mod update_metrics;
+mod watch_metrics;
 
 pub(crate) use alert_metrics::AlertCollector;
 pub(crate) use correlation::header as correlation_header;
@@ -33,6 +35,8 @@ pub(crate) use metrics::MetricsApi;
 pub(crate) use records::RecordsApi;
 pub(crate) use server::{Server, told_to_stop};
 pub(crate) use system_metrics::SystemCollector;
+pub(crate) use update_metrics::UpdateCollector;
+pub(crate) use watch_metrics::WatchCollector;
 
 use axum::body::Body;
 use axum::extract::Request;

@@ -172,16 +172,14 @@ fn channel(index: usize, settings: &ChannelSettings, smtp: &SmtpSettings, sender
 
 /// The first line of the file of a secret.
 fn secret(path: &str) -> Result<String, String> {
-    let text =
-        picket_durable::read_text(Path::new(path), MAX_SECRET_BYTES).map_err(|e| format!("cannot be read: {e}"))?;
+    let text = picket_durable::read_text(Path::new(path), MAX_SECRET_BYTES).map_err(|e| chain(&e))?;
     let line = text.lines().next().unwrap_or_default().trim_end();
     if line.is_empty() { Err(format!("{path} has no secret in its first line")) } else { Ok(line.to_owned()) }
 }
 
 /// The certificates of a PEM file.
 fn certificates(path: &str) -> Result<Vec<u8>, String> {
-    let pem =
-        picket_durable::read_bounded(Path::new(path), MAX_PEM_BYTES).map_err(|e| format!("cannot be read: {e}"))?;
+    let pem = picket_durable::read_bounded(Path::new(path), MAX_PEM_BYTES).map_err(|e| chain(&e))?;
     let begins = b"-----BEGIN CERTIFICATE-----";
     let found = pem.windows(begins.len()).any(|window| window == begins);
     if found { Ok(pem) } else { Err(format!("{path} has no PEM certificate")) }

@@ -204,7 +204,7 @@ fn a_secret_that_cannot_be_read_is_told_and_its_channel_works_once_it_can() {
     while notifier.status()[0].failing < 1 && std::time::Instant::now() < deadline {
         std::thread::yield_now();
     }
-    assert!(notifier.status()[0].last_error.as_ref().unwrap().contains("cannot be read"));
+    assert!(notifier.status()[0].last_error.as_ref().unwrap().contains("cannot read"));
     file(dir.path(), "token", "t0ken\n");
     for _ in 0..2 {
         let post = server.posts.recv_timeout(LONG).unwrap();
