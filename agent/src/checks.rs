@@ -60,6 +60,10 @@ pub(crate) const FILES: CheckSpec =
 pub(crate) const NETWORK: CheckSpec =
     CheckSpec { code: "network", title: "Network events", severity: Severity::Medium, scope: CheckScope::External };
 
+/// The sinks beside the outbox take events. What they lose, the outbox has.
+pub(crate) const EVENT_SINKS: CheckSpec =
+    CheckSpec { code: "event_sinks", title: "Event sinks", severity: Severity::Low, scope: CheckScope::External };
+
 /// Alerts reach people. A mail server that is away is not the version's fault.
 pub(crate) const ALERT_CHANNELS: CheckSpec = CheckSpec {
     code: "alert_channels",

@@ -5,7 +5,7 @@ use crate::app::BuildError;
 use crate::checks;
 use crate::collect::{Collectors, Group, Latest, OnSample, Pace, Sample, Taken};
 use crate::config::{Config, ProcessLog};
-use crate::events::{Pipeline, PipelineConfig, Thrift};
+use crate::events::{Counters, Pipeline, PipelineConfig, Thrift};
 use crate::keep::Kept;
 use crate::monitoring::Monitoring;
 use crate::reload::{
@@ -55,6 +55,10 @@ impl Works {
             // Nobody could say what became of an event.
             None => None,
         };
+        if let Some(pipeline) = &pipeline {
+            let counters = Arc::clone(pipeline.counters());
+            shared.health.probe(checks::EVENT_SINKS, move || sinks_finding(&counters));
+        }
         let sink: Sink = match &pipeline {
             Some(pipeline) => pipeline.sink(),
             None => Arc::new(|_| {}),
@@ -118,6 +122,13 @@ impl Works {
             watching.settled();
         }
     }
+}
+
+/// Whether the sinks beside the outbox take events.
+fn sinks_finding(counters: &Counters) -> Finding {
+    let ails = counters.sinks.all().into_iter().filter_map(|(name, tally)| Some(format!("{name}: {}", tally.ails()?)));
+    let ails: Vec<String> = ails.collect();
+    if ails.is_empty() { Finding::pass("every sink takes events") } else { Finding::warn(ails.join("; ")) }
 }
 
 /// The pipeline's part of a configuration.

@@ -18,7 +18,7 @@ use picket_outbox::{Gap, Outbox, OutboxError};
 use picket_protocol::Priority;
 use picket_protocol::event::{EVENT_MAX_BYTES, EVENT_SCHEMA, EventBody, GapReason, Sink};
 use serde::Serialize;
-use sinks::{EventSink, FileSink, Outgoing, StdoutSink, SyslogSink};
+use sinks::{EventSink, FileSink, Outgoing, Queued, StdoutSink, SyslogSink, Tallies};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, TrySendError, sync_channel};
@@ -87,6 +87,8 @@ pub(crate) struct Counters {
     pub(crate) unformatted: AtomicU64,
     /// Events that a sink other than the outbox did not take.
     pub(crate) sink_failures: AtomicU64,
+    /// What became of the events for each sink other than the outbox.
+    pub(crate) sinks: Tallies,
 }
 
 /// The way of events: a handle and its thread.
@@ -233,7 +235,7 @@ impl Worker {
         let thrifty_budgets = Budgets::new(files.tenth(), network.tenth(), Instant::now());
         let folder = Folder::new(settings.fold.get());
         let to_outbox = settings.sinks.contains(&SinkKind::Outbox);
-        let sinks = open_sinks(&config);
+        let sinks = open_sinks(&config, &counters.sinks);
         let resolver = if config.resolve_names { resolver() } else { None };
         Self {
             config,
@@ -422,7 +424,7 @@ fn resolver() -> Option<Resolver> {
     started.inspect_err(|error| tracing::warn!(%error, "names of addresses are not looked up")).ok()
 }
 
-fn open_sinks(config: &PipelineConfig) -> Vec<(Box<dyn EventSink>, bool)> {
+fn open_sinks(config: &PipelineConfig, tallies: &Tallies) -> Vec<(Box<dyn EventSink>, bool)> {
     let settings = &config.settings;
     let mut sinks: Vec<Box<dyn EventSink>> = Vec::new();
     for kind in &settings.sinks {
@@ -436,7 +438,14 @@ fn open_sinks(config: &PipelineConfig) -> Vec<(Box<dyn EventSink>, bool)> {
             }
         }
     }
-    sinks.into_iter().map(|sink| (sink, true)).collect()
+    let queued = |sink: Box<dyn EventSink>| match Queued::start(sink, tallies) {
+        Ok(sink) => Some((Box::new(sink) as Box<dyn EventSink>, true)),
+        Err(error) => {
+            tracing::error!(%error, "a sink is not used: the system gives no thread");
+            None
+        }
+    };
+    sinks.into_iter().filter_map(queued).collect()
 }
 
 #[cfg(test)]

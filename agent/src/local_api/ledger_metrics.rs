@@ -85,8 +85,16 @@ impl Collector for LedgerCollector {
         out.counter("events_rate_limited", "Events over their type's budget", read(&counters.limited))?;
         out.counter("events_shed", "Events given up to keep the agent within its own budget", read(&counters.shed))?;
         out.counter("events_unformatted", "Events that could not be written as JSON", read(&counters.unformatted))?;
+        let sinks = counters.sinks.all();
+        let lost = sinks.iter().map(|(_, tally)| read(&tally.failed) + read(&tally.dropped)).sum::<u64>();
         let help = "Events that a sink other than the outbox did not take";
-        out.counter("event_sink_failures", help, read(&counters.sink_failures))
+        out.counter("event_sink_failures", help, read(&counters.sink_failures) + lost)?;
+        let outcomes = sinks.iter().flat_map(|(sink, tally)| {
+            let counts = [("written", &tally.written), ("failed", &tally.failed), ("dropped", &tally.dropped)];
+            counts.map(|(outcome, count)| (vec![("outcome", outcome), ("sink", *sink)], read(count)))
+        });
+        let help = "Events by sink other than the outbox, and what became of them there";
+        out.family("event_sink_events", help, MetricType::Counter, outcomes)
     }
 }
 

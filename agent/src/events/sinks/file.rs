@@ -30,6 +30,13 @@ impl FileSink {
         picket_durable::Error::new(operation, &self.path, source).into()
     }
 
+    /// Gives up what is in the buffer, which is counted as lost and must not come later. The file is opened anew for the
+    /// next event: it may have been moved away, or the disk have room again.
+    fn give_up(&mut self, error: std::io::Error) -> SinkError {
+        drop(self.open.take().map(|(writer, _)| writer.into_parts()));
+        self.failed("write", error)
+    }
+
     fn turn_over(&mut self) -> Result<(), SinkError> {
         self.flush()?;
         self.open = None;
@@ -66,20 +73,22 @@ impl EventSink for FileSink {
         "file"
     }
 
+    fn is_buffered(&self) -> bool {
+        true
+    }
+
     fn put(&mut self, outgoing: &Outgoing<'_>) -> Result<(), SinkError> {
         let (writer, length) = self.file()?;
         *length += outgoing.line.len() as u64 + 1;
         let written = writer.write_all(outgoing.line.as_bytes()).and_then(|()| writer.write_all(b"\n"));
-        written.map_err(|e| self.failed("write", e))
+        written.map_err(|e| self.give_up(e))
     }
 
     fn flush(&mut self) -> Result<(), SinkError> {
         let Some((writer, _)) = &mut self.open else { return Ok(()) };
         let flushed = writer.flush();
         if let Err(error) = flushed {
-            // Opened anew for the next event: the file may have been moved away or the disk have room again.
-            self.open = None;
-            return Err(self.failed("write", error));
+            return Err(self.give_up(error));
         }
         // Whoever turned the file over by other means gets a new one.
         if !self.path.exists() {

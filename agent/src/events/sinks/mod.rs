@@ -1,13 +1,15 @@
 //! Where events go besides the outbox: standard output, a file, the system log.
 //!
-//! Each is a [`EventSink`]. What one of them cannot take is counted for that sink and told once until it takes again; the
-//! event itself is safe in the outbox.
+//! Each is a [`EventSink`] behind a queue and a thread of its own ([`Queued`]). What one of them cannot take is counted for
+//! that sink and told once until it takes again; the event itself is safe in the outbox.
 
 mod file;
+mod queued;
 mod stdout;
 mod syslog;
 
 pub(crate) use file::FileSink;
+pub(crate) use queued::{Queued, Tallies};
 pub(crate) use stdout::StdoutSink;
 pub(crate) use syslog::SyslogSink;
 
@@ -25,6 +27,11 @@ pub(crate) struct Outgoing<'a> {
 pub(crate) trait EventSink: Send {
     /// Its word in the configuration.
     fn name(&self) -> &'static str;
+
+    /// Whether an event that was taken is still in memory until it is flushed, and lost if writing fails.
+    fn is_buffered(&self) -> bool {
+        false
+    }
 
     /// Takes one event.
     fn put(&mut self, outgoing: &Outgoing<'_>) -> Result<(), SinkError>;

@@ -11,6 +11,11 @@ impl StdoutSink {
     pub(crate) fn new() -> Self {
         Self(BufWriter::new(std::io::stdout()))
     }
+
+    /// Gives up what is in the buffer: it was counted as lost, and must not come later.
+    fn forget(&mut self) {
+        drop(std::mem::replace(&mut self.0, BufWriter::new(std::io::stdout())).into_parts());
+    }
 }
 
 impl EventSink for StdoutSink {
@@ -18,12 +23,24 @@ impl EventSink for StdoutSink {
         "stdout"
     }
 
+    fn is_buffered(&self) -> bool {
+        true
+    }
+
     fn put(&mut self, outgoing: &Outgoing<'_>) -> Result<(), SinkError> {
-        writeln!(self.0, "[DEBUG] Event ready to send: {}", outgoing.line).map_err(failed)
+        let written = writeln!(self.0, "[DEBUG] Event ready to send: {}", outgoing.line);
+        if written.is_err() {
+            self.forget();
+        }
+        written.map_err(failed)
     }
 
     fn flush(&mut self) -> Result<(), SinkError> {
-        self.0.flush().map_err(failed)
+        let flushed = self.0.flush();
+        if flushed.is_err() {
+            self.forget();
+        }
+        flushed.map_err(failed)
     }
 }
 
