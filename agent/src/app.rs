@@ -71,6 +71,7 @@ pub struct Running {
     stop: watch::Sender<bool>,
     readiness: Readiness,
     health_thread: JoinHandle<()>,
+    metrics_server: tokio::task::JoinHandle<()>,
     works: Works,
 }
 
@@ -182,7 +183,7 @@ impl App {
         let works = Works::start(&shared, &self.loaded, Arc::clone(&self.load), &self.log)?;
         let (bound, is_bound) = std::sync::mpsc::sync_channel(1);
         let health_thread = self.spawn_health(api.clone(), stopped.clone(), bound)?;
-        self.spawn_main(&runtime, api, &works, &stopped);
+        let metrics_server = self.spawn_main(&runtime, api, &works, &stopped);
 
         readiness.ready();
         // A second is far more than a free port takes; a held one must not keep the agent from starting.
@@ -195,7 +196,7 @@ impl App {
         };
         tracing::info!(version = %self.config().build.version, health = %address, metrics = %self.config().metrics.listen.get(), "the agent serves");
         notify::ready(&status);
-        Ok(Running { runtime, app: self, stop, readiness, health_thread, works })
+        Ok(Running { runtime, app: self, stop, readiness, health_thread, metrics_server, works })
     }
 
     fn spawn_health(
@@ -242,7 +243,7 @@ impl App {
         api: HealthApi,
         works: &Works,
         stopped: &watch::Receiver<bool>,
-    ) {
+    ) -> tokio::task::JoinHandle<()> {
         let metrics = MetricsApi {
             metrics: Arc::clone(&self.metrics),
             latest: self.latest.clone(),
@@ -264,16 +265,21 @@ impl App {
             correlation: self.correlation(),
         };
         let (health, drain_limit, stop) = (Arc::clone(&self.health), self.config().drain_limit, stopped.clone());
-        runtime.spawn(async move {
-            let bound = server.bind_with_patience(|failure| match failure {
+        let metrics_server = runtime.spawn(async move {
+            let mut told = stop.clone();
+            let binding = server.bind_with_patience(|failure| match failure {
                 Some(error) => health.set(checks::METRICS_SERVER, Finding::warn(error.to_string())),
                 None => health.set(checks::METRICS_SERVER, Finding::pass("serving")),
             });
-            bound.await.serve(stop, drain_limit).await;
+            tokio::select! {
+                server = binding => server.serve(stop, drain_limit).await,
+                () = told_to_stop(&mut told) => {}
+            }
         });
         runtime.spawn(heartbeat(&self.health));
         let status = self.config().update_status.clone();
         runtime.spawn(watch_update_status(Arc::clone(&self.health), attempts, status));
+        metrics_server
     }
 }
 
@@ -283,7 +289,7 @@ impl Running {
     /// # Errors
     /// Only when signals cannot be listened for.
     pub fn run_until_signal(self) -> Result<(), BuildError> {
-        let Self { runtime, app, stop, readiness, health_thread, works } = self;
+        let Self { runtime, app, stop, readiness, health_thread, metrics_server, works } = self;
         #[cfg(feature = "faults")]
         match crate::fault::built_in() {
             Some(crate::fault::Fault::Stuck) => runtime.block_on(async { crate::fault::stand_still() }),
@@ -314,7 +320,15 @@ impl Running {
         readiness.draining();
         let began = Instant::now();
         let _ = stop.send(true);
-        works.stop(drain_limit);
+        std::thread::scope(|scope| {
+            // Requests turn only where somebody turns the main loop; the parts end meanwhile, on this thread.
+            let serve = || runtime.block_on(async { tokio::time::timeout(drain_limit, metrics_server).await });
+            let serving = std::thread::Builder::new().name("picket-drain".to_owned()).spawn_scoped(scope, serve);
+            if let Err(error) = serving {
+                tracing::warn!(%error, "requests to the metrics server are cut: the system gives no thread");
+            }
+            works.stop(drain_limit);
+        });
         // The health thread ends when its own requests have; the main runtime's tasks get what is left of the limit.
         let _ = health_thread.join();
         runtime.shutdown_timeout(drain_limit.saturating_sub(began.elapsed()));

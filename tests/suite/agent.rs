@@ -187,6 +187,21 @@ fn it_drains_on_sigterm_within_its_limit_and_ends_well() {
 }
 
 #[test]
+fn a_request_for_metrics_that_has_begun_is_answered_though_the_agent_is_told_to_stop() {
+    let agent = Foreground::quick();
+    let address = ("127.0.0.1", agent.prefix.metrics_port);
+    let mut begun = std::net::TcpStream::connect(address).unwrap();
+    begun.write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\n").unwrap();
+    agent.prefix.get(agent.prefix.metrics_port, "/metrics", "").unwrap();
+    agent.signal(Signal::TERM);
+    wait_until("no more connections to be taken", || std::net::TcpStream::connect(address).is_err());
+    begun.write_all(b"\r\n").unwrap();
+    let mut answer = String::new();
+    std::io::Read::read_to_string(&mut begun, &mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("start_time_seconds"), "{answer}");
+}
+
+#[test]
 fn a_port_in_use_is_told_with_its_holder_and_is_no_reason_to_end() {
     let prefix = Prefix::new("http://127.0.0.1:9");
     let holder = TcpListener::bind(("127.0.0.1", prefix.metrics_port)).unwrap();

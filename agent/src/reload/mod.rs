@@ -80,6 +80,8 @@ impl Reloader {
         let thread = std::thread::Builder::new().name("picket-config".to_owned()).spawn(move || {
             let _watcher = watcher;
             let mut in_force = in_force;
+            // What the agent started with was read before anybody watched.
+            take(&load, &mut in_force, &mut apply, Cause::File);
             while let Some(cause) = next(&inbox) {
                 take(&load, &mut in_force, &mut apply, cause);
             }
@@ -166,4 +168,38 @@ fn watch(folder: &Path, wakes: SyncSender<Wake>) -> notify::Result<notify::Recom
     // The folder, not the file: editors replace files by renaming.
     watcher.watch(folder, RecursiveMode::NonRecursive)?;
     Ok(watcher)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::Sender;
+
+    /// Passes on what it is told.
+    struct Told(Sender<String>);
+
+    impl Apply for Told {
+        fn apply(&mut self, _: &Loaded, changes: &[Change], cause: Cause) {
+            let keys: Vec<&str> = changes.iter().map(|change| change.key.as_str()).collect();
+            let _ = self.0.send(format!("{} {}", cause.as_str(), keys.join(" ")));
+        }
+
+        fn refuse(&mut self, problems: &[String]) {
+            let _ = self.0.send(problems.join("; "));
+        }
+
+        fn unchanged(&mut self) {
+            let _ = self.0.send("unchanged".to_owned());
+        }
+    }
+
+    #[test]
+    fn what_became_wrong_between_the_first_reading_and_the_watch_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let (told, heard) = std::sync::mpsc::channel();
+        let load: Load = Arc::new(|| Err(vec!["config.yaml:1: no mapping".to_owned()]));
+        let reloader = Reloader::start(dir.path(), BTreeMap::new(), load, Told(told)).unwrap();
+        assert_eq!(heard.recv_timeout(Duration::from_secs(30)).unwrap(), "config.yaml:1: no mapping");
+        reloader.stop();
+    }
 }
