@@ -7,7 +7,7 @@ use std::path::Path;
 /// The machine's id, hashed for this product: machine-id(5) asks never to show the id itself to the outside.
 ///
 /// Without a machine id (a container from scratch) the host's name takes its place.
-pub(crate) fn agent_id(machine_id: &Path) -> String {
+pub fn agent_id(machine_id: &Path) -> String {
     let id = picket_durable::read_text(machine_id, 256).ok().filter(|id| !id.trim().is_empty());
     let id = id.or_else(|| sysinfo::System::host_name().ok()).unwrap_or_default();
     let digest = Sha256::new().chain_update(b"picket agent id\0").chain_update(id.trim().as_bytes()).finalize();

@@ -30,5 +30,6 @@ pub use config::{
     WatchConfig,
 };
 pub use events::{EventSettings, SinkKind};
+pub use identity::agent_id;
 pub use port_holder::PortHolder;
 pub use watchdog::LimitSettings;

@@ -7,12 +7,12 @@ use crate::error::CommandError;
 use crate::exit_code::ExitCode;
 use crate::process::Process;
 use crate::settings::{self, Settings};
+use crate::wiring;
 use picket_agent::reload::{Load, Loaded};
 use picket_agent::{App, Config, KeepConfig, ListenerSlot, MonitorConfig, ProcessLog, SensorLink, WatchConfig};
 use picket_config::{Gravity, Resolved};
 use picket_layout::Layout;
 use picket_monitor::channel::Sender;
-use picket_telemetry::logs;
 use std::sync::Arc;
 
 /// The journal's name for this process.
@@ -35,14 +35,16 @@ pub(super) fn run(context: &Context<'_>, args: &ConfigArgs) -> Result<ExitCode, 
     }
     let listeners = ListenerSlot::default();
     let options = settings::log_options(&resolved.settings, context.process, IDENTIFIER);
-    let control = logs::init_with(&options, listeners.listeners())?;
+    let (control, export) = wiring::log_and_export(&resolved.settings, &options, listeners.listeners())?;
     let loaded = loaded(layout, context.process, resolved);
     for problem in &loaded.config.config_warnings {
         tracing::warn!("{problem}");
     }
-    App::build(loaded, loader(layout, context.process, args), ProcessLog { listeners, control })?
-        .spawn()?
-        .run_until_signal()?;
+    let log = ProcessLog { listeners, control };
+    let app = App::build(loaded, loader(layout, context.process, args), log)?;
+    let ended = app.spawn().and_then(picket_agent::Running::run_until_signal);
+    export.end();
+    ended?;
     Ok(ExitCode::Success)
 }
 

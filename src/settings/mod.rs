@@ -17,7 +17,7 @@ use picket_monitor::{AlertingSettings, PerformanceSettings, SmtpSettings, Thresh
 use picket_netwatch::NetworkMonitorSettings;
 use picket_outbox::OutboxSettings;
 use picket_store::DataSettings;
-use picket_telemetry::{LogFormat, LogLevel, LogOptions, LoggingSettings};
+use picket_telemetry::{LogFormat, LogLevel, LogOptions, LoggingSettings, OtlpSettings};
 use picket_update::UpdateSettings;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -65,6 +65,8 @@ picket_config::settings! {
         pub smtp: SmtpSettings = SmtpSettings::default(),
         /// The health server.
         pub health: HealthSettings = HealthSettings::default(),
+        /// Spans of operations to a collector.
+        pub otlp: OtlpSettings = OtlpSettings::default(),
         /// The metrics server.
         pub metrics: MetricsSettings = MetricsSettings::default(),
         /// Becoming the next version.
@@ -100,13 +102,19 @@ pub(crate) fn read_texts<'a>(files: impl Iterator<Item = (&'a Path, &'a str)>) -
     sound(files.fold(Layers::new::<Settings>(), |layers, (path, text)| layers.text(path, text)).resolve())
 }
 
-/// Adds what no single value shows: thresholds that contradict themselves. They would raise no alert at all.
+/// Adds what no single value shows: thresholds that contradict themselves (they would raise no alert at all), and an
+/// export that this build cannot do.
 fn sound(mut resolved: Resolved<Settings>) -> Resolved<Settings> {
     if let Err(errors) = Threshold::all(&resolved.settings.thresholds) {
         let entry = resolved.effective().into_iter().find(|entry| entry.key == "thresholds");
         let origin = entry.map_or(Origin::Default, |entry| entry.origin);
         let problems = errors.iter().map(|error| Problem::new(&origin, "", Gravity::Error, error.to_string()));
         resolved.problems.0.extend(problems);
+    }
+    if let Some((key, reason)) = resolved.settings.otlp.problem() {
+        let entry = resolved.effective().into_iter().find(|entry| entry.key == key);
+        let origin = entry.map_or(Origin::Default, |entry| entry.origin);
+        resolved.problems.0.push(Problem::new(&origin, key, Gravity::Error, reason));
     }
     resolved
 }

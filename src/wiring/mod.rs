@@ -1,12 +1,14 @@
 //! Where the rooms meet: the updater's ports filled with the service room, the trust with the pinned root.
 
 mod engine;
+mod export;
 mod machine;
 mod owner;
 mod store;
 mod watchers;
 
 pub(crate) use engine::{Parts, pinned_root, with_engine};
+pub(crate) use export::log_and_export;
 pub(crate) use machine::MachineOf;
 pub(crate) use owner::as_owner;
 pub(crate) use store::read_store;

@@ -102,6 +102,18 @@ fn a_channel_that_cannot_reach_anybody_fails_the_check_and_not_the_agent() {
 }
 
 #[test]
+fn a_build_that_cannot_send_spans_refuses_to_be_asked_and_says_which_can() {
+    if cfg!(feature = "otel") {
+        return;
+    }
+    let prefix = prefix_with("otlp:\n  endpoint: https://collector.example.com:4318\n");
+    let ran = prefix.run_with(exe(), &["config", "check"]).expect(78);
+    let file = prefix.path("etc/picket/config.yaml").display().to_string();
+    let expected = format!("fail  {file}:2: otlp.endpoint: this build cannot send spans; use one built with");
+    assert!(ran.stdout.contains(&expected), "{}", ran.stdout);
+}
+
+#[test]
 fn all_three_formats_are_read_and_two_at_once_are_refused() {
     let prefix = prefix_with("log_level: debug\n");
     let etc = prefix.path("etc/picket");

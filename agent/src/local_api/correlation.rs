@@ -37,6 +37,7 @@ fn cause(header: &HeaderName, request: &Request) -> (Span, Option<HeaderValue>) 
         trace = %cause.parent,
         path = request.uri().path()
     );
+    picket_telemetry::adopt(&span, &cause);
     (span, HeaderValue::from_str(id).ok())
 }
 

@@ -29,7 +29,8 @@ impl OtlpSettings {
     pub fn problem(&self) -> Option<(&'static str, String)> {
         let endpoint = self.endpoint.as_deref()?;
         if !cfg!(feature = "otel") {
-            let reason = "this build cannot send spans; use one built with `cargo build --features otel`, or remove the key";
+            let reason =
+                "this build cannot send spans; use one built with `cargo build --features otel`, or remove the key";
             return Some(("otlp.endpoint", reason.to_owned()));
         }
         for (key, length) in [("otlp.interval", self.interval), ("otlp.timeout", self.timeout)] {

@@ -3,6 +3,7 @@
 //! One subscriber for logs ([`logs`]), one registry for metrics ([`metrics`]), one registry for health checks
 //! ([`health`]), one layer that measures operations ([`operations`]). The rooms record; they do not know who listens.
 
+mod export;
 pub mod health;
 pub mod histograms;
 mod json;
@@ -12,6 +13,7 @@ pub mod operations;
 #[cfg(feature = "otel")]
 pub mod otel;
 
+pub use export::{OtlpSettings, adopt};
 pub use health::{CheckSpec, Finding, Health};
 pub use histograms::OperationMetrics;
 pub use logs::{ComponentLevel, LineSink, Listeners, LogControl, LogFormat, LogLevel, LogOptions, LoggingSettings};

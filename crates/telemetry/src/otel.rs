@@ -2,8 +2,10 @@
 //!
 //! The SDK makes batches on a thread of its own; they go out through `picket_transport`, so that there is one TLS stack and
 //! one rule for addresses. Bounds: 2,048 spans wait, 512 go in one request, every five seconds or as soon as there are so
-//! many; what does not fit is dropped by the SDK. Sent are our own spans of level info and above, and the events in them.
+//! many (both can be set but the numbers); what does not fit is dropped by the SDK. What a collector does not take is told
+//! once in the log until it takes again. Sent are our own spans of level info and above, and the events in them.
 
+use crate::export::OtlpSettings;
 use crate::operations::CORRELATION_ID;
 use opentelemetry::trace::{SpanContext, SpanId, TraceContextExt, TraceFlags, TraceId, TraceState, TracerProvider};
 use opentelemetry::{Context, KeyValue};
@@ -14,24 +16,26 @@ use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, Sampler, 
 use picket_protocol::TraceContext;
 use picket_transport::{Client, Post, SafeUrl, Timeouts, TransportError, UrlError};
 use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tracing::level_filters::LevelFilter;
-use tracing::{Metadata, Span, Subscriber};
+use tracing::{Level, Metadata, Span, Subscriber};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::registry::LookupSpan;
 
-/// How long one request to the collector may take.
-const LIMIT: Duration = Duration::from_secs(10);
 /// The longest answer of a collector that is read, in bytes.
 const MAX_ANSWER: u64 = 64 << 10;
 /// How many spans wait at most.
 const QUEUE: usize = 2_048;
 /// How many go in one request.
 const BATCH: usize = 512;
-/// How long a span waits at most before it goes.
-const DELAY: Duration = Duration::from_secs(5);
+/// The largest file of headers, in bytes.
+const MAX_HEADERS_BYTES: u64 = 8 << 10;
+/// The most headers in it.
+const MAX_HEADERS: usize = 16;
 
 /// Where spans go, and whose they are.
 #[derive(Debug, Clone)]
@@ -44,6 +48,36 @@ pub struct OtlpOptions {
     pub version: String,
     /// `service.instance.id`: the device's id.
     pub device_id: String,
+    /// A file of headers for each request, `Name: value` a line.
+    pub headers_file: Option<PathBuf>,
+    /// How long a span waits at most before it goes.
+    pub interval: Duration,
+    /// How long one request may take.
+    pub timeout: Duration,
+}
+
+impl OtlpOptions {
+    /// What the settings ask for; `None` where nothing is to be sent.
+    ///
+    /// # Errors
+    /// When the collector's address cannot be used.
+    pub fn of(
+        settings: &OtlpSettings,
+        service: &str,
+        version: &str,
+        device_id: &str,
+    ) -> Result<Option<Self>, OtlpError> {
+        let Some(endpoint) = &settings.endpoint else { return Ok(None) };
+        Ok(Some(Self {
+            endpoint: endpoint.parse()?,
+            service: service.to_owned(),
+            version: version.to_owned(),
+            device_id: device_id.to_owned(),
+            headers_file: settings.headers_file.as_ref().map(PathBuf::from),
+            interval: settings.interval.get(),
+            timeout: settings.timeout.get(),
+        }))
+    }
 }
 
 /// The export could not be set up.
@@ -67,18 +101,25 @@ impl Exporter {
     pub fn new(options: &OtlpOptions) -> Result<Self, OtlpError> {
         let url = options.endpoint.join("v1/traces")?;
         let user_agent = format!("{}/{}", options.service, options.version);
-        let timeouts = Timeouts { connect: LIMIT / 2, response: LIMIT, stall: LIMIT };
+        let limit = options.timeout;
+        let timeouts = Timeouts { connect: limit / 2, response: limit, stall: limit };
         let exporter = SpanExporter::builder()
             .with_http()
             .with_protocol(Protocol::HttpBinary)
             .with_endpoint(url.as_uri().to_string())
-            .with_timeout(LIMIT)
-            .with_http_client(Collector { client: Client::new(&user_agent, timeouts), url })
+            .with_timeout(limit)
+            .with_http_client(Collector {
+                client: Client::new(&user_agent, timeouts),
+                url,
+                headers_file: options.headers_file.clone(),
+                limit,
+                away: AtomicBool::new(false),
+            })
             .build()?;
         let batches = BatchConfigBuilder::default()
             .with_max_queue_size(QUEUE)
             .with_max_export_batch_size(BATCH)
-            .with_scheduled_delay(DELAY)
+            .with_scheduled_delay(options.interval)
             .build();
         // The environment's OTEL_* variables are not ours to read: everything they could set is set here.
         let resource = Resource::builder_empty()
@@ -98,7 +139,8 @@ impl Exporter {
 
     /// The layer that gives it spans.
     pub fn layer<S: Subscriber + for<'s> LookupSpan<'s>>(&self) -> impl Layer<S> + use<S> {
-        let ours = |metadata: &Metadata<'_>| metadata.target().starts_with("picket");
+        let ours =
+            |metadata: &Metadata<'_>| metadata.target().starts_with("picket") && *metadata.level() <= Level::INFO;
         tracing_opentelemetry::layer()
             .with_tracer(self.provider.tracer("picket"))
             .with_threads(false)
@@ -131,25 +173,24 @@ pub fn adopt(span: &Span, trace: &TraceContext) {
 struct Collector {
     client: Client,
     url: SafeUrl,
+    headers_file: Option<PathBuf>,
+    limit: Duration,
+    /// Whether the log was told that it takes nothing.
+    away: AtomicBool,
 }
 
-impl fmt::Debug for Collector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Collector({})", self.url)
-    }
-}
-
-#[async_trait::async_trait]
-impl HttpClient for Collector {
-    /// Blocks: the SDK calls it on its own thread, which does nothing else.
-    async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+impl Collector {
+    /// Sends one request. The file of headers is read anew: a token that was changed holds at once.
+    fn send(&self, body: &[u8]) -> Result<Response<Bytes>, HttpError> {
+        let headers = self.headers_file.as_deref().map(read_headers).transpose()?.unwrap_or_default();
         let post = Post {
             content_type: "application/x-protobuf",
-            body: request.body(),
+            body,
             bearer: None,
+            headers: &headers,
             trace: None,
             max_answer: MAX_ANSWER,
-            limit: LIMIT,
+            limit: self.limit,
         };
         match self.client.post(&self.url, &post) {
             Ok(answer) => Ok(Response::new(answer.into())),
@@ -162,6 +203,60 @@ impl HttpClient for Collector {
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Tells the log once that it takes nothing, and once that it takes again: the SDK tells nobody.
+    fn tell(&self, answer: &Result<Response<Bytes>, HttpError>) {
+        let why = match answer {
+            Ok(response) if response.status().is_success() => None,
+            Ok(response) => Some(format!("it answered {}", response.status())),
+            Err(error) => Some(error.to_string()),
+        };
+        let away = self.away.swap(why.is_some(), Ordering::Relaxed);
+        match why {
+            Some(why) if !away => tracing::warn!(collector = %self.url, why, "spans cannot be sent and are lost"),
+            None if away => tracing::info!(collector = %self.url, "takes spans again"),
+            _ => {}
+        }
+    }
+}
+
+/// The headers of a file. No error shows what is in it.
+fn read_headers(path: &Path) -> Result<Vec<(String, String)>, HttpError> {
+    let text = picket_durable::read_text(path, MAX_HEADERS_BYTES)?;
+    parse_headers(&text).map_err(|line| format!("{}:{line}: expected `Name: value`", path.display()).into())
+}
+
+/// `Name: value` a line (RFC 9110 §5.1, §5.5: a token, and visible characters), empty lines left out, at most
+/// [`MAX_HEADERS`]. The error is the number of the line that is none.
+fn parse_headers(text: &str) -> Result<Vec<(String, String)>, usize> {
+    let token = |c: u8| c.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&c);
+    let mut headers = Vec::new();
+    for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+        let header = line.split_once(':').map(|(name, value)| (name.trim(), value.trim()));
+        let header = header.filter(|(name, value)| {
+            let visible = value.bytes().all(|c| c == b' ' || c == b'\t' || c.is_ascii_graphic());
+            !name.is_empty() && name.bytes().all(token) && visible && headers.len() < MAX_HEADERS
+        });
+        let (name, value) = header.ok_or(index + 1)?;
+        headers.push((name.to_owned(), value.to_owned()));
+    }
+    Ok(headers)
+}
+
+impl fmt::Debug for Collector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Collector({})", self.url)
+    }
+}
+
+#[async_trait::async_trait]
+impl HttpClient for Collector {
+    /// Blocks: the SDK calls it on its own thread, which does nothing else.
+    async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        let answer = self.send(request.body());
+        self.tell(&answer);
+        answer
     }
 }
 
@@ -177,7 +272,7 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(30);
 
-    /// A collector that answers each request with 200 and passes on its first line and body.
+    /// A collector that answers each request with 200 and passes on its header and body.
     fn collector() -> (SafeUrl, Receiver<(String, Vec<u8>)>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
@@ -186,21 +281,20 @@ mod tests {
             for stream in listener.incoming().flatten() {
                 stream.set_read_timeout(Some(LONG)).unwrap();
                 let mut stream = BufReader::new(stream);
-                let (mut first, mut length) = (String::new(), 0);
-                stream.read_line(&mut first).unwrap();
-                loop {
-                    let mut line = String::new();
-                    stream.read_line(&mut line).unwrap();
-                    let Some((name, value)) = line.trim_end().split_once(": ") else { break };
-                    if name.eq_ignore_ascii_case("content-length") {
-                        length = value.parse().unwrap();
+                let (mut header, mut length) = (String::new(), 0);
+                while !header.ends_with("\r\n\r\n") {
+                    let from = header.len();
+                    stream.read_line(&mut header).unwrap();
+                    let line = header[from..].to_ascii_lowercase();
+                    if let Some(value) = line.strip_prefix("content-length: ") {
+                        length = value.trim_end().parse().unwrap();
                     }
                 }
                 let mut body = vec![0; length];
                 stream.read_exact(&mut body).unwrap();
                 let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
                 stream.get_mut().write_all(answer).unwrap();
-                sender.send((first.trim_end().to_owned(), body)).unwrap();
+                sender.send((header, body)).unwrap();
             }
         });
         (url, requests)
@@ -209,12 +303,15 @@ mod tests {
     #[test]
     fn a_collector_receives_our_spans_in_the_trace_of_their_cause() {
         let (endpoint, requests) = collector();
-        let options = OtlpOptions {
-            endpoint,
-            service: "picket-agent".into(),
-            version: "1.0.0".into(),
-            device_id: "agent-123".into(),
+        let dir = tempfile::tempdir().unwrap();
+        let headers_file = dir.path().join("headers");
+        picket_durable::write_atomic(&headers_file, b"X-Api-Key: s3cret\n\n", 0o600).unwrap();
+        let settings = OtlpSettings {
+            endpoint: Some(endpoint.to_string()),
+            headers_file: Some(headers_file.to_str().unwrap().to_owned()),
+            ..OtlpSettings::default()
         };
+        let options = OtlpOptions::of(&settings, "picket-agent", "1.0.0", "agent-123").unwrap().unwrap();
         let exporter = Exporter::new(&options).unwrap();
         let trace = TraceContext::start();
         tracing::subscriber::with_default(tracing_subscriber::registry().with(exporter.layer()), || {
@@ -224,8 +321,9 @@ mod tests {
             tracing::info_span!(target: "hyper", "foreign").in_scope(|| ());
         });
         assert!(exporter.stop(LONG));
-        let (line, body) = requests.recv_timeout(LONG).unwrap();
-        assert_eq!(line, "POST /v1/traces HTTP/1.1");
+        let (header, body) = requests.recv_timeout(LONG).unwrap();
+        assert!(header.starts_with("POST /v1/traces HTTP/1.1\r\n"), "{header}");
+        assert!(header.to_ascii_lowercase().contains("x-api-key: s3cret\r\n"), "{header}");
         let request = ExportTraceServiceRequest::decode(body.as_slice()).unwrap();
         let resource = &request.resource_spans[0];
         let attributes = format!("{:?}", resource.resource.as_ref().unwrap().attributes);
@@ -238,5 +336,26 @@ mod tests {
         assert!(spans[0].start_time_unix_nano <= spans[0].end_time_unix_nano);
         let rest = format!("{:?}", spans[0]);
         assert!(rest.contains("the hub is away") && rest.contains(trace.correlation_id.as_str()), "{rest}");
+    }
+
+    #[test]
+    fn headers_are_a_name_and_a_value_a_line_and_nothing_that_could_forge_another() {
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(
+            parse_headers("Authorization: Bearer a:b\r\n\n x-scope:  team one \n"),
+            Ok(vec![pair("Authorization", "Bearer a:b"), pair("x-scope", "team one")])
+        );
+        for (text, line) in [("no header", 1), ("a: b\n: c", 2), ("a b: c", 1), ("a: \u{7}", 1), ("a: ä", 1)] {
+            assert_eq!(parse_headers(text), Err(line), "{text:?}");
+        }
+        assert_eq!(parse_headers(&"a: b\n".repeat(MAX_HEADERS + 1)), Err(MAX_HEADERS + 1));
+        assert!(read_headers(Path::new("/nonexistent")).is_err());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_of_headers_makes_it_panic(text in ".{0,200}") {
+            let _ = parse_headers(&text);
+        }
     }
 }

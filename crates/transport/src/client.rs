@@ -60,6 +60,8 @@ pub struct Post<'a> {
     pub body: &'a [u8],
     /// A secret to send as `Authorization: Bearer` (RFC 6750 §2.1).
     pub bearer: Option<&'a str>,
+    /// Other headers, which may be secrets, too.
+    pub headers: &'a [(String, String)],
     /// For which cause it is made; see [`Request::trace`].
     pub trace: Option<&'a TraceContext>,
     /// The longest answer, in bytes.
@@ -183,6 +185,9 @@ impl Client {
         let mut builder = self.agent.post(url.as_uri().clone()).header(CONTENT_TYPE, post.content_type);
         if let Some(secret) = post.bearer {
             builder = builder.header(AUTHORIZATION, format!("Bearer {secret}"));
+        }
+        for (name, value) in post.headers {
+            builder = builder.header(name, value);
         }
         for (name, value) in trace_headers(post.trace) {
             builder = builder.header(name, value);

@@ -58,6 +58,7 @@ impl Webhook {
             content_type: "application/json",
             body: body.as_bytes(),
             bearer: token,
+            headers: &[],
             trace: Some(&trace),
             max_answer: MAX_ANSWER,
             limit: LIMIT,
