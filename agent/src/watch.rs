@@ -15,6 +15,7 @@ use picket_sensorlink::{Backoff, ClientOptions, ClientStatus, Link, SensorClient
 use picket_telemetry::{CheckSpec, Finding, Health};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// The mark that somebody watches and has not handed on everything.
 const UNSETTLED: &str = "unsettled";
@@ -22,6 +23,8 @@ const UNSETTLED: &str = "unsettled";
 /// What watches for this agent.
 pub(crate) struct Watching {
     mode: Mutex<Option<Mode>>,
+    /// Held by whoever begins or ends watchers: two at a time would work on one baseline.
+    changing: Mutex<()>,
     /// Where it says that this process watches, if it does.
     mark: Option<PathBuf>,
 }
@@ -38,8 +41,19 @@ enum Mode {
     /// Another process, with the privilege to see more.
     Sensor(SensorClient),
     /// This process.
-    Own { files: Option<FileWatcher>, network: Option<NetWatcher>, failures: Vec<Sight> },
+    Own(Box<Own>),
 }
+
+/// The watchers of this process. One that could not begin is tried again from time to time.
+struct Own {
+    config: WatchConfig,
+    files: Result<FileWatcher, String>,
+    network: Result<NetWatcher, String>,
+    retry: Instant,
+}
+
+/// How often a watcher that could not begin is tried again.
+const AGAIN: Duration = Duration::from_secs(60);
 
 impl Watching {
     /// Begins to watch as `config` says.
@@ -57,23 +71,47 @@ impl Watching {
             }
             None => {
                 tell_what_a_kill_took(config, &pipeline.sink());
-                own(config, &pipeline.sink())
+                Mode::Own(Box::new(Own::start(config, &pipeline.sink())))
             }
         };
         let mark = config.sensor.is_none().then(|| config.state_dir.join(UNSETTLED));
-        Ok(Self { mode: Mutex::new(Some(mode)), mark })
+        Ok(Self { mode: Mutex::new(Some(mode)), changing: Mutex::new(()), mark })
     }
 
     /// Watches as `config` says from now on. The sensor reads the same configuration by itself.
     pub(crate) fn configure(&self, config: &WatchConfig, pipeline: &Arc<Pipeline>) {
+        let _changing = self.changing();
         let old = {
             let mut mode = self.mode();
-            if matches!(*mode, Some(Mode::Own { .. })) { mode.take() } else { return }
+            if matches!(*mode, Some(Mode::Own(_))) { mode.take() } else { return }
         };
         // The old one ends first: both would work on one baseline. Without the lock, for `/health` looks here meanwhile.
         end(old);
-        let new = own(config, &pipeline.sink());
-        *self.mode() = Some(new);
+        let new = Own::start(config, &pipeline.sink());
+        *self.mode() = Some(Mode::Own(Box::new(new)));
+    }
+
+    /// Tries watchers of this process again that could not begin, if it is time. To be called every few seconds.
+    pub(crate) fn try_again(&self, sink: &Sink) {
+        let _changing = self.changing();
+        let (config, files, network) = match &mut *self.mode() {
+            Some(Mode::Own(own)) if (own.files.is_err() || own.network.is_err()) && own.retry <= Instant::now() => {
+                own.retry = Instant::now() + AGAIN;
+                (own.config.clone(), own.files.is_err(), own.network.is_err())
+            }
+            _ => return,
+        };
+        // Without the lock, for `/health` looks here meanwhile.
+        let files = files.then(|| start_files(&config, sink));
+        let network = network.then(|| start_network(&config, sink));
+        if let Some(Mode::Own(own)) = &mut *self.mode() {
+            if let Some(files) = files {
+                own.files = files;
+            }
+            if let Some(network) = network {
+                own.network = network;
+            }
+        }
     }
 
     /// What was counted.
@@ -81,9 +119,9 @@ impl Watching {
         match &*self.mode() {
             None => Watched::default(),
             Some(Mode::Sensor(client)) => Watched { sensor: Some(client.status()), ..Watched::default() },
-            Some(Mode::Own { files, network, .. }) => Watched {
-                files: files.as_ref().map(FileWatcher::counters),
-                network: network.as_ref().map(NetWatcher::counters),
+            Some(Mode::Own(own)) => Watched {
+                files: own.files.as_ref().ok().map(FileWatcher::counters),
+                network: own.network.as_ref().ok().map(NetWatcher::counters),
                 sensor: None,
             },
         }
@@ -94,15 +132,17 @@ impl Watching {
         match &*self.mode() {
             None => Vec::new(),
             Some(Mode::Sensor(client)) => sensor_sights(client),
-            Some(Mode::Own { files, network, failures }) => {
-                let sights = files.iter().map(FileWatcher::sight).chain(network.iter().map(NetWatcher::sight));
-                sights.chain(failures.iter().cloned()).collect()
+            Some(Mode::Own(own)) => {
+                let files = own.files.as_ref().map_or_else(|error| blind("files", error), FileWatcher::sight);
+                let network = own.network.as_ref().map_or_else(|error| blind("network", error), NetWatcher::sight);
+                vec![files, network]
             }
         }
     }
 
     /// Ends it; what was seen has been handed on when this returns.
     pub(crate) fn stop(&self) {
+        let _changing = self.changing();
         let mode = self.mode().take();
         end(mode);
     }
@@ -114,6 +154,10 @@ impl Watching {
         {
             tracing::debug!(%error, "the next start will tell of a gap that there is not");
         }
+    }
+
+    fn changing(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn mode(&self) -> MutexGuard<'_, Option<Mode>> {
@@ -146,24 +190,25 @@ fn end(mode: Option<Mode>) {
     match mode {
         None => {}
         Some(Mode::Sensor(client)) => client.stop(),
-        Some(Mode::Own { files, network, .. }) => {
-            if let Some(files) = files {
+        Some(Mode::Own(own)) => {
+            if let Ok(files) = own.files {
                 files.stop();
             }
-            if let Some(network) = network {
+            if let Ok(network) = own.network {
                 network.stop();
             }
         }
     }
 }
 
-fn own(config: &WatchConfig, sink: &Sink) -> Mode {
-    let mut failures = Vec::new();
-    let mut blind = |source: &str, detail: String| {
-        tracing::error!(source, detail, "nothing is watched");
-        let (level, method) = (SightLevel::Blind, String::new());
-        failures.push(Sight { source: source.to_owned(), level, method, detail });
-    };
+impl Own {
+    fn start(config: &WatchConfig, sink: &Sink) -> Self {
+        let (files, network) = (start_files(config, sink), start_network(config, sink));
+        Self { config: config.clone(), files, network, retry: Instant::now() + AGAIN }
+    }
+}
+
+fn start_files(config: &WatchConfig, sink: &Sink) -> Result<FileWatcher, String> {
     let options = picket_filewatch::Options {
         settings: config.files.clone(),
         state_dir: config.state_dir.clone(),
@@ -171,13 +216,20 @@ fn own(config: &WatchConfig, sink: &Sink) -> Mode {
         privileged: picket_filewatch::Privileged::Auto,
         ignore_self: true,
     };
-    let files = picket_durable::create_dir(&config.state_dir, 0o700)
+    let started = picket_durable::create_dir(&config.state_dir, 0o700)
         .map_err(|error| told(&error))
         .and_then(|_| FileWatcher::start(options, Arc::clone(sink)).map_err(|error| told(&error)));
-    let files = files.map_err(|error| blind("files", error)).ok();
-    let network = NetWatcher::start(&config.network.clone().into(), Arc::clone(sink));
-    let network = network.map_err(|error| blind("network", told(&error))).ok();
-    Mode::Own { files, network, failures }
+    started.inspect_err(|detail| tracing::error!(source = "files", detail, "nothing is watched; it is tried again"))
+}
+
+fn start_network(config: &WatchConfig, sink: &Sink) -> Result<NetWatcher, String> {
+    let started = NetWatcher::start(&config.network.clone().into(), Arc::clone(sink)).map_err(|error| told(&error));
+    started.inspect_err(|detail| tracing::error!(source = "network", detail, "nothing is watched; it is tried again"))
+}
+
+/// What a watcher that could not begin sees.
+fn blind(source: &str, detail: &str) -> Sight {
+    Sight { source: source.to_owned(), level: SightLevel::Blind, method: String::new(), detail: detail.to_owned() }
 }
 
 /// What the sensor sees; while it is away, nothing.
@@ -226,4 +278,41 @@ fn finding(spec: CheckSpec, sight: Option<&Sight>) -> Finding {
     finding
         .figure("level", serde_json::to_value(sight.level).unwrap_or_default())
         .figure("method", sight.method.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use picket_filewatch::{FileMonitorSettings, WatchPath};
+    use picket_netwatch::NetworkMonitorSettings;
+
+    #[test]
+    fn a_watcher_that_could_not_begin_begins_once_what_was_in_its_way_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let state_dir = dir.path().join("files");
+        picket_durable::write_atomic(&state_dir, b"a file where a folder is wanted", 0o600).unwrap();
+        let config = WatchConfig {
+            files: FileMonitorSettings { paths: vec![WatchPath::new(dir.path()).unwrap()], ..Default::default() },
+            network: NetworkMonitorSettings { enabled: false, ..Default::default() },
+            state_dir: state_dir.clone(),
+            own: Vec::new(),
+            sensor: None,
+            program: "test".into(),
+        };
+        let sink: Sink = Arc::new(|_| {});
+        let own = Own::start(&config, &sink);
+        let watching =
+            Watching { mode: Mutex::new(Some(Mode::Own(Box::new(own)))), changing: Mutex::new(()), mark: None };
+        let begun = |watching: &Watching| watching.watched().files.is_some();
+        assert_eq!((begun(&watching), watching.sights()[0].level), (false, SightLevel::Blind));
+        std::fs::remove_file(&state_dir).unwrap();
+        watching.try_again(&sink);
+        assert!(!begun(&watching), "not that soon");
+        if let Some(Mode::Own(own)) = &mut *watching.mode() {
+            own.retry = Instant::now();
+        }
+        watching.try_again(&sink);
+        assert!(begun(&watching));
+        watching.stop();
+    }
 }

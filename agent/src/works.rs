@@ -77,7 +77,7 @@ impl Works {
             }
             None => None,
         };
-        let collectors = start_collectors(shared, &kept, &monitoring, pipeline.as_ref())?;
+        let collectors = start_collectors(shared, &kept, &monitoring, pipeline.as_ref(), watching.as_ref())?;
         note_start(&kept, loaded, &sink);
         let applier = Applier {
             health: Arc::clone(&shared.health),
@@ -165,10 +165,12 @@ fn start_collectors(
     kept: &Arc<Kept>,
     monitoring: &Monitoring,
     pipeline: Option<&Arc<Pipeline>>,
+    watching: Option<&Arc<Watching>>,
 ) -> Result<Collectors, BuildError> {
     let (health, budget, pace, started) =
         (Arc::clone(&shared.health), Arc::clone(&shared.budget), shared.pace.clone(), shared.started);
     let (kept, pipeline, feed) = (Arc::clone(kept), pipeline.cloned(), monitoring.feed());
+    let watching = watching.cloned();
     let on_sample: OnSample = Arc::new(move |taken: &Arc<Taken>| {
         match &taken.sample {
             Sample::Disk(disk) => health.set(checks::DISK_SPACE, disk.finding()),
@@ -179,6 +181,9 @@ fn start_collectors(
                     pipeline.set_thrift(thrift(verdict.step));
                 }
                 health.set(checks::RESOURCES, verdict.finding());
+                if let (Some(watching), Some(pipeline)) = (&watching, &pipeline) {
+                    watching.try_again(&pipeline.sink());
+                }
             }
             _ => {}
         }
