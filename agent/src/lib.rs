@@ -11,6 +11,7 @@ pub mod config;
 mod events;
 #[cfg(feature = "faults")]
 mod fault;
+mod heard;
 mod identity;
 mod keep;
 mod local_api;

@@ -10,10 +10,11 @@
 
 use crate::collect::Taken;
 use crate::config::MonitorConfig;
+use crate::heard::{Heard, finding};
 use crate::keep::told;
-use picket_monitor::channel::{self, Sender};
-use picket_monitor::{Alert, ChannelStatus, Counts, Limits, Memory, Moment, Monitor, Notifier, NotifierOptions};
-use picket_monitor::{AlertingSettings, ChannelKind, Operations, Sample, SmtpSettings, Summary, Tags, Threshold};
+use picket_monitor::channel::ChannelError;
+use picket_monitor::{Alert, ChannelStatus, Counts, Limits, Memory, Moment, Monitor, Notifier};
+use picket_monitor::{Operations, Sample, Summary, Tags, Threshold};
 use picket_protocol::event::{AlertEvent, EventBody, Sink};
 use picket_telemetry::Finding;
 use serde::Serialize;
@@ -29,6 +30,8 @@ use uuid::Uuid;
 const QUEUE: usize = 256;
 /// How often silent series are looked for, and acknowledgements.
 const TICK: Duration = Duration::from_secs(1);
+/// How often it is looked whether the secrets of channels can be read.
+const SECRETS: Duration = Duration::from_secs(5);
 /// How long channels may take to finish when the agent stops.
 const DRAIN: Duration = Duration::from_secs(2);
 /// The longest file of an acknowledgement, in bytes: a name, a note, and room for their line ends.
@@ -40,11 +43,6 @@ enum Message {
     Configure(Box<MonitorConfig>),
     Stop,
 }
-
-/// From how many failed attempts in a row on a channel is worth a warning: one may be a hiccup, and the next is seconds away.
-const FAILING: u64 = 3;
-/// How long it is told that a channel lost something, in seconds.
-const LOST_TOLD: u64 = 3_600;
 
 /// What the monitor knows: `GET /alerts`.
 #[derive(Debug, Serialize)]
@@ -87,7 +85,7 @@ struct State {
     monitor: Monitor,
     notifier: Option<Notifier>,
     /// Channels that cannot be used, and why.
-    unusable: Vec<String>,
+    unusable: Vec<ChannelError>,
 }
 
 impl Monitoring {
@@ -121,6 +119,7 @@ impl Monitoring {
             forgetful: false,
             heard,
             began,
+            looked: began,
         };
         let thread =
             std::thread::Builder::new().name("picket-monitor".to_owned()).spawn(move || worker.run(untold, &inbox))?;
@@ -161,7 +160,7 @@ impl Monitoring {
             active: state.monitor.active().to_vec(),
             recent: state.monitor.recent().cloned().collect(),
             channels: state.notifier.as_ref().map(Notifier::status).unwrap_or_default(),
-            unusable: state.unusable.clone(),
+            unusable: state.unusable.iter().map(ToString::to_string).collect(),
             counts: state.monitor.counts(),
             dropped: self.dropped.load(Ordering::Relaxed),
         }
@@ -219,82 +218,6 @@ fn remembered(path: &Path) -> Memory {
     })
 }
 
-/// What decides who hears of alerts. While it stays the same, so do the channels.
-#[derive(Clone, PartialEq)]
-struct Heard {
-    alerting: AlertingSettings,
-    smtp: SmtpSettings,
-    sender: Sender,
-}
-
-impl Heard {
-    fn of(config: &MonitorConfig) -> Self {
-        // How long a metric may be silent is nothing to a channel.
-        let no_data = AlertingSettings::default().no_data;
-        Self {
-            alerting: AlertingSettings { no_data, ..config.alerting.clone() },
-            smtp: config.smtp.clone(),
-            sender: Sender {
-                device_id: config.device_id.clone(),
-                hostname: config.hostname.clone(),
-                user_agent: config.user_agent.clone(),
-            },
-        }
-    }
-
-    /// Starts the channels; with those that cannot be used, and why.
-    fn notifier(&self) -> std::io::Result<(Option<Notifier>, Vec<String>)> {
-        let (channels, errors) = channel::plan(&self.alerting, &self.smtp, &self.sender);
-        for error in &errors {
-            tracing::error!(%error, "a channel for alerts cannot be used");
-        }
-        let unusable = errors.iter().map(ToString::to_string).collect();
-        let notifier =
-            if channels.is_empty() { None } else { Some(Notifier::spawn(channels, NotifierOptions::default())?) };
-        Ok((notifier, unusable))
-    }
-
-    /// Lets the channels of `now` that were here before count on from `counted`.
-    fn count_on(&self, now: &Self, fresh: &Notifier, counted: &[ChannelStatus]) {
-        for status in counted {
-            if let Some(index) = self.same_in(now, status.index) {
-                fresh.count_on(index, status);
-            }
-        }
-    }
-
-    /// Where in `other` the channel at `index` stands, if it is there unchanged.
-    fn same_in(&self, other: &Self, index: usize) -> Option<usize> {
-        let channel = self.alerting.channels.get(index)?;
-        let same = self.sender == other.sender && (channel.r#type != ChannelKind::Email || self.smtp == other.smtp);
-        other.alerting.channels.iter().position(|other| same && other == channel)
-    }
-}
-
-/// What the channels' state means for the agent's health.
-fn finding(channels: &[ChannelStatus], unusable: &[String]) -> Finding {
-    let mut trouble: Vec<String> = unusable.to_vec();
-    for channel in channels {
-        let place = format!("alerting.channels[{}] ({})", channel.index, channel.kind);
-        let last = channel.last_error.as_deref().map(|error| format!(": {error}")).unwrap_or_default();
-        if channel.failing >= FAILING {
-            trouble.push(format!("{place} failed {} times in a row{last}", channel.failing));
-        } else if channel.lost_ago_seconds.is_some_and(|ago| ago < LOST_TOLD) {
-            let (failed, dropped) = (channel.failed, channel.dropped);
-            trouble.push(format!(
-                "{place} lost alerts within the last hour ({failed} given up, {dropped} dropped in all){last}"
-            ));
-        }
-    }
-    let finding = match trouble.as_slice() {
-        [] if channels.is_empty() => Finding::pass("no channel is configured; alerts are in `picket alerts list`"),
-        [] => Finding::pass("every channel works"),
-        trouble => Finding::warn(trouble.join("; ")),
-    };
-    let lost: u64 = channels.iter().map(|channel| channel.failed + channel.dropped).sum();
-    finding.figure("channels", channels.len() as u64).figure("lost", lost)
-}
-
 struct Worker {
     state: Arc<Mutex<State>>,
     sink: Sink,
@@ -306,6 +229,8 @@ struct Worker {
     heard: Heard,
     /// The beginning of the steady clock.
     began: Instant,
+    /// When it was last looked whether the secrets of channels can be read.
+    looked: Instant,
 }
 
 impl Worker {
@@ -358,6 +283,13 @@ impl Worker {
     }
 
     fn tick(&mut self) {
+        if self.looked.elapsed() >= SECRETS {
+            self.looked = Instant::now();
+            let waiting: Vec<ChannelError> = self.heard.waiting().collect();
+            let mut state = lock(&self.state);
+            state.unusable.retain(|error| !error.waits);
+            state.unusable.extend(waiting);
+        }
         let now = self.now();
         if let Some(sample) = self.operations.error_rate(now) {
             self.record(&[sample]);
@@ -436,7 +368,8 @@ impl Worker {
         let before = std::mem::replace(&mut self.heard, heard);
         let (fresh, unusable) = self.heard.notifier().unwrap_or_else(|error| {
             tracing::error!(%error, "nobody hears of alerts: the system gives no thread");
-            (None, vec![format!("the system gives no thread: {error}")])
+            let reason = format!("the system gives no thread: {error}");
+            (None, vec![ChannelError { key: "alerting.channels".to_owned(), reason, waits: false }])
         });
         if fresh.is_none() {
             // Who heard of the alerts hears of their end: nobody will tell them later.
@@ -461,7 +394,7 @@ impl Worker {
         self.tell(events);
     }
 
-    fn replace(&self, notifier: Option<Notifier>, unusable: Vec<String>) -> Option<Notifier> {
+    fn replace(&self, notifier: Option<Notifier>, unusable: Vec<ChannelError>) -> Option<Notifier> {
         let mut state = lock(&self.state);
         state.unusable = unusable;
         std::mem::replace(&mut state.notifier, notifier)
@@ -488,8 +421,12 @@ impl Ack {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::heard::LOST_TOLD;
     use picket_config::Interval;
-    use picket_monitor::{ChannelLevel, ChannelSettings, PerformanceSettings, ThresholdSettings, Thresholds};
+    use picket_monitor::{
+        AlertingSettings, ChannelKind, ChannelLevel, ChannelSettings, PerformanceSettings, SmtpSettings,
+        ThresholdSettings, Thresholds,
+    };
     use picket_protocol::CheckStatus;
     use picket_protocol::event::AlertAction;
 
@@ -585,6 +522,35 @@ mod tests {
             std::thread::yield_now();
         }
         assert_eq!(monitoring.channel_finding().message, "every channel works");
+        monitoring.stop();
+    }
+
+    #[test]
+    fn a_secret_that_is_missing_warns_until_it_is_there_and_again_when_it_is_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let token = dir.path().join("token");
+        let mut config = config(dir.path());
+        config.alerting.channels.push(ChannelSettings {
+            r#type: ChannelKind::Webhook,
+            url: Some("http://127.0.0.1:9/".into()),
+            token_file: Some(token.to_str().unwrap().to_owned()),
+            ..ChannelSettings::default()
+        });
+        let (monitoring, _events) = start(&config);
+        let becomes = |status: CheckStatus| {
+            let deadline = Instant::now() + LONG;
+            while monitoring.channel_finding().status != status && Instant::now() < deadline {
+                std::thread::yield_now();
+            }
+            let finding = monitoring.channel_finding();
+            assert_eq!(finding.status, status, "{}", finding.message);
+        };
+        becomes(CheckStatus::Warn);
+        assert_eq!(monitoring.alerts().channels.len(), 2, "it is there all the same");
+        picket_durable::write_atomic(&token, b"t0ken\n", 0o600).unwrap();
+        becomes(CheckStatus::Pass);
+        picket_durable::remove_if_present(&token).unwrap();
+        becomes(CheckStatus::Warn);
         monitoring.stop();
     }
 

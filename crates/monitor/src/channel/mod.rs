@@ -46,6 +46,8 @@ pub struct ChannelError {
     pub key: String,
     /// What is wrong, and what would be right.
     pub reason: String,
+    /// Whether the channel is there all the same and works as soon as it is mended: a secret that cannot be read now.
+    pub waits: bool,
 }
 
 /// What a channel has done.
@@ -127,16 +129,16 @@ pub fn plan(alerting: &AlertingSettings, smtp: &SmtpSettings, sender: &Sender) -
     }
     if alerting.channels.len() > MAX_CHANNELS {
         let reason = format!("only the first {MAX_CHANNELS} are used");
-        errors.push(ChannelError { key: "alerting.channels".to_owned(), reason });
+        errors.push(ChannelError { key: "alerting.channels".to_owned(), reason, waits: false });
     }
     for (index, settings) in alerting.channels.iter().enumerate().take(MAX_CHANNELS) {
         match channel(index, settings, smtp, sender) {
             Ok(channel) => {
                 let obstacle = channel.deliver.as_ref().and_then(|deliver| deliver.obstacle());
-                errors.extend(obstacle.map(|wrong| wrong.error(index)));
+                errors.extend(obstacle.map(|wrong| wrong.error(index, true)));
                 channels.push(channel);
             }
-            Err(wrong) => errors.push(wrong.error(index)),
+            Err(wrong) => errors.push(wrong.error(index, false)),
         }
     }
     (channels, errors)
@@ -149,11 +151,12 @@ pub(crate) enum Wrong {
 }
 
 impl Wrong {
-    fn error(self, index: usize) -> ChannelError {
-        match self {
-            Self::Channel(key, reason) => ChannelError { key: format!("alerting.channels[{index}].{key}"), reason },
-            Self::Smtp(key, reason) => ChannelError { key: format!("smtp.{key}"), reason },
-        }
+    fn error(self, index: usize, waits: bool) -> ChannelError {
+        let (key, reason) = match self {
+            Self::Channel(key, reason) => (format!("alerting.channels[{index}].{key}"), reason),
+            Self::Smtp(key, reason) => (format!("smtp.{key}"), reason),
+        };
+        ChannelError { key, reason, waits }
     }
 }
 
