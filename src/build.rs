@@ -3,9 +3,25 @@
 use picket_protocol::{BuildInfo, StateFormat};
 use semver::Version;
 
-/// The formats of stored state that this version reads and writes. Raise `writes` whenever an older version would
-/// misread what this one writes.
-const STATE_FORMAT: StateFormat = StateFormat { reads_from: 1, writes: 1 };
+/// The forms of what the agent keeps, one for each state format since the first: of the store and of the queue.
+///
+/// The updater knows one number, the state format. Whoever changes a form adds a line here, which raises that number; a
+/// line is never changed or taken away.
+const STATE_FORMS: [(u32, i64); 1] = [(1, 1)];
+
+/// The formats of stored state that this version reads and writes.
+const STATE_FORMAT: StateFormat = StateFormat { reads_from: 1, writes: STATE_FORMS.len() as u32 };
+
+const _: () = {
+    let (store, queue) = STATE_FORMS[STATE_FORMS.len() - 1];
+    assert!(store == picket_store::SCHEMA_WRITES, "the store has another schema: add a line to STATE_FORMS");
+    assert!(queue == picket_outbox::STATE_FORM, "the queue has another form: add a line to STATE_FORMS");
+    let (store, queue) = STATE_FORMS[STATE_FORMAT.reads_from as usize - 1];
+    assert!(
+        store >= picket_store::SCHEMA_READS_FROM && queue >= picket_outbox::STATE_READS_FROM,
+        "this version no longer reads the state format that STATE_FORMAT.reads_from names"
+    );
+};
 
 static RELEASE_ROOT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/release-root.json"));
 

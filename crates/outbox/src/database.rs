@@ -11,7 +11,7 @@
 
 use crate::error::Trouble;
 use crate::lane::Lane;
-use crate::state::{State, StateError};
+use crate::state::{STATE_FORM, State, StateError};
 use picket_seal::{OVERHEAD, Place, Sealer};
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, params};
 use std::collections::BTreeSet;
@@ -20,7 +20,7 @@ use std::path::Path;
 use uuid::Uuid;
 
 /// The form of the tables (`user_version`); the state says it too, where no flipped bit can.
-const FORM: i64 = 1;
+const FORM: i64 = STATE_FORM;
 /// `PkOb`, for `file(1)` and people.
 const APPLICATION_ID: i64 = 0x506b_4f62;
 /// Rows that are kept in quarantine.
@@ -137,6 +137,8 @@ pub(crate) fn create(db: &Connection) -> Result<(), Trouble> {
     Ok(db.execute_batch(&sql)?)
 }
 
+/// The columns of a record that this version knows; a later one may have added others.
+const COLUMNS: &str = "id, boot, seq, weight, lost, at, aged, body";
 /// The two copies of the state.
 const STATE_TABLES: [&str; 2] = ["state_a", "state_b"];
 
@@ -167,10 +169,18 @@ impl Tables<'_> {
         let place = Place { table: lane.table(), row: row.id, context: &row.context() };
         let body = self.sealer.seal(place, &row.body).map_err(Trouble::Seal)?;
         let sql = match lane {
-            Lane::Gaps => "INSERT OR REPLACE INTO lane_gaps VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-            Lane::High => "INSERT INTO lane_high VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-            Lane::Normal => "INSERT INTO lane_normal VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
-            Lane::Low => "INSERT INTO lane_low VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            Lane::Gaps => {
+                "INSERT OR REPLACE INTO lane_gaps(id, boot, seq, weight, lost, at, aged, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"
+            }
+            Lane::High => {
+                "INSERT INTO lane_high(id, boot, seq, weight, lost, at, aged, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"
+            }
+            Lane::Normal => {
+                "INSERT INTO lane_normal(id, boot, seq, weight, lost, at, aged, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"
+            }
+            Lane::Low => {
+                "INSERT INTO lane_low(id, boot, seq, weight, lost, at, aged, body) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"
+            }
         };
         let (seq, weight, lost) = (row.seq.cast_signed(), row.weight.cast_signed(), row.lost.cast_signed());
         self.db.prepare_cached(sql)?.execute(params![
@@ -188,7 +198,7 @@ impl Tables<'_> {
 
     /// Up to `limit` records of `lane` after the id `after` and up to `to`, each opened.
     pub(crate) fn rows(self, lane: Lane, after: i64, to: i64, limit: usize) -> Result<Vec<Read>, Trouble> {
-        let sql = format!("SELECT * FROM {} WHERE id > ?1 AND id <= ?2 ORDER BY id LIMIT ?3", lane.table());
+        let sql = format!("SELECT {COLUMNS} FROM {} WHERE id > ?1 AND id <= ?2 ORDER BY id LIMIT ?3", lane.table());
         let mut statement = self.db.prepare_cached(&sql)?;
         let mut rows = statement.query(params![after, to, i64::try_from(limit).unwrap_or(i64::MAX)])?;
         let mut read = Vec::new();
@@ -244,7 +254,9 @@ impl Tables<'_> {
     /// Moves the record `id` of `lane` to quarantine.
     pub(crate) fn quarantine(self, lane: Lane, id: i64) -> Result<(), Trouble> {
         let table = lane.table();
-        let copy = format!("INSERT INTO quarantine SELECT NULL, '{table}', * FROM {table} WHERE id = ?1");
+        let copy = format!(
+            "INSERT INTO quarantine({COLUMNS}, n, lane) SELECT {COLUMNS}, NULL, '{table}' FROM {table} WHERE id = ?1"
+        );
         self.db.execute(&copy, [id])?;
         self.db.execute(&format!("DELETE FROM {table} WHERE id = ?1"), [id])?;
         self.db.execute("DELETE FROM quarantine WHERE n <= (SELECT MAX(n) FROM quarantine) - ?1", [QUARANTINE_ROWS])?;

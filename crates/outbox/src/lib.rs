@@ -75,6 +75,6 @@ pub use inspect::{clean, inspect, keys, reseal_books};
 pub use ledger::{Account, Ledger};
 pub use outbox::Outbox;
 pub use settings::{BatchLimits, Limits, OutboxSettings};
-pub use state::BootAccount;
+pub use state::{BootAccount, STATE_FORM, STATE_READS_FROM};
 pub use status::{QueueStatus, Queued};
 pub use work::CleanRequest;

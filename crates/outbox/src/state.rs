@@ -70,8 +70,15 @@ impl Aged {
     }
 }
 
-/// The form of the state and of the tables it stands beside.
-pub(crate) const STATE_FORM: i64 = 1;
+/// The form of the state and of the tables it stands beside, as this version writes them.
+///
+/// The updater keeps a way back of one release, so a queue must serve the release before the one that wrote it. A release
+/// raises the form by at most one and only adds: members of the state, columns with defaults. It says in the state, under
+/// `reads_from`, the oldest form whose code can go on with the queue. This version takes a queue of the next form if that
+/// allows it, leaves the number as it is, and keeps the members that it does not know. Anything newer is refused.
+pub const STATE_FORM: i64 = 1;
+/// The oldest form whose code can go on with a queue of this version.
+pub const STATE_READS_FROM: i64 = 1;
 
 /// Why there is no state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,8 +92,11 @@ pub(crate) enum StateError {
 /// All of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct State {
-    /// [`STATE_FORM`] of the writer.
+    /// [`STATE_FORM`] of the latest version that wrote it.
     pub(crate) form: i64,
+    /// [`STATE_READS_FROM`] of that version; the first ones did not say it.
+    #[serde(default = "first_form")]
+    pub(crate) reads_from: i64,
     /// Who keeps these books; a new one when they begin at zero.
     pub(crate) books: Uuid,
     /// Counts the commits.
@@ -109,6 +119,13 @@ pub(crate) struct State {
     pub(crate) quarantined: u64,
     /// Database files that were set aside.
     pub(crate) set_aside: u64,
+    /// What a later version added.
+    #[serde(flatten)]
+    pub(crate) added: serde_json::Map<String, serde_json::Value>,
+}
+
+fn first_form() -> i64 {
+    1
 }
 
 impl State {
@@ -116,6 +133,7 @@ impl State {
     pub(crate) fn new(kernel_boot: &str) -> Self {
         Self {
             form: STATE_FORM,
+            reads_from: STATE_READS_FROM,
             books: Uuid::now_v7(),
             commit: 0,
             kernel_boot: kernel_boot.to_owned(),
@@ -129,6 +147,7 @@ impl State {
             aged: Aged::default(),
             quarantined: 0,
             set_aside: 0,
+            added: serde_json::Map::new(),
         }
     }
 
@@ -140,10 +159,14 @@ impl State {
         #[derive(Deserialize)]
         struct Form {
             form: i64,
+            #[serde(default)]
+            reads_from: Option<i64>,
         }
-        let form: Form = serde_json::from_slice(json).map_err(|_| StateError::Damaged)?;
-        if form.form > STATE_FORM {
-            return Err(StateError::Later(form.form));
+        let Form { form, reads_from } = serde_json::from_slice(json).map_err(|_| StateError::Damaged)?;
+        let is_readable =
+            form <= STATE_FORM || (form == STATE_FORM + 1 && reads_from.is_some_and(|oldest| oldest <= STATE_FORM));
+        if !is_readable {
+            return Err(StateError::Later(form));
         }
         serde_json::from_slice(json).map_err(|_| StateError::Damaged)
     }

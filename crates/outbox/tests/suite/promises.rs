@@ -1,7 +1,7 @@
 //! What the outbox promises while nothing breaks.
 
-use crate::bench::{ALL, Bench, Receiver, WAIT, draft};
-use picket_outbox::{BatchLimits, CleanRequest, Gap, OutboxError};
+use crate::bench::{ALL, Bench, Receiver, WAIT, draft, sealer};
+use picket_outbox::{BatchLimits, CleanRequest, Gap, Outbox, OutboxError};
 use picket_protocol::event::{EventBody, GapEvent, GapReason, Priority};
 use std::time::Duration;
 
@@ -272,4 +272,77 @@ fn an_old_key_is_named_until_the_last_record_under_it_is_delivered() {
     crate::bench::sealer(bench.dir.path()).keyring().rotate().unwrap();
     picket_outbox::reseal_books(bench.options(), WAIT).unwrap();
     assert_eq!(keys(), [4]);
+}
+
+/// Changes the state of a closed queue as a hand would.
+fn change_state(bench: &Bench, change: impl Fn(&mut serde_json::Value)) {
+    let db = rusqlite::Connection::open(bench.folder().join("outbox.db")).unwrap();
+    let sealer = sealer(bench.dir.path());
+    for table in ["state_a", "state_b"] {
+        let place = picket_seal::Place { table, row: 1, context: b"" };
+        let sql = format!("SELECT body FROM {table}");
+        let body: Vec<u8> = db.query_row(&sql, [], |row| row.get(0)).unwrap();
+        let mut state = serde_json::from_slice(&sealer.open(place, &body).unwrap()).unwrap();
+        change(&mut state);
+        let body = sealer.seal(place, state.to_string().as_bytes()).unwrap();
+        db.execute(&format!("UPDATE {table} SET body=?1"), [body]).unwrap();
+    }
+}
+
+#[test]
+fn a_queue_of_the_next_release_that_only_adds_is_gone_on_with_and_keeps_what_was_added() {
+    let bench = Bench::quick();
+    let outbox = bench.open();
+    outbox.emit_durable(draft(Priority::Normal, 1, 50), WAIT).unwrap();
+    drop(outbox);
+    change_state(&bench, |state| {
+        state["form"] = (picket_outbox::STATE_FORM + 1).into();
+        state["reads_from"] = picket_outbox::STATE_FORM.into();
+        state["newer"] = serde_json::json!({ "kept": [1, 2] });
+    });
+    let db = rusqlite::Connection::open(bench.folder().join("outbox.db")).unwrap();
+    for lane in ["lane_gaps", "lane_high", "lane_normal", "lane_low"] {
+        db.execute_batch(&format!("ALTER TABLE {lane} ADD COLUMN newer INTEGER NOT NULL DEFAULT 0")).unwrap();
+    }
+    db.execute_batch("CREATE TABLE newer(id INTEGER PRIMARY KEY)").unwrap();
+    drop(db);
+    let outbox = bench.open();
+    outbox.emit_durable(draft(Priority::High, 1, 50), WAIT).unwrap();
+    let mut receiver = Receiver::default();
+    receiver.drain(&outbox);
+    let total = outbox.ledger().total();
+    assert_eq!((total.emitted, total.acknowledged, total.queued, total.gap_total()), (2, 2, 0, 0));
+    drop(outbox);
+    let (form, kept) = (picket_outbox::STATE_FORM + 1, serde_json::json!({ "kept": [1, 2] }));
+    change_state(&bench, |state| assert_eq!((&state["form"], &state["newer"]), (&form.into(), &kept)));
+}
+
+#[test]
+fn a_queue_of_a_release_that_did_more_than_add_is_refused_and_stays_as_it_is() {
+    for (form, reads_from) in [(1, Some(2)), (1, None), (2, Some(1))] {
+        let form = picket_outbox::STATE_FORM + form;
+        let bench = Bench::quick();
+        let outbox = bench.open();
+        outbox.emit_durable(draft(Priority::Normal, 1, 50), WAIT).unwrap();
+        drop(outbox);
+        change_state(&bench, |state| {
+            state["form"] = form.into();
+            match reads_from {
+                Some(oldest) => state["reads_from"] = oldest.into(),
+                None => drop(state.as_object_mut().unwrap().remove("reads_from")),
+            }
+        });
+        let Err(error) = Outbox::open(bench.options()) else { panic!("form {form} was opened") };
+        assert!(matches!(error, OutboxError::Later { form: found, .. } if found == form), "{error}");
+        assert!(error.to_string().contains("later version"), "{error}");
+        // The version that wrote it goes on where it was.
+        change_state(&bench, |state| {
+            assert_eq!(state["form"], form);
+            state["form"] = picket_outbox::STATE_FORM.into();
+        });
+        let outbox = bench.open();
+        let mut receiver = Receiver::default();
+        receiver.drain(&outbox);
+        assert_eq!(receiver.totals(), (1, 0));
+    }
 }
