@@ -205,13 +205,18 @@ fn look_at_table(
         match chunk(connection, path, table, last, Way::Up, CHUNK_ROWS) {
             Ok(rows) => {
                 let Some(end) = rows.last().map(|row| row.id) else { return Ok(()) };
+                if last.is_some_and(|last| end <= last) {
+                    // An id that was changed: the same rows would be read again, for ever.
+                    report.file(format!("the rows of {table} are out of order"));
+                    return Ok(());
+                }
                 rows.iter().for_each(|row| look_at_row(row, sealer, report));
                 last = Some(end);
             }
             Err(error) if error.is_damage() => {
                 // Row by row up to the bad spot, then from the other end down to it.
                 while let Ok(rows) = chunk(connection, path, table, last, Way::Up, 1) {
-                    let Some(row) = rows.first() else { break };
+                    let Some(row) = rows.first().filter(|row| last.is_none_or(|last| row.id > last)) else { break };
                     look_at_row(row, sealer, report);
                     last = Some(row.id);
                 }
@@ -239,11 +244,14 @@ fn look_backwards(
     let mut lowest = None;
     for size in [CHUNK_ROWS, 1] {
         while let Ok(rows) = chunk(connection, path, table, lowest, Way::Down, size) {
-            for row in rows.iter().take_while(|row| after.is_none_or(|after| row.id > after)) {
+            let before = lowest;
+            let is_new = |row: &&SealedRow| after.is_none_or(|after| row.id > after);
+            for row in rows.iter().take_while(is_new) {
                 look_at_row(row, sealer, report);
                 lowest = Some(row.id);
             }
-            if rows.last().is_none_or(|row| lowest != Some(row.id)) {
+            let is_lower = lowest.is_some_and(|lowest| before.is_none_or(|before| lowest < before));
+            if !is_lower || rows.last().is_none_or(|row| lowest != Some(row.id)) {
                 break;
             }
         }

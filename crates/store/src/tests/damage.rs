@@ -285,6 +285,29 @@ fn a_database_whose_end_was_cut_off_is_known_for_one() {
 }
 
 #[test]
+fn ids_out_of_order_are_damage_and_nobody_reads_in_a_circle() {
+    let bench = Bench::filled(300);
+    let mut bytes = read(&bench.database());
+    let page = page_of(&bench, Table::Events, 300) * 4096;
+    let number = |at: usize| usize::from(u16::from_be_bytes([bytes[at], bytes[at + 1]]));
+    // The last cell of the page: two bytes of length, then the id.
+    let cell = page + number(page + 8 + 2 * (number(page + 3) - 1));
+    assert_eq!(bytes[cell + 2..cell + 4], [0x82, 0x2c], "row 300");
+    bytes[cell + 2] = 0x80;
+    put(&bench.database(), &bytes);
+    let (done, ended) = std::sync::mpsc::channel();
+    let (folder, keyring) = (bench.folder(), Arc::clone(&bench.keyring));
+    std::thread::spawn(move || {
+        let _ = done.send(verify(&folder, Some(&keyring), &mut go_on).unwrap());
+    });
+    let report = ended.recv_timeout(Duration::from_secs(60)).expect("it comes to an end");
+    let told = |finding: &Finding| matches!(finding, Finding::File { what } if what.contains("out of order"));
+    assert!(report.findings.iter().any(told), "{report:?}");
+    let report = recover(&bench.folder(), &bench.keyring, &mut go_on).unwrap();
+    assert_eq!((report.rows(), report.lost_rows), (299, 1), "{report:?}");
+}
+
+#[test]
 fn what_was_removed_before_is_not_called_lost() {
     let bench = Bench::filled(3000);
     let mut maintenance = Maintenance::open(&bench.folder(), &bench.keyring).unwrap();
