@@ -85,8 +85,6 @@ pub(crate) struct Counters {
     pub(crate) shed: AtomicU64,
     /// Events that could not be written in the wire's form.
     pub(crate) unformatted: AtomicU64,
-    /// Events that a sink other than the outbox did not take.
-    pub(crate) sink_failures: AtomicU64,
     /// What became of the events for each sink other than the outbox.
     pub(crate) sinks: Tallies,
 }
@@ -223,7 +221,7 @@ struct Worker {
     thrifty_budgets: Budgets,
     thrift: Thrift,
     to_outbox: bool,
-    sinks: Vec<(Box<dyn EventSink>, bool)>,
+    sinks: Vec<Queued>,
     resolver: Option<Resolver>,
 }
 
@@ -283,12 +281,10 @@ impl Worker {
                 ticked = Instant::now();
                 let closed = self.folder.tick(ticked);
                 self.send_on(closed);
-                self.flush();
             }
         }
         let held = self.folder.drain();
         self.send_on(held);
-        self.flush();
     }
 
     fn take(&mut self, event: EventBody) {
@@ -342,7 +338,8 @@ impl Worker {
             let line = Line { schema: EVENT_SCHEMA, device_id: &self.config.device_id, class: body.class(), body };
             match serde_json::to_string(&line) {
                 Ok(line) if line.len() <= EVENT_MAX_BYTES => {
-                    self.show_to_sinks(&Outgoing { class: body.class(), line: &line });
+                    let outgoing = Outgoing { class: body.class(), line: &line };
+                    self.sinks.iter().for_each(|sink| sink.put(&outgoing));
                 }
                 // The outbox, where there is one, will not be able to write it either, and tells of it.
                 Ok(line) if !self.to_outbox => {
@@ -367,29 +364,12 @@ impl Worker {
         give_up(&self.outbox, body, GapReason::Format, "the events could not be written in the wire's form");
     }
 
-    fn show_to_sinks(&mut self, outgoing: &Outgoing<'_>) {
-        for (sink, works) in &mut self.sinks {
-            let taken = sink.put(outgoing);
-            self.counters.sink_failures.fetch_add(u64::from(taken.is_err()), Ordering::Relaxed);
-            tell_of(sink.as_ref(), works, taken);
-        }
-    }
-
-    fn flush(&mut self) {
-        for (sink, works) in &mut self.sinks {
-            if let failed @ Err(_) = sink.flush() {
-                tell_of(sink.as_ref(), works, failed);
-            }
-        }
-    }
-
     fn configure(&mut self, config: PipelineConfig) {
         if config == self.config {
             return;
         }
         let held = self.folder.drain();
         self.send_on(held);
-        self.flush();
         let thrift = self.thrift;
         *self = Self::new(config, Arc::clone(&self.outbox), Arc::clone(&self.counters));
         self.be_thrifty(thrift);
@@ -405,26 +385,13 @@ impl Worker {
     }
 }
 
-/// Tells once that a sink takes nothing, and once that it takes again.
-fn tell_of(sink: &dyn EventSink, works: &mut bool, taken: Result<(), sinks::SinkError>) {
-    let worked = std::mem::replace(works, taken.is_ok());
-    match taken {
-        Ok(()) if !worked => tracing::info!(sink = sink.name(), "takes events again"),
-        Err(error) if worked => {
-            let source = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-            tracing::warn!(sink = sink.name(), %error, source, "takes no events; the outbox keeps them");
-        }
-        _ => {}
-    }
-}
-
 /// Looks up names beside the events; an event never waits for it.
 fn resolver() -> Option<Resolver> {
     let started = Resolver::start(ResolverOptions::default());
     started.inspect_err(|error| tracing::warn!(%error, "names of addresses are not looked up")).ok()
 }
 
-fn open_sinks(config: &PipelineConfig, tallies: &Tallies) -> Vec<(Box<dyn EventSink>, bool)> {
+fn open_sinks(config: &PipelineConfig, tallies: &Tallies) -> Vec<Queued> {
     let settings = &config.settings;
     let mut sinks: Vec<Box<dyn EventSink>> = Vec::new();
     for kind in &settings.sinks {
@@ -438,12 +405,9 @@ fn open_sinks(config: &PipelineConfig, tallies: &Tallies) -> Vec<(Box<dyn EventS
             }
         }
     }
-    let queued = |sink: Box<dyn EventSink>| match Queued::start(sink, tallies) {
-        Ok(sink) => Some((Box::new(sink) as Box<dyn EventSink>, true)),
-        Err(error) => {
-            tracing::error!(%error, "a sink is not used: the system gives no thread");
-            None
-        }
+    let queued = |sink| {
+        let started = Queued::start(sink, tallies);
+        started.inspect_err(|error| tracing::error!(%error, "a sink is not used: the system gives no thread")).ok()
     };
     sinks.into_iter().filter_map(queued).collect()
 }

@@ -122,15 +122,9 @@ impl Queued {
         })?;
         Ok(Self { name, tally, waiting, queue: Some(queue), done, late })
     }
-}
 
-impl EventSink for Queued {
-    fn name(&self) -> &'static str {
-        self.name
-    }
-
-    /// Never waits and never fails: what becomes of the event is in the tally.
-    fn put(&mut self, outgoing: &Outgoing<'_>) -> Result<(), SinkError> {
+    /// Takes one event. It never waits and never fails: what becomes of the event is in the tally.
+    pub(crate) fn put(&self, outgoing: &Outgoing<'_>) {
         let (length, tally) = (outgoing.line.len() as u64, &self.tally);
         let waiting = self.waiting.fetch_add(length, Ordering::Relaxed);
         let event = Waiting { class: outgoing.class, line: outgoing.line.to_owned() };
@@ -143,7 +137,6 @@ impl EventSink for Queued {
             tally.dropped.fetch_add(1, Ordering::Relaxed);
             tally.fell_ill(self.name, "its queue is full");
         }
-        Ok(())
     }
 }
 
@@ -268,8 +261,8 @@ mod tests {
         (sink, tallies.of("scripted"), allow, seen)
     }
 
-    fn put(sink: &mut Queued, line: &str) {
-        sink.put(&Outgoing { class: Priority::Normal, line }).unwrap();
+    fn put(sink: &Queued, line: &str) {
+        sink.put(&Outgoing { class: Priority::Normal, line });
     }
 
     fn read(count: &AtomicU64) -> u64 {
@@ -278,14 +271,14 @@ mod tests {
 
     #[test]
     fn a_sink_that_hangs_holds_nobody_up_and_what_does_not_fit_is_counted_and_told() {
-        let (mut sink, tally, allow, seen) = scripted(true);
-        put(&mut sink, "0");
+        let (sink, tally, allow, seen) = scripted(true);
+        put(&sink, "0");
         // The thread has the first, and hangs.
         let deadline = Instant::now() + LONG;
         while read(&sink.waiting) > 0 && Instant::now() < deadline {
             std::thread::yield_now();
         }
-        (1..=10).for_each(|n| put(&mut sink, &n.to_string()));
+        (1..=10).for_each(|n| put(&sink, &n.to_string()));
         assert_eq!((read(&tally.dropped), tally.ails().as_deref()), (6, Some("its queue is full")));
         drop(allow);
         drop(sink);
@@ -295,15 +288,15 @@ mod tests {
 
     #[test]
     fn lines_that_are_long_fill_the_queue_by_their_bytes() {
-        let (mut sink, tally, allow, seen) = scripted(true);
+        let (sink, tally, allow, seen) = scripted(true);
         let line = "x".repeat(usize::try_from(QUEUE_BYTES).unwrap() / 2 + 1);
-        put(&mut sink, "0");
+        put(&sink, "0");
         let deadline = Instant::now() + LONG;
         while read(&sink.waiting) > 0 && Instant::now() < deadline {
             std::thread::yield_now();
         }
-        put(&mut sink, &line);
-        put(&mut sink, &line);
+        put(&sink, &line);
+        put(&sink, &line);
         assert_eq!(read(&tally.dropped), 1);
         drop(allow);
         drop(sink);
@@ -312,8 +305,8 @@ mod tests {
 
     #[test]
     fn a_flush_that_fails_counts_every_event_it_lost() {
-        let (mut sink, tally, allow, seen) = scripted(false);
-        (0..3).for_each(|n| put(&mut sink, &n.to_string()));
+        let (sink, tally, allow, seen) = scripted(false);
+        (0..3).for_each(|n| put(&sink, &n.to_string()));
         drop(allow);
         let deadline = Instant::now() + LONG;
         while read(&tally.failed) < 3 && Instant::now() < deadline {
@@ -331,7 +324,7 @@ mod tests {
         let tallies = Tallies::default();
         let file = super::super::FileSink::new(std::path::Path::new("/dev/full"), u64::MAX);
         let mut sink = Queued::start(Box::new(file), &tallies).unwrap();
-        (0..5).for_each(|n| put(&mut sink, &n.to_string()));
+        (0..5).for_each(|n| put(&sink, &n.to_string()));
         let tally = tallies.of("file");
         let deadline = Instant::now() + LONG;
         while read(&tally.failed) < 5 && Instant::now() < deadline {
@@ -343,8 +336,8 @@ mod tests {
 
     #[test]
     fn the_end_does_not_wait_for_a_sink_that_hangs() {
-        let (mut sink, tally, allow, _seen) = scripted(true);
-        (0..3).for_each(|n| put(&mut sink, &n.to_string()));
+        let (sink, tally, allow, _seen) = scripted(true);
+        (0..3).for_each(|n| put(&sink, &n.to_string()));
         let began = Instant::now();
         drop(sink);
         assert!(began.elapsed() < LONG);
