@@ -10,9 +10,10 @@ use semver::Version;
 const STATE_FORMS: [(u32, i64); 1] = [(1, 1)];
 
 /// The formats of stored state that this version reads and writes.
-const STATE_FORMAT: StateFormat = StateFormat { reads_from: 1, writes: STATE_FORMS.len() as u32 };
+const STATE_FORMAT: StateFormat = StateFormat { reads_from: 1, writes: 1 };
 
 const _: () = {
+    assert!(STATE_FORMS.len() == STATE_FORMAT.writes as usize, "a line of STATE_FORMS is a state format");
     let (store, queue) = STATE_FORMS[STATE_FORMS.len() - 1];
     assert!(store == picket_store::SCHEMA_WRITES, "the store has another schema: add a line to STATE_FORMS");
     assert!(queue == picket_outbox::STATE_FORM, "the queue has another form: add a line to STATE_FORMS");
