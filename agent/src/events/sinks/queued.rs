@@ -323,7 +323,7 @@ mod tests {
     fn a_full_disk_is_counted_event_by_event_and_told_with_its_reason() {
         let tallies = Tallies::default();
         let file = super::super::FileSink::new(std::path::Path::new("/dev/full"), u64::MAX);
-        let mut sink = Queued::start(Box::new(file), &tallies).unwrap();
+        let sink = Queued::start(Box::new(file), &tallies).unwrap();
         (0..5).for_each(|n| put(&sink, &n.to_string()));
         let tally = tallies.of("file");
         let deadline = Instant::now() + LONG;
