@@ -134,8 +134,8 @@ impl Queued {
         };
         if sent.is_err() {
             self.waiting.fetch_sub(length, Ordering::Relaxed);
-            tally.dropped.fetch_add(1, Ordering::Relaxed);
             tally.fell_ill(self.name, "its queue is full");
+            tally.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
@@ -214,8 +214,9 @@ impl Writer {
 
     fn lost(&mut self, events: u64, error: &SinkError) {
         self.unflushed = 0;
-        self.tally.failed.fetch_add(events, Ordering::Relaxed);
+        // First why, then how many: who sees the number finds the reason.
         self.tally.fell_ill(self.name, &crate::keep::told(error));
+        self.tally.failed.fetch_add(events, Ordering::Relaxed);
     }
 }
 
