@@ -2,7 +2,7 @@
 
 use crate::config::MonitorConfig;
 use picket_monitor::channel::{self, ChannelError, Sender};
-use picket_monitor::{AlertingSettings, ChannelKind, ChannelStatus, Notifier, NotifierOptions, SmtpSettings};
+use picket_monitor::{AlertingSettings, ChannelKind, ChannelStatus, Hear, Notifier, NotifierOptions, SmtpSettings};
 use picket_telemetry::Finding;
 
 /// From how many failed attempts in a row on a channel is worth a warning: one may be a hiccup, and the next is seconds away.
@@ -35,13 +35,13 @@ impl Heard {
     }
 
     /// Starts the channels; with those that cannot be used, and why.
-    pub(crate) fn notifier(&self) -> std::io::Result<(Option<Notifier>, Vec<ChannelError>)> {
+    pub(crate) fn notifier(&self, hear: &Hear) -> std::io::Result<(Option<Notifier>, Vec<ChannelError>)> {
         let (channels, errors) = channel::plan(&self.alerting, &self.smtp, &self.sender);
         for error in &errors {
             tracing::error!(%error, "a channel for alerts cannot be used");
         }
         let notifier =
-            if channels.is_empty() { None } else { Some(Notifier::spawn(channels, NotifierOptions::default())?) };
+            if channels.is_empty() { None } else { Some(Notifier::spawn(channels, NotifierOptions::default(), hear)?) };
         Ok((notifier, errors))
     }
 

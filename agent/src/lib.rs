@@ -7,6 +7,7 @@
 pub mod app;
 mod checks;
 pub mod collect;
+mod communications;
 pub mod config;
 mod events;
 #[cfg(feature = "faults")]

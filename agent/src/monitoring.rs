@@ -13,7 +13,7 @@ use crate::config::MonitorConfig;
 use crate::heard::{Heard, finding};
 use crate::keep::told;
 use picket_monitor::channel::ChannelError;
-use picket_monitor::{Alert, ChannelStatus, Counts, Limits, Memory, Moment, Monitor, Notifier};
+use picket_monitor::{Alert, ChannelStatus, Counts, Hear, Limits, Memory, Moment, Monitor, Notifier};
 use picket_monitor::{Operations, Sample, Summary, Tags, Threshold};
 use picket_protocol::event::{AlertEvent, EventBody, Sink};
 use picket_telemetry::Finding;
@@ -93,13 +93,13 @@ impl Monitoring {
     ///
     /// # Errors
     /// When the system refuses a thread.
-    pub(crate) fn start(config: MonitorConfig, sink: Sink) -> std::io::Result<Self> {
+    pub(crate) fn start(config: MonitorConfig, sink: Sink, hear: Hear) -> std::io::Result<Self> {
         let (messages, inbox) = sync_channel(QUEUE);
         let (limits, thresholds) = plan(&config);
         let began = Instant::now();
         let mut monitor = Monitor::new(limits, thresholds);
         let heard = Heard::of(&config);
-        let (notifier, unusable) = heard.notifier()?;
+        let (notifier, unusable) = heard.notifier(&hear)?;
         let Memory { open, mut untold } = remembered(&config.memory);
         if let Some(notifier) = &notifier {
             notifier.know(&open);
@@ -118,6 +118,7 @@ impl Monitoring {
             memory: config.memory,
             forgetful: false,
             heard,
+            hear,
             began,
             looked: began,
         };
@@ -227,6 +228,8 @@ struct Worker {
     /// Whether it is known that the memory cannot be written.
     forgetful: bool,
     heard: Heard,
+    /// Hears of each attempt to deliver.
+    hear: Hear,
     /// The beginning of the steady clock.
     began: Instant,
     /// When it was last looked whether the secrets of channels can be read.
@@ -366,7 +369,7 @@ impl Worker {
             return self.tell(events);
         }
         let before = std::mem::replace(&mut self.heard, heard);
-        let (fresh, unusable) = self.heard.notifier().unwrap_or_else(|error| {
+        let (fresh, unusable) = self.heard.notifier(&self.hear).unwrap_or_else(|error| {
             tracing::error!(%error, "nobody hears of alerts: the system gives no thread");
             let reason = format!("the system gives no thread: {error}");
             (None, vec![ChannelError { key: "alerting.channels".to_owned(), reason, waits: false }])
@@ -449,7 +452,7 @@ mod tests {
                 let _ = sender.send(event);
             }
         });
-        (Monitoring::start(config.clone(), sink).unwrap(), events)
+        (Monitoring::start(config.clone(), sink, Arc::new(|_| {})).unwrap(), events)
     }
 
     /// An agent that finds every `job` of two seconds worth a warning, and every one of five critical.

@@ -4,6 +4,7 @@
 use crate::app::BuildError;
 use crate::checks;
 use crate::collect::{Collectors, Group, Latest, OnSample, Pace, Sample, Taken};
+use crate::communications::keep_attempts;
 use crate::config::{Config, ProcessLog};
 use crate::events::{Counters, Pipeline, PipelineConfig, Thrift};
 use crate::keep::Kept;
@@ -63,8 +64,10 @@ impl Works {
             Some(pipeline) => pipeline.sink(),
             None => Arc::new(|_| {}),
         };
-        let monitoring =
-            Arc::new(Monitoring::start(config.monitor.clone(), Arc::clone(&sink)).map_err(BuildError::Runtime)?);
+        let monitoring = Arc::new(
+            Monitoring::start(config.monitor.clone(), Arc::clone(&sink), keep_attempts(&kept))
+                .map_err(BuildError::Runtime)?,
+        );
         let channels = Arc::clone(&monitoring);
         shared.health.probe(checks::ALERT_CHANNELS, move || channels.channel_finding());
         measure_operations(shared, &monitoring, log);

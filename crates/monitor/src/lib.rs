@@ -25,7 +25,7 @@ mod threshold;
 
 pub use alert::{Acknowledgement, Alert};
 pub use book::{AcknowledgeError, MAX_ACTIVE, MAX_BY, MAX_NOTE, MAX_RECENT};
-pub use channel::{ChannelError, ChannelStatus, Notifier, NotifierOptions};
+pub use channel::{Attempt, ChannelError, ChannelStatus, Hear, Notifier, NotifierOptions};
 pub use memory::{Memory, MemoryError};
 pub use monitor::{Counts, Limits, Monitor};
 pub use operations::{MAX_OPERATIONS, Operations};

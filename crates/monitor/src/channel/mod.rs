@@ -10,7 +10,7 @@ mod notifier;
 mod route;
 mod webhook;
 
-pub use notifier::{Notifier, NotifierOptions};
+pub use notifier::{Attempt, Hear, Notifier, NotifierOptions};
 
 use crate::settings::{AlertingSettings, ChannelKind, ChannelLevel, ChannelSettings, SmtpSettings};
 use email::Email;

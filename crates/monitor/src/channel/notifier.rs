@@ -37,6 +37,28 @@ impl Default for NotifierOptions {
     }
 }
 
+/// One attempt to deliver alerts through a channel, when it is over.
+#[derive(Debug, Clone, Copy)]
+pub struct Attempt<'a> {
+    /// The channel's place in the configuration.
+    pub index: usize,
+    /// Its kind.
+    pub channel: ChannelKind,
+    /// What was to be told.
+    pub events: &'a [AlertEvent],
+    /// Which attempt it was, from 1 on.
+    pub number: u32,
+    /// How long it took.
+    pub took: Duration,
+    /// Why it failed, without secrets; `None` where the other side accepted it.
+    pub error: Option<&'a str>,
+    /// Whether it is tried again.
+    pub again: bool,
+}
+
+/// Hears of each attempt, in the channel's thread.
+pub type Hear = Arc<dyn Fn(&Attempt<'_>) + Send + Sync>;
+
 /// Carries events of alerts to the channels. Dropping it ends the threads as soon as they are done with what they do.
 pub struct Notifier {
     lanes: Vec<Lane>,
@@ -105,11 +127,11 @@ impl Stop {
 }
 
 impl Notifier {
-    /// Starts a thread for each channel that needs one.
+    /// Starts a thread for each channel that needs one; `hear` is told of each attempt to deliver.
     ///
     /// # Errors
     /// When the system gives no thread.
-    pub fn spawn(channels: Vec<Channel>, options: NotifierOptions) -> io::Result<Self> {
+    pub fn spawn(channels: Vec<Channel>, options: NotifierOptions, hear: &Hear) -> io::Result<Self> {
         let stop = Arc::new(Stop::default());
         let lane = |channel: Channel| {
             let tally = Arc::new(Mutex::new(Tally::default()));
@@ -118,7 +140,9 @@ impl Notifier {
                 let (finished, done) = self::channel();
                 let name = format!("alerts-{}-{}", channel.kind.as_str(), channel.index);
                 let carry = Carry {
-                    kind: channel.kind.as_str(),
+                    index: channel.index,
+                    kind: channel.kind,
+                    hear: Arc::clone(hear),
                     deliver,
                     tally: Arc::clone(&tally),
                     stop: Arc::clone(&stop),
@@ -253,7 +277,9 @@ fn log(event: &AlertEvent) {
 
 /// One thread's work.
 struct Carry {
-    kind: &'static str,
+    index: usize,
+    kind: ChannelKind,
+    hear: Hear,
     deliver: Box<dyn Deliver>,
     tally: Arc<Mutex<Tally>>,
     stop: Arc<Stop>,
@@ -279,24 +305,29 @@ impl Carry {
                 return;
             }
             let span = tracing::info_span!("notification", operation = "notification", error = tracing::field::Empty);
+            let began = Instant::now();
             let delivered = span.in_scope(|| self.deliver.deliver(batch));
+            let took = began.elapsed();
             if let Err(failure) = &delivered {
                 span.record("error", failure.reason.as_str());
             }
             drop(span);
             let failure = match delivered {
                 Ok(()) => {
-                    let mut tally = lock(&self.tally);
-                    tally.sent += count;
-                    tally.failing = 0;
-                    tally.last_error = None;
-                    return;
+                    {
+                        let mut tally = lock(&self.tally);
+                        tally.sent += count;
+                        tally.failing = 0;
+                        tally.last_error = None;
+                    }
+                    return self.hear(batch, attempt, took, None, false);
                 }
                 Err(failure) => failure,
             };
             // An attempt that began before the end was ordered is not the last one.
             let last = !failure.retry || attempt >= self.options.attempts || ordered.is_some();
             self.note(&failure, if last { count } else { 0 });
+            self.hear(batch, attempt, took, Some(&failure.reason), !last);
             if last {
                 return;
             }
@@ -305,6 +336,10 @@ impl Carry {
             let wait = backoff::wait(attempt, self.options.first_wait, self.options.longest_wait, random);
             self.stop.wait(failure.wait.unwrap_or_default().max(wait).min(self.options.longest_wait.max(wait)));
         }
+    }
+
+    fn hear(&self, events: &[AlertEvent], number: u32, took: Duration, error: Option<&str>, again: bool) {
+        (self.hear)(&Attempt { index: self.index, channel: self.kind, events, number, took, error, again });
     }
 
     fn note(&self, failure: &Failure, given_up: u64) {
@@ -316,7 +351,7 @@ impl Carry {
         }
         tally.last_error = Some(failure.reason.clone());
         drop(tally);
-        let (channel, reason) = (self.kind, failure.reason.as_str());
+        let (channel, reason) = (self.kind.as_str(), failure.reason.as_str());
         if given_up > 0 {
             tracing::warn!(channel, alerts = given_up, reason, "alerts could not be delivered");
         } else {
@@ -371,11 +406,19 @@ mod tests {
     }
 
     fn notifier(batch: usize, options: NotifierOptions) -> (Notifier, Sender<Result<(), Failure>>, Receiver<usize>) {
+        notifier_heard(batch, options, &(Arc::new(|_: &Attempt<'_>| {}) as Hear))
+    }
+
+    fn notifier_heard(
+        batch: usize,
+        options: NotifierOptions,
+        hear: &Hear,
+    ) -> (Notifier, Sender<Result<(), Failure>>, Receiver<usize>) {
         let ((answer, answers), (seen, told)) = (channel(), channel());
         let deliver: Box<dyn Deliver> = Box::new(Scripted { batch, answers, seen });
         let channel =
             Channel { index: 0, kind: ChannelKind::Webhook, level: AlertLevel::Warning, deliver: Some(deliver) };
-        (Notifier::spawn(vec![channel], options).unwrap(), answer, told)
+        (Notifier::spawn(vec![channel], options, hear).unwrap(), answer, told)
     }
 
     const FAST: NotifierOptions = NotifierOptions {
@@ -384,6 +427,23 @@ mod tests {
         first_wait: Duration::from_millis(1),
         longest_wait: Duration::from_millis(2),
     };
+
+    #[test]
+    fn every_attempt_is_heard_of_with_its_end() {
+        let (said, heard) = channel();
+        let hear: Hear = Arc::new(move |attempt: &Attempt<'_>| {
+            let error = attempt.error.map(str::to_owned);
+            said.send((attempt.number, attempt.events.len(), error, attempt.again)).unwrap();
+        });
+        let options = NotifierOptions { first_wait: Duration::ZERO, ..NotifierOptions::default() };
+        let (notifier, answer, _told) = notifier_heard(1, options, &hear);
+        answer.send(Err(busy())).unwrap();
+        answer.send(Ok(())).unwrap();
+        notifier.notify(&event());
+        assert_eq!(heard.recv_timeout(LONG).unwrap(), (1, 1, Some("busy".to_owned()), true));
+        assert_eq!(heard.recv_timeout(LONG).unwrap(), (2, 1, None, false));
+        notifier.stop(LONG);
+    }
 
     #[test]
     fn a_delivery_is_tried_again_and_given_up_after_the_last_attempt() {

@@ -5,7 +5,7 @@ mod smtp;
 mod tls;
 mod web;
 
-use picket_monitor::channel::{Sender, plan};
+use picket_monitor::channel::{Hear, Sender, plan};
 use picket_monitor::{
     AlertingSettings, ChannelKind, ChannelLevel, ChannelSettings, ChannelStatus, Notifier, NotifierOptions,
     SmtpSettings, SmtpTls,
@@ -13,6 +13,7 @@ use picket_monitor::{
 use picket_protocol::event::{AlertAction, AlertEvent, AlertLevel};
 use smtp::{MailServer, Manner};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use tls::Authority;
 use uuid::Uuid;
@@ -64,12 +65,17 @@ fn mail(to: &[&str]) -> ChannelSettings {
     ChannelSettings { r#type: ChannelKind::Email, recipients, ..ChannelSettings::default() }
 }
 
+/// Nobody hears of the attempts.
+fn nobody() -> Hear {
+    Arc::new(|_| {})
+}
+
 /// Sends `events` through one channel and stops.
 fn send(channel: ChannelSettings, smtp: &SmtpSettings, events: &[AlertEvent]) -> ChannelStatus {
     let alerting = AlertingSettings { channels: vec![channel], ..AlertingSettings::default() };
     let (channels, errors) = plan(&alerting, smtp, &sender());
     assert_eq!(errors, []);
-    let notifier = Notifier::spawn(channels, OPTIONS).unwrap();
+    let notifier = Notifier::spawn(channels, OPTIONS, &nobody()).unwrap();
     events.iter().for_each(|event| notifier.notify(event));
     let deadline = std::time::Instant::now() + LONG;
     let all = |status: &ChannelStatus| status.sent + status.failed + status.dropped >= events.len() as u64;
@@ -162,7 +168,7 @@ fn a_password_that_was_changed_holds_from_the_next_attempt_on() {
     };
     let alerting = AlertingSettings { channels: vec![mail(&["ann@example.com"])], ..AlertingSettings::default() };
     let patient = NotifierOptions { attempts: 1_000, ..OPTIONS };
-    let notifier = Notifier::spawn(plan(&alerting, &smtp, &sender()).0, patient).unwrap();
+    let notifier = Notifier::spawn(plan(&alerting, &smtp, &sender()).0, patient, &nobody()).unwrap();
     notifier.notify(&critical());
     let deadline = std::time::Instant::now() + LONG;
     while notifier.status()[0].failing < 2 && std::time::Instant::now() < deadline {
@@ -198,7 +204,7 @@ fn a_secret_that_cannot_be_read_is_told_and_its_channel_works_once_it_can() {
     let keys: Vec<&str> = errors.iter().map(|error| error.key.as_str()).collect();
     assert_eq!((keys, channels.len()), (vec!["alerting.channels[0].token_file", "smtp.password_file"], 2));
     channels.truncate(1);
-    let notifier = Notifier::spawn(channels, NotifierOptions { attempts: 1_000, ..OPTIONS }).unwrap();
+    let notifier = Notifier::spawn(channels, NotifierOptions { attempts: 1_000, ..OPTIONS }, &nobody()).unwrap();
     notifier.notify(&critical());
     let deadline = std::time::Instant::now() + LONG;
     while notifier.status()[0].failing < 1 && std::time::Instant::now() < deadline {
