@@ -2,7 +2,7 @@
 //!
 //! The wire form is a JSON object with `device_id`, `type` and `details`, the details carrying a `timestamp` in RFC 3339
 //! UTC. `schema`, `boot_id`, `seq` and `class` stand beside them: they identify the event ([`EventId`]) and say what is
-//! given up first when there is no room. [`schema`] is its JSON schema, published as
+//! given up first when there is no room. [`schema()`] is its JSON schema, published as
 //! `docs/reference/event.schema.json`.
 //!
 //! ```json

@@ -12,7 +12,7 @@
 //! at most 256 at a time, or what came within 100 ms; whoever waits for durability makes it hurry. A batch that
 //! cannot be written is lost, counted and told to those who wait; the writer goes on. [`Maintenance`] in another process
 //! deletes and re-seals rows in small transactions beside it, never inserts; replacing the file ([`restore`],
-//! [`recover`]) needs the lock.
+//! [`recover()`]) needs the lock.
 //!
 //! # Why not `SQLCipher`, whole-file `.enc`, or checksums alone
 //! A whole encrypted file cannot be written in place or be read while it is written. `SQLCipher` would bring a second

@@ -142,7 +142,7 @@ impl Queue {
         Ok(Receipt { first, last: state.queued, queue: Arc::clone(self) })
     }
 
-    /// A receipt for every row whose fate was not yet told by [`Queue::take_told`].
+    /// A receipt for every row after the number `told`.
     pub(crate) fn receipt_since(self: &Arc<Self>, told: u64) -> Receipt {
         let last = self.lock().queued;
         Receipt { first: told + 1, last, queue: Arc::clone(self) }
