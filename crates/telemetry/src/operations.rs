@@ -250,10 +250,11 @@ mod tests {
     fn an_async_operation_is_measured_with_its_waits() {
         let wait = Duration::from_millis(20);
         let records = records(|| {
+            let span = tracing::info_span!("async", operation = "async");
             let began = Instant::now();
             // Ready once the time has passed, however often it is asked.
             let work = std::future::poll_fn(|_| if began.elapsed() >= wait { Poll::Ready(()) } else { Poll::Pending });
-            let mut work = Box::pin(work.instrument(tracing::info_span!("async", operation = "async")));
+            let mut work = Box::pin(work.instrument(span));
             let mut context = std::task::Context::from_waker(Waker::noop());
             while work.as_mut().poll(&mut context).is_pending() {
                 std::thread::yield_now();
