@@ -21,7 +21,9 @@ const PRAGMAS: &str = "PRAGMA page_size=4096; PRAGMA auto_vacuum=INCREMENTAL; PR
                        PRAGMA synchronous=FULL; PRAGMA secure_delete=FAST; PRAGMA cache_size=-4096;";
 const SCHEMA: &str = "CREATE TABLE events(id INTEGER PRIMARY KEY, at INTEGER NOT NULL, payload BLOB NOT NULL); \
                       CREATE INDEX events_at ON events(at);";
-const KEY: &str = "PRAGMA key = \"x'000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f'\";";
+/// Debian's `SQLCipher` is of the third series, whose pages are of 1,024 bytes unless each connection says otherwise.
+const KEY: &str = "PRAGMA key = \"x'000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f'\"; \
+                   PRAGMA cipher_page_size=4096;";
 
 /// Who is measured.
 #[derive(Clone, Copy, PartialEq, Eq)]
