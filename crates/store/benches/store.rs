@@ -4,7 +4,7 @@
 //! transaction is one fsync; the rounds are interleaved, and medians are told. `SQLCipher` is Debian's command-line tool
 //! fed with a script of the same transactions: parsing that text is in its time, and in the time of the same script
 //! through Debian's `sqlite3`, which is measured beside it so that the share can be seen. Nothing is subtracted.
-//! Options: `--rows N`, `--rounds N`, `--dir DIR` (the file system to measure; a memory file system has no fsync).
+//! Options: `--rows N`, `--rounds N`, `--batch N` (of 1, 16, 256), `--dir DIR` (the file system to measure; a memory file system has no fsync).
 #![expect(clippy::print_stdout, clippy::unwrap_used, clippy::disallowed_methods, reason = "a measuring program")]
 
 use jiff::Timestamp;
@@ -190,7 +190,8 @@ fn main() {
     println!("{rounds} interleaved rounds in {}; payloads of {} bytes; medians", dir.display(), payload(0).len());
     println!("{:>6} {:>14} {:>8} {:>12} {:>10} {:>9}", "batch", "who", "rows", "rows/s", "bytes/row", "of plain");
     let mut json = Vec::new();
-    for batch in BATCHES {
+    let only: Option<usize> = option("--batch").and_then(|text| text.parse().ok());
+    for batch in BATCHES.into_iter().filter(|batch| only.is_none_or(|only| only == *batch)) {
         // One fsync a row is slow: fewer rows say the same.
         let rows = rows.min(batch * 2_000);
         let mut results: Vec<(Vec<f64>, u64)> = vec![Default::default(); who.len()];
