@@ -1,0 +1,1 @@
+//! What the hub keeps: SQLite or PostgreSQL behind one interface.

@@ -1,0 +1,1 @@
+//! Sigma rules: what makes of events a finding.

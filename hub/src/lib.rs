@@ -1,0 +1,1 @@
+//! What manages a fleet: it enrols machines, hears them, judges what it hears, and answers people.
