@@ -1,5 +1,5 @@
 //! The words that different versions and lives of Picket share: release documents, health, self-test reports,
-//! wishes, events.
+//! wishes, events, and what agents and hub say to each other.
 //!
 //! Two versions of Picket meet on every machine that updates: the proven one judges the new one. What they say to each
 //! other is here and nowhere else, so that it changes only on purpose. Rules for every document in this crate:
@@ -13,12 +13,14 @@ pub mod channel;
 pub mod digest;
 pub mod event;
 pub mod health;
+pub mod hub;
 pub mod self_test;
 pub mod sensor;
 pub mod sight;
 pub mod target;
 pub mod trace;
 pub mod update_status;
+pub mod versions;
 pub mod wish;
 
 pub use build_info::BuildInfo;
@@ -31,6 +33,7 @@ pub use sight::{Sight, SightLevel};
 pub use target::TargetTriple;
 pub use trace::{CorrelationId, TraceContext, TraceParent};
 pub use update_status::{UpdateOutcome, UpdateStatus};
+pub use versions::VersionRange;
 pub use wish::{Wish, WishError};
 
 /// The product every release document, trusted comment and path is about.

@@ -16,6 +16,7 @@
 
 use crate::event::{EventBody, GapEvent, GapReason};
 use crate::sight::Sight;
+pub use crate::versions::VersionRange;
 use serde::{Deserialize, Serialize};
 use std::io::{self, Read, Write};
 use uuid::Uuid;
@@ -29,23 +30,6 @@ pub const FRAME_MAX_BYTES: usize = 1 << 20;
 /// How much of an events frame is filled before the next one is begun, in bytes: an event of the greatest length
 /// ([`crate::event::EVENT_MAX_BYTES`]) still fits behind it.
 pub const EVENTS_TARGET_BYTES: usize = 256 << 10;
-
-/// Versions of the frames, both ends included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VersionRange {
-    /// The oldest.
-    pub oldest: u32,
-    /// The newest.
-    pub newest: u32,
-}
-
-impl VersionRange {
-    /// The highest version that both know; `None` where there is none.
-    pub fn common(self, other: Self) -> Option<u32> {
-        let newest = self.newest.min(other.newest);
-        (newest >= self.oldest.max(other.oldest)).then_some(newest)
-    }
-}
 
 /// How far an agent got: everything of this incarnation up to this sequence number is durable on its side.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
