@@ -1,1 +1,94 @@
 //! What the hub keeps: SQLite or PostgreSQL behind one interface.
+//!
+//! [`Database`] is all of it; each noun has a trait and its types in a module of its own. No clock is read here: times,
+//! ids and limits are parameters. Times are kept to the microsecond. Every call names the tenant whose data it is about.
+//!
+//! Text from outside may hold anything: U+0000, which PostgreSQL has no place for, becomes U+FFFD in both databases.
+
+mod agents;
+mod audit;
+mod basics;
+mod blocks;
+mod cases;
+mod certificates;
+mod configs;
+mod deliveries;
+mod enrolment;
+mod error;
+mod events;
+mod findings;
+mod idempotency;
+mod judge;
+mod options;
+mod permissions;
+mod position;
+mod rules;
+mod sessions;
+mod settings;
+mod signing;
+mod tenants;
+mod tokens;
+mod upkeep;
+mod users;
+
+pub use agents::{Agent, AgentBoot, AgentFilter, AgentReport, AgentSeen, AgentStatus, AgentUpdate};
+pub use agents::{Agents, NewAgent, SeenOutcome};
+pub use audit::{Audit, AuditEntry, AuditFilter, AuditHead, NewAuditEntry};
+pub use basics::{Cursor, Hidden, PAGE_MAX, Page, PageRequest, Revision, Sha256, TenantId};
+pub use blocks::{Block, BlockSubject, Blocks};
+pub use cases::{Case, CaseFilter, CaseState, CaseUpdate, Cases, NewCase};
+pub use certificates::{Certificate, Certificates, NewCertificate, Revocation, Revoked};
+pub use configs::{Assignment, ConfigTarget, ConfigVersion, Configs, wanted_version};
+pub use deliveries::{Deliveries, Delivery, DeliveryState, NewDelivery};
+pub use enrolment::{EnrolOutcome, EnrolRequest, EnrolToken, Enrolled, Enrolment, EnrolmentState};
+pub use enrolment::{Hidden32, Network, NewEnrolToken, REPLAY_WINDOW};
+pub use error::{DbError, Result};
+pub use events::{
+    AgentBook, DATA_MAX_DEPTH, EventFilter, Events, INGEST_MAX_EVENTS, IngestBatch, IngestOutcome, NewEvent,
+};
+pub use events::{SeqRange, Shard, StoredEvent, StreamBook, TAIL_MAX_BYTES, TYPE_MAX_BYTES, Tail, Totals, event_id};
+pub use findings::{Entity, Finding, FindingCount, FindingFilter, FindingState, FindingTail, FindingUpdate};
+pub use findings::{Findings, History, KeptEvidence, NewState, Severity};
+pub use idempotency::{Idempotency, IdempotencyKeys, IdempotentRequest, KeptResponse};
+pub use judge::{EVIDENCE_MAX, Effect, Evidence, FindingChange, FindingOutcome, Judge, JudgeCommit, Judged};
+pub use judge::{Lease, Progress, finding_id};
+pub use options::{Location, Options};
+pub use permissions::{Grant, Permission, Permissions};
+pub use position::Position;
+pub use rules::{NewRule, Rule, RuleFilter, RuleOrigin, RuleVersion, Rules};
+pub use sessions::{Session, Sessions};
+pub use settings::{SETTING_MAX_BYTES, Setting, Settings};
+pub use signing::{SigningKey, SigningKeys};
+pub use tenants::{Tenant, Tenants};
+pub use tokens::{ApiToken, ApiTokens};
+pub use upkeep::{Backend, DbStats, Removed, Retention, Upkeep};
+pub use users::{NewUser, User, UserStatus, UserUpdate, Users};
+
+/// Everything that the hub keeps, shared between all who need it: `Arc<dyn Database>`.
+pub trait Database:
+    Tenants
+    + Settings
+    + Agents
+    + Certificates
+    + Enrolment
+    + Users
+    + Sessions
+    + ApiTokens
+    + Permissions
+    + SigningKeys
+    + Events
+    + Judge
+    + Rules
+    + Findings
+    + Cases
+    + Deliveries
+    + Audit
+    + IdempotencyKeys
+    + Blocks
+    + Configs
+    + Upkeep
+    + std::fmt::Debug
+    + Send
+    + Sync
+{
+}
