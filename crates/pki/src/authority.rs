@@ -121,7 +121,8 @@ impl Authority {
     /// When no key can be made.
     pub fn hub(&self, names: &HubNames, now: Timestamp) -> Result<(Certificate, PrivateKey), PkiError> {
         let key = PrivateKey::generate()?;
-        let mut params = leaf_params("Picket hub", now, now.checked_add(days(LEAF_DAYS)).map_err(out_of_range)?)?;
+        let not_after = now.checked_add(days(LEAF_DAYS)).map_err(out_of_range)?.min(self.certificate.not_after);
+        let mut params = leaf_params("Picket hub", now, not_after)?;
         params.subject_alt_names.clone_from(&names.0);
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let certificate = self.sign(&params, key.pair(), "the hub's certificate")?;
@@ -147,6 +148,8 @@ impl Authority {
         now: Timestamp,
         not_after: Timestamp,
     ) -> Result<Certificate, PkiError> {
+        // What outlives the one that vouches for it is worth nothing.
+        let not_after = not_after.min(self.certificate.not_after);
         let mut params = leaf_params(&identity.agent.to_string(), now, not_after)?;
         let uri = identity.to_string();
         params.subject_alt_names =
@@ -228,7 +231,7 @@ mod tests {
         let authority = Authority::root("test", now()).unwrap().intermediate(now()).unwrap();
         let key = PrivateKey::generate().unwrap();
         let request = CsrKey::from_request(&key.request("administrator").unwrap()).unwrap();
-        let identity = AgentIdentity { tenant: Uuid::nil(), agent: Uuid::now_v7() };
+        let identity = AgentIdentity { tenant: 1, agent: Uuid::now_v7() };
         let made = authority.agent(identity, &request, now()).unwrap();
         assert_eq!((made.agent, made.subject.as_str()), (Some(identity), identity.agent.to_string().as_str()));
         assert_eq!((made.pin, made.is_authority), (key.pin(), false));
@@ -244,7 +247,7 @@ mod tests {
         assert!(matches!(mixed, Err(PkiError::KeyMismatch)));
         let key = PrivateKey::generate().unwrap();
         let request = CsrKey::from_request(&key.request("x").unwrap()).unwrap();
-        let identity = AgentIdentity { tenant: Uuid::nil(), agent: Uuid::nil() };
+        let identity = AgentIdentity { tenant: 1, agent: Uuid::nil() };
         let leaf = one.agent(identity, &request, now()).unwrap();
         assert!(matches!(Authority::new(leaf, key), Err(PkiError::Malformed { .. })));
     }

@@ -209,7 +209,7 @@ mod tests {
 
     fn agent(fleet: &Fleet) -> (AgentIdentity, PrivateKey, Vec<Certificate>) {
         let key = PrivateKey::generate().unwrap();
-        let identity = AgentIdentity { tenant: Uuid::nil(), agent: Uuid::now_v7() };
+        let identity = AgentIdentity { tenant: 1, agent: Uuid::now_v7() };
         let request = CsrKey::from_request(&key.request("x").unwrap()).unwrap();
         let leaf = fleet.intermediate.agent(identity, &request, now()).unwrap();
         (identity, key, vec![leaf, fleet.intermediate.certificate().clone()])
@@ -304,7 +304,7 @@ mod tests {
         assert_eq!(renewal(&chain[0], later(60)), Renewal::Due);
         assert_eq!(renewal(&chain[0], later(91)), Renewal::Expired);
         let key = CsrKey::from_request(&PrivateKey::generate().unwrap().request("x").unwrap()).unwrap();
-        let identity = AgentIdentity { tenant: Uuid::nil(), agent: Uuid::nil() };
+        let identity = AgentIdentity { tenant: 1, agent: Uuid::nil() };
         let year = fleet.intermediate.agent_until(identity, &key, now(), later(365)).unwrap();
         assert!(matches!(renewal(&year, now()), Renewal::NotBefore(at) if at < later(245)));
         let short = fleet.intermediate.agent_until(identity, &key, now(), later(20)).unwrap();

@@ -6,8 +6,8 @@ use uuid::Uuid;
 /// `urn:picket:agent:<tenant>:<agent>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct AgentIdentity {
-    /// The tenant it belongs to.
-    pub tenant: Uuid,
+    /// The number of the tenant it belongs to, from 1.
+    pub tenant: i32,
     /// The agent.
     pub agent: Uuid,
 }
@@ -24,9 +24,9 @@ impl std::str::FromStr for AgentIdentity {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let ids = text.strip_prefix("urn:picket:agent:").and_then(|ids| ids.split_once(':'));
         let parsed = ids.and_then(|(tenant, agent)| {
-            // Only the one spelling that is issued: lower case, with hyphens.
+            // Only the one spelling that is issued: lower case, with hyphens, no leading zeros.
             let identity = Self { tenant: tenant.parse().ok()?, agent: agent.parse().ok()? };
-            (identity.to_string() == text).then_some(identity)
+            (identity.to_string() == text && identity.tenant > 0).then_some(identity)
         });
         parsed.ok_or_else(|| "an agent's name looks like urn:picket:agent:<tenant>:<agent>".to_owned())
     }
@@ -38,7 +38,7 @@ mod tests {
 
     #[test]
     fn a_name_has_one_spelling() {
-        let identity = AgentIdentity { tenant: Uuid::nil(), agent: Uuid::now_v7() };
+        let identity = AgentIdentity { tenant: 1, agent: Uuid::now_v7() };
         let text = identity.to_string();
         assert_eq!(text.parse::<AgentIdentity>().unwrap(), identity);
         for wrong in [text.to_uppercase(), text.replace('-', ""), format!("{text} "), "urn:picket:agent:".to_owned()] {

@@ -61,7 +61,7 @@ pub struct ConfigDocument {
     /// Grows with each document for this agent: an older one is never taken after a newer one.
     pub sequence: u64,
     /// Which version of the hub's configuration it is.
-    pub version: Uuid,
+    pub version: u64,
     /// When it was signed.
     pub issued_at: Timestamp,
     /// Keys (dotted) and values. Only keys that a hub may set are taken; others are refused and told.
@@ -77,7 +77,7 @@ impl ConfigDocument {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfigStatus {
     /// Which version.
-    pub version: Uuid,
+    pub version: u64,
     /// Its sequence number.
     pub sequence: u64,
     /// Whether it is in force.

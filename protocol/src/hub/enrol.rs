@@ -81,8 +81,8 @@ pub enum EnrolAnswer {
 pub struct Enrolled {
     /// Who it is.
     pub agent_id: Uuid,
-    /// To which tenant it belongs.
-    pub tenant_id: Uuid,
+    /// To which tenant it belongs: its number.
+    pub tenant_id: i32,
     /// The name under which it is shown.
     pub name: String,
     /// Its certificate with those behind it.

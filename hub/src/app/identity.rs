@@ -1,0 +1,221 @@
+//! Which agent is behind a certificate, and what it may do with it.
+//!
+//! That an authority vouches for the certificate and that the peer has its key was seen in the handshake. Here is asked
+//! whether the hub knows it, whether it is revoked, and whether it still holds. What the database says is remembered for a
+//! short time, and forgotten at once when this hub or a replica revokes anything.
+
+use crate::refusal::{Outcome, Refusal};
+use crate::state::Hub;
+use jiff::{SignedDuration, Timestamp};
+use picket_hub_db::TenantId;
+use picket_pki::{AgentIdentity, Certificate, SpkiPin};
+use picket_protocol::hub::ProblemCode;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use uuid::Uuid;
+
+/// How long an answer of the database is believed. A revocation by a replica that this one does not hear of takes effect
+/// within this time.
+const BELIEVED_FOR: Duration = Duration::from_secs(30);
+/// The most answers that are remembered; beyond, all are forgotten.
+const MAX_REMEMBERED: usize = 50_000;
+
+/// An agent that has shown its certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownAgent {
+    /// Who it is.
+    pub id: Uuid,
+    /// Whose it is.
+    pub tenant: TenantId,
+    /// The certificate's serial number.
+    pub serial: String,
+    /// The certificate's key.
+    pub pin: SpkiPin,
+    /// Until when the certificate holds.
+    pub not_after: Timestamp,
+    /// Whether a newer certificate took its place.
+    pub superseded: bool,
+}
+
+/// What is remembered of the database's answers.
+#[derive(Debug, Default)]
+pub struct Identities {
+    known: Mutex<HashMap<String, (Instant, Standing)>>,
+}
+
+/// What the database says of a certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Standing {
+    agent: Uuid,
+    key_hash: [u8; 32],
+    superseded: bool,
+    revoked: Option<String>,
+}
+
+/// What is to be done with the certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Anything that an agent does.
+    Work,
+    /// Getting the next certificate: allowed for some time after the end, too.
+    Renew,
+}
+
+impl Identities {
+    /// Forgets everything: something was revoked.
+    pub fn forget(&self) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    fn recall(&self, serial: &str) -> Option<Standing> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(serial).filter(|(at, _)| at.elapsed() < BELIEVED_FOR).map(|(_, standing)| standing.clone())
+    }
+
+    fn remember(&self, serial: &str, standing: &Standing) {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MAX_REMEMBERED {
+            known.clear();
+        }
+        known.insert(serial.to_owned(), (Instant::now(), standing.clone()));
+    }
+}
+
+impl Hub {
+    /// The agent behind `certificate`.
+    ///
+    /// # Errors
+    /// With a code that says what it means for the identity: only `revoked` and `unknown_agent` cost it.
+    pub async fn agent_behind(&self, certificate: Option<&Arc<Certificate>>, purpose: Purpose) -> Outcome<KnownAgent> {
+        let now = self.clock.now();
+        let certificate = certificate.ok_or_else(|| {
+            let detail = "no client certificate was shown; enrol first with: picket enroll";
+            Refusal::new(ProblemCode::CertificateRequired, detail).at(now)
+        })?;
+        let named = certificate.agent.filter(|named| named.tenant == self.tenant.0);
+        let standing = match named {
+            Some(_) => self.standing(certificate).await?,
+            None => None,
+        };
+        decide(certificate, named, standing, purpose, now, self.grace).map_err(|refusal| refusal.at(now))
+    }
+
+    async fn standing(&self, certificate: &Certificate) -> Outcome<Option<Standing>> {
+        if let Some(standing) = self.identities.recall(&certificate.serial) {
+            return Ok(Some(standing));
+        }
+        let Some(found) = self.db.certificate(self.tenant, &certificate.serial).await? else { return Ok(None) };
+        let standing = Standing {
+            agent: found.issued.agent,
+            key_hash: found.issued.key_hash,
+            superseded: found.superseded_at.is_some(),
+            revoked: found.revoked.map(|revoked| revoked.reason),
+        };
+        self.identities.remember(&certificate.serial, &standing);
+        Ok(Some(standing))
+    }
+}
+
+/// Decides about a certificate: pure.
+fn decide(
+    certificate: &Certificate,
+    named: Option<AgentIdentity>,
+    standing: Option<Standing>,
+    purpose: Purpose,
+    now: Timestamp,
+    grace: SignedDuration,
+) -> Outcome<KnownAgent> {
+    let unknown = || {
+        let detail = "this hub never issued the certificate, or its agent was deleted; enrol again with: picket enroll";
+        Refusal::new(ProblemCode::UnknownAgent, detail)
+    };
+    let (named, standing) = named.zip(standing).ok_or_else(unknown)?;
+    if standing.agent != named.agent || standing.key_hash != *certificate.pin.as_bytes() {
+        return Err(unknown());
+    }
+    if let Some(reason) = standing.revoked {
+        let detail = format!("the certificate was revoked ({reason}); if this machine is to come back, enrol it again");
+        return Err(Refusal::new(ProblemCode::Revoked, detail));
+    }
+    let known = KnownAgent {
+        id: named.agent,
+        tenant: TenantId(named.tenant),
+        serial: certificate.serial.clone(),
+        pin: certificate.pin,
+        not_after: certificate.not_after,
+        superseded: standing.superseded,
+    };
+    if now <= certificate.not_after {
+        return Ok(known);
+    }
+    let ended = certificate.not_after;
+    match purpose {
+        Purpose::Work => {
+            let detail = format!("the certificate expired at {ended}; renew it with: picket cert renew");
+            Err(Refusal::new(ProblemCode::CertificateExpired, detail))
+        }
+        Purpose::Renew if now.duration_since(ended) <= grace => Ok(known),
+        Purpose::Renew => {
+            let detail = format!(
+                "the certificate expired at {ended}, and may be renewed for {} days after that; enrol again",
+                grace.as_hours() / 24
+            );
+            Err(Refusal::new(ProblemCode::RenewalTooLate, detail))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use picket_pki::{Authority, CsrKey, PrivateKey};
+
+    const GRACE: SignedDuration = SignedDuration::from_hours(24 * 30);
+
+    fn now() -> Timestamp {
+        "2026-11-21T12:00:00Z".parse().unwrap()
+    }
+
+    fn certificate() -> (Certificate, AgentIdentity, Standing) {
+        let identity = AgentIdentity { tenant: 1, agent: Uuid::now_v7() };
+        let key = PrivateKey::generate().unwrap();
+        let request = CsrKey::from_request(&key.request("x").unwrap()).unwrap();
+        let certificate = Authority::root("test", now()).unwrap().agent(identity, &request, now()).unwrap();
+        let key_hash = *certificate.pin.as_bytes();
+        (certificate, identity, Standing { agent: identity.agent, key_hash, superseded: false, revoked: None })
+    }
+
+    fn code(outcome: Outcome<KnownAgent>) -> Option<ProblemCode> {
+        outcome.err().map(|refusal| refusal.code())
+    }
+
+    #[test]
+    fn a_certificate_that_the_hub_issued_and_did_not_revoke_is_an_agents() {
+        let (certificate, identity, standing) = certificate();
+        let known = decide(&certificate, Some(identity), Some(standing.clone()), Purpose::Work, now(), GRACE).unwrap();
+        assert_eq!((known.id, known.tenant), (identity.agent, TenantId(1)));
+
+        let other = Standing { agent: Uuid::now_v7(), ..standing.clone() };
+        let swapped = Standing { key_hash: [7; 32], ..standing.clone() };
+        for strange in [None, Some(other), Some(swapped)] {
+            let outcome = decide(&certificate, Some(identity), strange, Purpose::Work, now(), GRACE);
+            assert_eq!(code(outcome), Some(ProblemCode::UnknownAgent));
+        }
+        let outcome = decide(&certificate, None, Some(standing.clone()), Purpose::Work, now(), GRACE);
+        assert_eq!(code(outcome), Some(ProblemCode::UnknownAgent));
+        let revoked = Standing { revoked: Some("stolen".into()), ..standing };
+        let outcome = decide(&certificate, Some(identity), Some(revoked), Purpose::Renew, now(), GRACE);
+        assert_eq!(code(outcome), Some(ProblemCode::Revoked));
+    }
+
+    #[test]
+    fn an_expired_certificate_renews_itself_within_the_grace_period_and_does_nothing_else() {
+        let (certificate, identity, standing) = certificate();
+        let at = |hours| certificate.not_after.checked_add(SignedDuration::from_hours(hours)).unwrap();
+        let outcome = |purpose, now| decide(&certificate, Some(identity), Some(standing.clone()), purpose, now, GRACE);
+        assert_eq!(code(outcome(Purpose::Work, at(1))), Some(ProblemCode::CertificateExpired));
+        assert!(outcome(Purpose::Renew, at(24 * 29)).is_ok());
+        assert_eq!(code(outcome(Purpose::Renew, at(24 * 31))), Some(ProblemCode::RenewalTooLate));
+    }
+}

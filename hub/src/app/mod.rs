@@ -1,0 +1,10 @@
+//! What the hub does, without the ways in which it is asked: one file a noun.
+
+pub mod admission;
+pub mod batch;
+pub mod configs;
+pub mod enrol;
+pub mod heartbeats;
+pub mod identity;
+pub mod intake;
+pub mod presence;

@@ -1,0 +1,148 @@
+//! What the hub needs to know to run.
+
+use picket_config::{ByteSize, Interval, LoopbackAddr};
+use std::net::SocketAddr;
+
+picket_config::settings! {
+    /// Where the hub listens.
+    pub struct ListenSettings {
+        /// For agents, with client certificates.
+        pub agents: String = "[::]:8444".to_owned(),
+        /// For people and programs: API and WebSockets.
+        pub api: String = "[::]:8443".to_owned(),
+        /// For probes and Prometheus, in clear: `/livez`, `/readyz`, `/health`, `/metrics`.
+        pub health: LoopbackAddr = LoopbackAddr::port(9092),
+    }
+}
+
+picket_config::settings! {
+    /// Letting machines in.
+    pub struct EnrolmentSettings {
+        /// Whether a person has to approve each machine, whatever its token says.
+        pub approval: bool = false,
+        /// From which networks machines may enrol, for example `10.0.0.0/8`; none means from everywhere.
+        pub networks: Vec<String> = Vec::new(),
+        /// How many machines may enrol in a second.
+        pub per_second: u32 = 100,
+    }
+}
+
+picket_config::settings! {
+    /// Agents' certificates.
+    pub struct CertificateSettings {
+        /// How long after its end a certificate may still be renewed with its own key.
+        pub grace: Interval = Interval::seconds(30 * 24 * 3600),
+    }
+}
+
+picket_config::settings! {
+    /// What the hub may use, and when it sends agents away.
+    pub struct HubLimits {
+        /// Connections of agents at a time.
+        pub agents: u32 = 20_000,
+        /// Connections of people and programs at a time.
+        pub api: u32 = 1_000,
+        /// Bytes of events that wait to be stored, unpacked.
+        pub intake: ByteSize = ByteSize(256 << 20),
+        /// How many agents may connect in a second; the rest is told when to come back.
+        pub connects_per_second: u32 = 500,
+    }
+}
+
+picket_config::settings! {
+    /// The hub's configuration: `hub.yaml`, `hub.json` or `hub.toml`.
+    pub struct HubSettings {
+        /// What the fleet is called: it stands in the root certificate.
+        pub fleet: String = "fleet".to_owned(),
+        /// The DNS names and addresses by which machines and people reach the hub. The first one stands in enrolment tokens.
+        pub names: Vec<String> = Vec::new(),
+        /// The address in enrolment tokens, where it is not `https://` with the first name and the port of `listen.agents`.
+        pub url: String = String::new(),
+        /// Where the hub listens.
+        pub listen: ListenSettings = ListenSettings::default(),
+        /// Where everything is kept: `sqlite:` and a file, or `postgres://…`; empty is a file in the hub's own folder.
+        pub database: String = String::new(),
+        /// A file that holds the database's address, for one with a password in it.
+        pub database_file: String = String::new(),
+        /// How often agents send a heartbeat.
+        pub heartbeat: Interval = Interval::seconds(30),
+        /// Letting machines in.
+        pub enrolment: EnrolmentSettings = EnrolmentSettings::default(),
+        /// Agents' certificates.
+        pub certificates: CertificateSettings = CertificateSettings::default(),
+        /// What the hub may use.
+        pub limits: HubLimits = HubLimits::default(),
+        /// How long open requests may take once the hub was told to stop.
+        pub drain_limit: Interval = Interval::seconds(10),
+    }
+}
+
+/// A setting that cannot be used, and what would be right.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{key}: {message}")]
+pub struct ConfigError {
+    /// Which key.
+    pub key: &'static str,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+impl HubSettings {
+    /// The address that machines are told in tokens.
+    ///
+    /// # Errors
+    /// When no name is configured.
+    pub fn public_url(&self) -> Result<String, ConfigError> {
+        if !self.url.is_empty() {
+            let url = self.url.trim_end_matches('/');
+            let is_https = url.starts_with("https://") && url.len() > "https://".len();
+            let wrong = || ConfigError { key: "url", message: format!("{url:?} is not an https address") };
+            return if is_https { Ok(url.to_owned()) } else { Err(wrong()) };
+        }
+        let name = self.names.first().ok_or_else(|| ConfigError {
+            key: "names",
+            message: "name at least one DNS name or address by which machines reach this hub".to_owned(),
+        })?;
+        let host = if name.parse::<std::net::Ipv6Addr>().is_ok() { format!("[{name}]") } else { name.clone() };
+        Ok(format!("https://{host}:{}", self.agents_address()?.port()))
+    }
+
+    /// Where agents are heard.
+    ///
+    /// # Errors
+    /// When it is no address.
+    pub fn agents_address(&self) -> Result<SocketAddr, ConfigError> {
+        address("listen.agents", &self.listen.agents)
+    }
+
+    /// Where people and programs are answered.
+    ///
+    /// # Errors
+    /// When it is no address.
+    pub fn api_address(&self) -> Result<SocketAddr, ConfigError> {
+        address("listen.api", &self.listen.api)
+    }
+}
+
+fn address(key: &'static str, text: &str) -> Result<SocketAddr, ConfigError> {
+    let message = || format!("{text:?} is not an address with a port, for example 0.0.0.0:8444 or [::]:8444");
+    text.parse().map_err(|_| ConfigError { key, message: message() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_address_in_tokens_is_the_first_name_unless_another_is_given() {
+        let mut settings = HubSettings { names: vec!["hub.example".into()], ..HubSettings::default() };
+        assert_eq!(settings.public_url().as_deref(), Ok("https://hub.example:8444"));
+        settings.names = vec!["2001:db8::1".into()];
+        assert_eq!(settings.public_url().as_deref(), Ok("https://[2001:db8::1]:8444"));
+        settings.url = "https://front.example/".into();
+        assert_eq!(settings.public_url().as_deref(), Ok("https://front.example"));
+        settings.url = "http://front.example".into();
+        assert!(settings.public_url().is_err());
+        assert!(HubSettings::default().public_url().unwrap_err().to_string().starts_with("names:"));
+    }
+}

@@ -1,0 +1,209 @@
+//! A listener with TLS: bounded in connections, in the time of a handshake and of a header, drained when told to stop.
+
+use axum::Router;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::service::TowerToHyperService;
+use picket_pki::Certificate;
+use rustls::ServerConfig;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+
+/// How long a handshake may take: four round trips of a slow line.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+/// How long a client may take to send its header.
+const HEADER_LIMIT: Duration = Duration::from_secs(10);
+/// The largest header of a request, in bytes (HTTP/1.1 and HTTP/2).
+const MAX_HEADER: usize = 16 << 10;
+/// Requests at a time on one HTTP/2 connection.
+const MAX_STREAMS: u32 = 64;
+
+/// Who is at the other end of a connection: an extension of every request.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// The address that the system sees.
+    pub address: SocketAddr,
+    /// The client certificate, where one was shown and an authority in force vouches for it.
+    pub certificate: Option<Arc<Certificate>>,
+}
+
+impl Peer {
+    /// The address without the port, and an IPv4 address as one.
+    pub fn ip(&self) -> IpAddr {
+        self.address.ip().to_canonical()
+    }
+}
+
+/// What a listener counted.
+#[derive(Debug, Default)]
+pub struct ListenerCounters {
+    /// Connections that are open.
+    pub open: AtomicU64,
+    /// Connections that were accepted.
+    pub accepted: AtomicU64,
+    /// Handshakes that failed or took too long.
+    pub failed_handshakes: AtomicU64,
+    /// Connections that were refused because as many were open as are allowed.
+    pub refused: AtomicU64,
+}
+
+/// A listener that has its port.
+pub struct Listener {
+    name: &'static str,
+    socket: TcpListener,
+    tls: Arc<ServerConfig>,
+    router: Router,
+    limit: usize,
+    counters: Arc<ListenerCounters>,
+}
+
+/// A port that could not be had.
+#[derive(Debug, thiserror::Error)]
+#[error("the hub cannot listen on {address} for {name}: stop who does, or set listen.{name} to another address")]
+pub struct BindError {
+    /// For whom it would listen: `agents`, `api`.
+    pub name: &'static str,
+    /// Where.
+    pub address: SocketAddr,
+    /// What the system said.
+    pub source: std::io::Error,
+}
+
+impl Listener {
+    /// Takes the port. At most `limit` connections are open at a time.
+    ///
+    /// # Errors
+    /// When somebody has it, or the system refuses.
+    pub async fn bind(
+        name: &'static str,
+        address: SocketAddr,
+        tls: ServerConfig,
+        router: Router,
+        limit: usize,
+    ) -> Result<Self, BindError> {
+        let listener = TcpListener::bind(address).await.map_err(|source| BindError { name, address, source })?;
+        Ok(Self { name, socket: listener, tls: Arc::new(tls), router, limit, counters: Arc::default() })
+    }
+
+    /// Where it listens: with the port that the system chose, if it was to.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub fn address(&self) -> std::io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    /// What it counts.
+    pub fn counters(&self) -> Arc<ListenerCounters> {
+        Arc::clone(&self.counters)
+    }
+
+    /// Serves until `stop` turns true, then lets open requests finish for at most `drain_limit`.
+    pub async fn serve(self, mut stop: watch::Receiver<bool>, drain_limit: Duration) {
+        let acceptor = TlsAcceptor::from(Arc::clone(&self.tls));
+        let permits = Arc::new(Semaphore::new(self.limit));
+        let mut connections = JoinSet::new();
+        loop {
+            let (stream, address) = tokio::select! {
+                () = told_to_stop(&mut stop) => break,
+                Some(_) = connections.join_next() => continue,
+                accepted = self.socket.accept() => match accepted {
+                    Ok(accepted) => accepted,
+                    Err(error) => {
+                        // Out of file descriptors, most likely; trying again at once would only burn the CPU.
+                        tracing::warn!(listener = self.name, %error, "cannot accept a connection");
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                        continue;
+                    }
+                },
+            };
+            let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
+                // Closed at once: a machine that is told nothing tries again with its own backoff.
+                self.counters.refused.fetch_add(1, Ordering::Relaxed);
+                continue;
+            };
+            self.counters.accepted.fetch_add(1, Ordering::Relaxed);
+            let connection = Connection {
+                name: self.name,
+                acceptor: acceptor.clone(),
+                router: self.router.clone(),
+                counters: Arc::clone(&self.counters),
+                stop: stop.clone(),
+            };
+            connections.spawn(async move {
+                let _permit = permit;
+                connection.counters.open.fetch_add(1, Ordering::Relaxed);
+                connection.serve(stream, address).await;
+                connection.counters.open.fetch_sub(1, Ordering::Relaxed);
+            });
+        }
+        drop(self.socket);
+        let drained = tokio::time::timeout(drain_limit, async { while connections.join_next().await.is_some() {} });
+        if drained.await.is_err() {
+            tracing::warn!(listener = self.name, limit = ?drain_limit, "open requests were cut at the drain limit");
+        }
+    }
+}
+
+struct Connection {
+    name: &'static str,
+    acceptor: TlsAcceptor,
+    router: Router,
+    counters: Arc<ListenerCounters>,
+    stop: watch::Receiver<bool>,
+}
+
+impl Connection {
+    async fn serve(&self, stream: TcpStream, address: SocketAddr) {
+        // Small answers must not wait for the next one.
+        let _ = stream.set_nodelay(true);
+        let handshake = tokio::time::timeout(HANDSHAKE_LIMIT, self.acceptor.accept(stream)).await;
+        let stream = match handshake {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return self.failed(address, &error),
+            Err(_) => return self.failed(address, &"it took too long"),
+        };
+        let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+        let certificate = shown.and_then(|der| Certificate::from_der(der).ok()).map(Arc::new);
+        let peer = Peer { address, certificate };
+        let service = TowerToHyperService::new(self.router.clone().layer(axum::Extension(peer)));
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_LIMIT).max_buf_size(MAX_HEADER);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(MAX_STREAMS)
+            .max_header_list_size(u32::try_from(MAX_HEADER).unwrap_or(u32::MAX))
+            .keep_alive_interval(Duration::from_secs(30))
+            .keep_alive_timeout(Duration::from_secs(20));
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
+        tokio::pin!(connection);
+        let mut stop = self.stop.clone();
+        let result = tokio::select! {
+            result = connection.as_mut() => result,
+            () = told_to_stop(&mut stop) => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = result {
+            tracing::debug!(listener = self.name, %address, %error, "a connection ended early");
+        }
+    }
+
+    fn failed(&self, address: SocketAddr, error: &dyn std::fmt::Display) {
+        self.counters.failed_handshakes.fetch_add(1, Ordering::Relaxed);
+        tracing::debug!(listener = self.name, %address, %error, "a TLS handshake failed");
+    }
+}
+
+/// Returns when `stop` turns true, or when nobody can turn it any more.
+pub(crate) async fn told_to_stop(stop: &mut watch::Receiver<bool>) {
+    let _ = stop.wait_for(|stop| *stop).await;
+}

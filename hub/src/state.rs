@@ -1,0 +1,73 @@
+//! What everything in the hub shares.
+
+use crate::app::admission::Admission;
+use crate::app::heartbeats::Heartbeats;
+use crate::app::identity::Identities;
+use crate::app::intake::Intake;
+use crate::app::presence::{Machine, Presence};
+use crate::authority::Keys;
+use crate::clock::Clock;
+use crate::config::HubSettings;
+use jiff::SignedDuration;
+use picket_hub_db::{Database, TenantId};
+use picket_protocol::BuildInfo;
+use std::sync::{Arc, PoisonError, RwLock};
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+/// The hub: one of it, behind an [`Arc`], in every handler and task.
+pub struct Hub {
+    /// Which build this is.
+    pub build: BuildInfo,
+    /// What was configured.
+    pub settings: HubSettings,
+    /// What time it is.
+    pub clock: Clock,
+    /// What is kept.
+    pub db: Arc<dyn Database>,
+    /// Whose data it is.
+    pub tenant: TenantId,
+    /// How long after its end a certificate may be renewed.
+    pub grace: SignedDuration,
+    /// What is remembered of certificates.
+    pub identities: Identities,
+    /// Who is connected here.
+    pub presence: Presence,
+    /// The way of events into the database.
+    pub intake: Intake,
+    /// The way of heartbeats there.
+    pub heartbeats: Heartbeats,
+    /// How many machines may enrol at a time.
+    pub enrolments: Admission,
+    /// How many agents may connect at a time.
+    pub connects: Admission,
+    /// Tasks that connections became.
+    pub tasks: TaskTracker,
+    /// Turns true when the hub is to stop.
+    pub stop: watch::Receiver<bool>,
+    keys: RwLock<Arc<Keys>>,
+}
+
+impl std::fmt::Debug for Hub {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hub").field("build", &self.build).field("keys", &self.keys()).finish_non_exhaustive()
+    }
+}
+
+impl Hub {
+    /// The keys in force.
+    pub fn keys(&self) -> Arc<Keys> {
+        Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes other keys into force.
+    pub fn set_keys(&self, keys: Keys) {
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+    }
+
+    /// Two machines were seen with one identity.
+    pub fn twins(&self, agent: Uuid, machines: &[Machine; 2]) {
+        tracing::warn!(%agent, ?machines, "two machines have the same identity");
+    }
+}
