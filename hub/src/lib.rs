@@ -6,6 +6,7 @@ pub mod authority;
 pub mod clock;
 pub mod config;
 pub mod refusal;
+pub mod security;
 pub mod server;
 pub mod state;
 

@@ -79,7 +79,7 @@ pub(super) async fn serve(hub: Arc<Hub>, agent: KnownAgent, address: IpAddr, mut
         && machine.differs(other)
         && still_there(&mut stream).await
     {
-        hub.twins(agent.id, &[machine, other.clone()]);
+        hub.twins(agent.id, &[machine, other.clone()]).await;
     }
     finish(&mut stream, end).await;
 }
@@ -154,7 +154,7 @@ impl Talk<'_> {
                 match self.hub.heartbeats.store(self.seen(&heartbeat)).await {
                     Ok(SeenOutcome::Noted { boot_returned: true, previous_boot, .. }) => {
                         let before = Machine { boot_id: previous_boot, ..self.machine.clone() };
-                        self.hub.twins(self.agent.id, &[before, self.machine.clone()]);
+                        self.hub.twins(self.agent.id, &[before, self.machine.clone()]).await;
                     }
                     Ok(SeenOutcome::Noted { .. }) => {}
                     Ok(SeenOutcome::Unknown | SeenOutcome::Retired) => {
