@@ -15,22 +15,30 @@
 //!
 //! Sigma's specification is version 2 (<https://github.com/SigmaHQ/sigma-specification>).
 
+mod check;
+mod correlate;
 mod engine;
 mod found;
 mod health;
+mod pack;
 mod problem;
+mod reach;
 mod rule;
 mod shard;
+mod sigma;
 mod view;
+mod yaml;
 
 pub use engine::{DryRun, DryRunLimits, Figures, Replaced, RuleEngine, WarmUp};
 pub use found::MAX_EVIDENCE;
 pub use found::{Correlated, CorrelationKind, Entity, EntityKind, FieldMatch, Level, Match, MatchKind};
 pub use health::{Budget, RuleHealth, RuleState, Suspension};
+pub use pack::{PackRule, pack};
 pub use problem::{Place, Problem, Severity, Validation};
 pub use rule::{
     MAX_DEPTH, MAX_DOCUMENTS, MAX_GROUP_ENTRIES, MAX_NODES, MAX_REGEX_BYTES, MAX_REGEXES, MAX_RULES, MAX_SELECTIONS,
     MAX_SOURCE_BYTES, MAX_WINDOW, Origin, RuleKey, RuleSource,
 };
 pub use shard::Shard;
+pub use sigma::{Settings, SigmaEngine, validate};
 pub use view::{EventView, MAX_EVENT_DEPTH, Product, Received, ViewError};

@@ -18,6 +18,7 @@
 //! | gap | product `picket`, service `gap` | `Reason`, `Source`, `Count`, `Detail` |
 //! | anything else | product `picket`, service `other` | `Type` |
 //!
+//! Every event has `AgentId`, the agent's id in the hub, which the agent cannot choose; correlations group by it.
 //! `FileMode` is the permission bits in four octal digits (`4755`), because Sigma has no arithmetic on bits. `Initiated` is
 //! `true` where this machine began the connection, `false` where the other side did, and absent where nobody knows.
 
@@ -234,7 +235,8 @@ impl EventView {
         };
         let event_type = raw.get("type").and_then(Value::as_str).unwrap_or_default();
         let details = Details(raw.get("details").and_then(Value::as_object));
-        let (kinds, fields) = translate(event_type, details);
+        let (kinds, mut fields) = translate(event_type, details);
+        fields.push(("AgentId", Value::from(received.agent.to_string())));
         let at = details
             .text("timestamp")
             .and_then(|text| text.parse::<Timestamp>().ok())
