@@ -16,14 +16,17 @@ use crate::security::Security;
 use jiff::{SignedDuration, Timestamp};
 use picket_hub_db::{Database, TenantId};
 use picket_protocol::BuildInfo;
+use picket_seal::Sealer;
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-/// The hub: one of it, behind an [`Arc`], in every handler and task.
-pub struct Hub {
+/// The parts of a hub, which do not change while it lives.
+#[derive(Debug)]
+pub struct Parts {
     /// Which build this is.
     pub build: BuildInfo,
     /// What was configured.
@@ -58,14 +61,33 @@ pub struct Hub {
     pub security: Security,
     /// The stream of the hub's own events.
     pub own_stream: OwnStream,
-    /// One entry of the audit log at a time.
-    pub audit_lock: tokio::sync::Mutex<()>,
     /// Tasks that connections became.
     pub tasks: TaskTracker,
     /// Turns true when the hub is to stop.
     pub stop: watch::Receiver<bool>,
+    /// Changes when events were stored: who waits for them looks.
+    pub wake: Arc<watch::Sender<u64>>,
+    /// Where machines reach this hub.
+    pub public_url: String,
+    /// Seals what the database is not to know.
+    pub sealer: Sealer,
+}
+
+/// The hub: one of it, behind an [`Arc`], in every handler and task.
+pub struct Hub {
+    parts: Parts,
     keys: RwLock<Arc<Keys>>,
     twins_told: Mutex<HashMap<Uuid, Timestamp>>,
+    /// One entry of the audit log at a time.
+    pub(crate) audit_lock: tokio::sync::Mutex<()>,
+}
+
+impl Deref for Hub {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.parts
+    }
 }
 
 impl std::fmt::Debug for Hub {
@@ -75,6 +97,16 @@ impl std::fmt::Debug for Hub {
 }
 
 impl Hub {
+    /// A hub of these parts and keys.
+    pub fn new(parts: Parts, keys: Keys) -> Self {
+        Self {
+            parts,
+            keys: RwLock::new(Arc::new(keys)),
+            twins_told: Mutex::default(),
+            audit_lock: tokio::sync::Mutex::default(),
+        }
+    }
+
     /// The keys in force.
     pub fn keys(&self) -> Arc<Keys> {
         Arc::clone(&self.keys.read().unwrap_or_else(PoisonError::into_inner))
@@ -90,11 +122,10 @@ impl Hub {
         let now = self.clock.now();
         {
             let mut told = self.twins_told.lock().unwrap_or_else(PoisonError::into_inner);
-            if told.get(&agent).is_some_and(|last| now.duration_since(*last) < SignedDuration::from_mins(1)) {
+            told.retain(|_, last| now.duration_since(*last) < SignedDuration::from_mins(1));
+            if told.insert(agent, now).is_some() {
                 return;
             }
-            told.retain(|_, last| now.duration_since(*last) < SignedDuration::from_mins(1));
-            told.insert(agent, now);
         }
         let details = serde_json::json!({ "agent_id": agent, "machines": machines });
         self.report("cloned_identity", details).await;

@@ -11,3 +11,4 @@ pub mod intake;
 pub mod own_events;
 pub mod people;
 pub mod presence;
+pub mod upkeep;

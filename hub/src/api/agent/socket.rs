@@ -3,12 +3,11 @@
 use crate::api::websocket::Socket;
 use crate::app::identity::KnownAgent;
 use crate::app::presence::{Connection, MAX_FRAMES, Machine, Told};
-use crate::refusal::Refusal;
 use crate::server::told_to_stop;
 use crate::state::Hub;
 use futures_util::{SinkExt as _, StreamExt as _};
 use picket_hub_db::{AgentSeen, SeenOutcome};
-use picket_protocol::hub::{Bye, ByeReason, Frame, Heartbeat, Hello, ProblemCode, WIRE, Welcome};
+use picket_protocol::hub::{Bye, ByeReason, Frame, Heartbeat, Hello, WIRE, Welcome};
 use sha2::{Digest as _, Sha256};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -274,17 +273,6 @@ async fn finish(stream: &mut Socket, end: End) {
 
 fn bye(reason: ByeReason, detail: String, retry_after: Option<Duration>) -> End {
     End::Bye(Bye { reason, detail, retry_after_ms: retry_after.map(millis) })
-}
-
-/// What a refusal is as the last frame of a connection.
-pub(crate) fn bye_of(refusal: &Refusal) -> Bye {
-    let reason = match refusal.code() {
-        ProblemCode::Revoked => ByeReason::Revoked,
-        ProblemCode::UnknownAgent => ByeReason::UnknownAgent,
-        ProblemCode::CertificateExpired => ByeReason::CertificateExpired,
-        _ => ByeReason::Overloaded,
-    };
-    Bye { reason, detail: refusal.to_string(), retry_after_ms: refusal.0.retry_after.map(|seconds| seconds * 1000) }
 }
 
 /// A time within `interval` that is the agent's own: what spreads a fleet evenly.

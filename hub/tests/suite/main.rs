@@ -1,0 +1,4 @@
+//! The hub as a whole, over real TLS: one test program, so that it is linked once.
+
+mod fleet;
+mod wire;
