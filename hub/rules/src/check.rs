@@ -430,7 +430,8 @@ impl Checker {
                             "events of a group are remembered up to there",
                         ),
                         _ => {
-                            self.error("bad_threshold", *place, format!("`{key}` must be a whole number"), "see Sigma")
+                            let what = format!("`{key}` must be a whole number");
+                            self.error("bad_threshold", *place, what, "see Sigma");
                         }
                     }
                 }

@@ -264,17 +264,17 @@ impl Group {
             .filter(|at| *at > last.at && *at - last.at <= plan.timespan)
             .max();
         for end in std::iter::once(last.at).chain(ahead) {
-            let mut window: Vec<Entry> = self
-                .entries
-                .iter()
-                .filter(|entry| entry.at <= end && end - entry.at <= plan.timespan)
-                .copied()
-                .collect();
-            let Some(value) = plan.met(&mut window) else { continue };
+            // Asked first: in a siege most events end here.
             let stretch = end.div_euclid(plan.timespan);
             if self.matched.iter().any(|(matched, _)| *matched == stretch) {
                 continue;
             }
+            let window = self.entries.iter().filter(|entry| entry.at <= end && end - entry.at <= plan.timespan);
+            if plan.kind == CorrelationKind::EventCount && plan.counts(window.clone()).is_none() {
+                continue;
+            }
+            let mut window: Vec<Entry> = window.copied().collect();
+            let Some(value) = plan.met(&mut window) else { continue };
             self.matched.push_back((stretch, last.seen));
             return Some(plan.tell(&mut window, value, last, arrival));
         }
@@ -326,7 +326,7 @@ impl Plan {
     fn met(&self, window: &mut [Entry]) -> Option<f64> {
         let number = |entry: &Entry| f64::from_bits(entry.value);
         let value = match self.kind {
-            CorrelationKind::EventCount => window.iter().map(|entry| u64::from(entry.weight)).sum::<u64>() as f64,
+            CorrelationKind::EventCount => return self.counts(window.iter()),
             CorrelationKind::ValueCount => {
                 let mut values: Vec<u64> = window.iter().map(|entry| entry.value).collect();
                 values.sort_unstable();
@@ -343,6 +343,12 @@ impl Plan {
             }
         };
         self.compare.iter().all(|compare| compare.holds(value)).then_some(value)
+    }
+
+    /// How many events a window stands for, if that meets the condition.
+    fn counts<'a>(&self, window: impl Iterator<Item = &'a Entry>) -> Option<f64> {
+        let count = window.map(|entry| u64::from(entry.weight)).sum::<u64>() as f64;
+        self.compare.iter().all(|compare| compare.holds(count)).then_some(count)
     }
 
     fn met_temporal(&self, window: &mut [Entry]) -> Option<f64> {

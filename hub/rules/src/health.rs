@@ -9,18 +9,18 @@ use crate::shard::Shard;
 /// What a rule may cost before it is suspended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget {
-    /// The mean time of one evaluation, over the last [`Budget::samples`].
+    /// The mean time of one evaluation, over the last [`Budget::samples`]; one of them counts for at most eight times this.
     pub mean: Duration,
     /// How many evaluations a mean is taken of: nothing is judged of fewer.
     pub samples: u32,
-    /// Matches in one minute of the events' time, in one shard.
+    /// Matches in one minute of the events' time; those of rules that only feed a correlation are not counted.
     pub matches_per_minute: u32,
     /// One event in so many is measured, rule by rule; the others are not measured at all.
     pub sample_every: u32,
 }
 
 impl Default for Budget {
-    /// A rule of SigmaHQ's takes about 0.2–2 µs an event; 500 µs a rule would leave 2,000 events a second to all of them.
+    /// A rule of the public corpus takes about 0.2–2 µs an event; 500 µs a rule would leave 2,000 events a second to all of them.
     fn default() -> Self {
         Self { mean: Duration::from_micros(500), samples: 64, matches_per_minute: 6_000, sample_every: 128 }
     }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// The longest source of one rule in bytes. SigmaHQ's longest (2026-08) has 23 KiB.
+/// The longest source of one rule in bytes. Those of the public corpus are far shorter.
 pub const MAX_SOURCE_BYTES: usize = 128 << 10;
 /// The most documents in one source (a base rule and the correlations over it).
 pub const MAX_DOCUMENTS: usize = 32;

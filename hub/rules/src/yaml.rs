@@ -263,8 +263,8 @@ mod tests {
 
     #[test]
     fn what_is_nested_too_deeply_is_refused() {
-        for text in ["[".repeat(5000), "- ".repeat(3000), (0..200).map(|n| format!("{}a:\n", " ".repeat(n))).collect()]
-        {
+        let indented: Vec<String> = (0..200).map(|n| format!("{}a:", " ".repeat(n))).collect();
+        for text in ["[".repeat(5000), "- ".repeat(3000), indented.join("\n")] {
             assert!(documents(&text).is_err());
         }
     }

@@ -44,7 +44,7 @@ pub fn validate(yaml: &str) -> Validation {
             Body::Correlation(rule) => super::plan::own_mistake(rule),
         };
         if let Some(what) = error {
-            found.problems.push(cannot_compile(document.id, what));
+            found.problems.push(cannot_compile(document.id, &what));
         }
     }
     found.problems.sort_by_key(|problem| (std::cmp::Reverse(problem.severity), problem.place));
@@ -52,7 +52,7 @@ pub fn validate(yaml: &str) -> Validation {
 }
 
 /// A problem that only compiling found: where it is, is not known.
-pub(super) fn cannot_compile(id: Uuid, what: String) -> Problem {
+pub(super) fn cannot_compile(id: Uuid, what: &str) -> Problem {
     Problem {
         severity: Severity::Error,
         code: "cannot_compile".into(),

@@ -176,10 +176,10 @@ impl Builder<'_> {
                             draft.compiled = Some(compiled);
                             None
                         }
-                        Err(what) => Some(cannot_compile(id, what)),
+                        Err(what) => Some(cannot_compile(id, &what)),
                     }
                 }
-                Body::Filter(filter) => compile::filter(filter).err().map(|what| cannot_compile(id, what)),
+                Body::Filter(filter) => compile::filter(filter).err().map(|what| cannot_compile(id, &what)),
                 Body::Correlation(_) => None,
             };
             if let Some(problem) = problem {
@@ -215,7 +215,7 @@ impl Builder<'_> {
                 let outcome = match members {
                     Ok(members) => plan::plan(rule)
                         .map(|plan| (plan, members))
-                        .map_err(|what| cannot_compile(self.drafts[number].document.id, what)),
+                        .map_err(|what| cannot_compile(self.drafts[number].document.id, &what)),
                     Err(name) => Err(error(
                         "unknown_rule",
                         format!("it refers to the rule `{name}`, which is not in the set"),
@@ -337,7 +337,7 @@ impl Builder<'_> {
         for kind in Kind::ALL.into_iter().filter(|kind| kind.shard() == shard) {
             let rules: Vec<CompiledRule> = metas
                 .iter()
-                .filter(|(number, meta)| meta.source.is_active() && self.drafts[**number].kinds.contains(&kind))
+                .filter(|(number, _)| self.drafts[**number].kinds.contains(&kind))
                 .filter_map(|(number, _)| self.drafts[*number].compiled.clone())
                 .collect();
             engines.push((kind, engine(rules)));

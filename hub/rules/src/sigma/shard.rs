@@ -58,7 +58,10 @@ impl ShardState {
         let systems = [Product::Linux, Product::Macos, Product::Windows]
             .map(|product| LogSource { product: Some(product.as_str().into()), ..LogSource::default() });
         let windows = rules.plans.iter().map(|_| Remembered { cold: true, ..Remembered::default() }).collect();
-        Self { shard, rules, windows, aside: Vec::new(), figures: Figures::default(), tick: 0, systems }
+        let mut state =
+            Self { shard, rules, windows, aside: Vec::new(), figures: Figures::default(), tick: 0, systems };
+        state.sort_out();
+        state
     }
 
     /// Puts new rules in the place of the old ones; correlations that did not change keep what they remember. How far back
@@ -90,6 +93,7 @@ impl ShardState {
         self.windows = windows;
         self.rules = rules;
         self.aside.clear();
+        self.sort_out();
         let cold = self.rules.plans.iter().zip(&self.windows).filter(|(_, remembered)| remembered.cold);
         cold.map(|(planned, _)| planned.warm_up).max()
     }
@@ -147,16 +151,16 @@ impl ShardState {
         let mut fired = Vec::with_capacity(found.len());
         for (document, body) in found {
             let Some(meta) = self.rules.metas.get(&document) else { continue };
-            count_match(meta, event, budget, &mut judged);
             fired.push(document);
             if !meta.silent {
+                count_match(meta, event, budget, &mut judged);
                 judged.matches.push(detection(meta, self.shard, event, body));
             }
         }
         self.correlate(event, fired, false, budget, &mut judged);
         let took = began.elapsed();
         self.tick = self.tick.wrapping_add(1);
-        if self.tick % budget.sample_every.max(1) == 0 || took > SLOW_EVENT {
+        if self.tick.is_multiple_of(budget.sample_every.max(1)) || took > SLOW_EVENT {
             self.measure(event, budget, &mut judged);
         }
         self.figures.events += 1;
@@ -168,7 +172,7 @@ impl ShardState {
     /// Shows an event to cold correlations only.
     pub fn warm_up(&mut self, event: &EventView, budget: &Budget) {
         if self.windows.iter().any(|remembered| remembered.cold) {
-            let fired = self.detect(event).into_iter().map(|(document, _)| document).collect();
+            let fired = self.detect(event).into_keys().collect();
             self.correlate(event, fired, true, budget, &mut Judged::default());
         }
     }
@@ -226,8 +230,8 @@ impl ShardState {
             if cold {
                 continue;
             }
-            count_match(meta, event, budget, judged);
             if !meta.silent {
+                count_match(meta, event, budget, judged);
                 judged.matches.push(correlation(meta, self.shard, event, met));
             }
         }

@@ -71,6 +71,10 @@ impl SourceState {
         self.sampled.fetch_add(1, Relaxed);
         self.nanos.fetch_add(nanos, Relaxed);
         self.max.fetch_max(nanos, Relaxed);
+        // A thread that was put aside for a while (a quota of the container, a busy machine) is not the rule's fault: one
+        // measurement counts for no more than eight times the budget.
+        let limit = u64::try_from(budget.mean.as_nanos()).unwrap_or(u64::MAX);
+        let nanos = nanos.min(limit.saturating_mul(8));
         let sum = self.recent_nanos.fetch_add(nanos, Relaxed).saturating_add(nanos);
         let count = self.recent.fetch_add(1, Relaxed) + 1;
         if count < u64::from(budget.samples.max(1)) {
@@ -79,7 +83,6 @@ impl SourceState {
         self.recent.store(0, Relaxed);
         self.recent_nanos.store(0, Relaxed);
         let mean = sum / count;
-        let limit = u64::try_from(budget.mean.as_nanos()).unwrap_or(u64::MAX);
         (mean > limit).then_some(Suspension::Slow { mean_nanos: mean, budget_nanos: limit })
     }
 

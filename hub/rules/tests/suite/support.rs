@@ -2,8 +2,7 @@
 
 use jiff::{SignedDuration, Timestamp};
 use picket_hub_rules::{
-    EventView, Match, Origin, Product, Received, Replaced, RuleEngine, RuleKey, RuleSource, Settings, Shard,
-    SigmaEngine,
+    EventView, Match, Origin, Product, Received, Replaced, RuleEngine, RuleKey, RuleSource, Settings, SigmaEngine,
 };
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -24,7 +23,7 @@ pub fn event_of(agent: Uuid, number: u128, at: i64, received: i64, event_type: &
     let mut details = details;
     details["timestamp"] = json!(second(at).to_string());
     let whole = json!({
-        "schema": 1, "device_id": "web-1", "boot_id": Uuid::nil(), "seq": number as u64, "class": "normal",
+        "schema": 1, "device_id": "web-1", "boot_id": Uuid::nil(), "seq": u64::try_from(number).unwrap_or(u64::MAX), "class": "normal",
         "type": event_type, "details": details,
     });
     let received = Received { id: Uuid::from_u128(number), agent, at: second(received), product: Product::Linux };
@@ -87,5 +86,3 @@ pub fn titles(engine: &SigmaEngine, event: &EventView) -> Vec<String> {
 pub fn matches(engine: &SigmaEngine, event: &EventView) -> Vec<Match> {
     engine.evaluate(event.shard(), event)
 }
-
-pub const FILE: Shard = Shard::File;
