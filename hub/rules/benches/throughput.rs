@@ -1,6 +1,6 @@
 //! What judging costs: rules loaded, events a second, memory.
 //!
-//! Argument: a folder of Sigma rules (a checkout of SigmaHQ's), searched for `.yml`; without one, the starter pack alone is
+//! Argument: a folder of Sigma rules (a checkout of the public corpus), searched for `.yml`; without one, the starter pack alone is
 //! measured. Every rule of the folder must load.
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads files and its arguments directly")]
 #![expect(clippy::print_stdout, reason = "a benchmark prints what it measured")]
@@ -138,7 +138,7 @@ fn file(n: u64) -> Value {
 fn network(n: u64) -> Value {
     let port = [443, 5432, 22, 8080][usize::try_from(n).unwrap() % 4];
     json!({
-        "action": if n % 2 == 0 { "opened" } else { "closed" }, "direction": if n % 3 == 0 { "inbound" } else { "outbound" },
+        "action": if n.is_multiple_of(2) { "opened" } else { "closed" }, "direction": if n.is_multiple_of(3) { "inbound" } else { "outbound" },
         "protocol": "tcp", "src_ip": format!("10.0.{}.{}", n % 7, n % 200), "src_port": 30_000 + n, "dst_ip": "10.1.0.5",
         "dst_port": port, "remote_name": "db.example.net",
         "actor": {"pid": 700 + n, "exe": "/usr/sbin/nginx", "uid": 33}, "method": "sock_diag", "confidence": "inferred",
