@@ -3,14 +3,14 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// The longest source of one rule in bytes. Those of the public corpus are far shorter.
-pub const MAX_SOURCE_BYTES: usize = 128 << 10;
+/// The longest source of one rule in bytes. The longest of the public corpus, a list of hashes, has 288 KiB.
+pub const MAX_SOURCE_BYTES: usize = 512 << 10;
 /// The most documents in one source (a base rule and the correlations over it).
 pub const MAX_DOCUMENTS: usize = 32;
 /// The deepest nesting of a rule's YAML.
 pub const MAX_DEPTH: usize = 24;
 /// The most YAML nodes of one source.
-pub const MAX_NODES: usize = 20_000;
+pub const MAX_NODES: usize = 50_000;
 /// The most selections of one document.
 pub const MAX_SELECTIONS: usize = 200;
 /// The longest regular expression in bytes.
@@ -18,7 +18,7 @@ pub const MAX_REGEX_BYTES: usize = 2048;
 /// The most regular expressions of one document.
 pub const MAX_REGEXES: usize = 100;
 /// The most bytes that one compiled regular expression may take, its lazily built tables aside.
-pub const MAX_REGEX_COMPILED: usize = 1 << 20;
+pub const MAX_REGEX_COMPILED: usize = 4 << 20;
 /// The longest window of a correlation.
 pub const MAX_WINDOW: jiff::SignedDuration = jiff::SignedDuration::from_hours(7 * 24);
 /// The highest threshold of a correlation, and the most events one of its groups remembers.

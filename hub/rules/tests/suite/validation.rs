@@ -108,7 +108,7 @@ fn what_would_cost_too_much_is_refused_before_it_is_compiled() {
     let many = |n: usize| (0..n).map(|i| format!("    s{i}:\n        Image: x\n")).collect::<String>();
     let big = GOOD.replace("    condition", &format!("{}    condition", many(201)));
     assert_eq!(only(&validate(&big)).0, "too_many_selections");
-    let long = GOOD.replace("title: T", &format!("title: T\ndescription: {}", "x".repeat(200 << 10)));
+    let long = GOOD.replace("title: T", &format!("title: T\ndescription: {}", "x".repeat(513 << 10)));
     assert_eq!(only(&validate(&long)).0, "too_long");
     let nested =
         GOOD.replace("condition: selection", &format!("condition: {}selection{}", "(".repeat(60), ")".repeat(60)));
