@@ -236,6 +236,26 @@ fn a_replacement_keeps_what_an_unchanged_correlation_remembers_and_names_what_is
     assert_eq!(engine.figures(Shard::Network).entries, 4, "what is warm is not fed twice");
 }
 
+#[test]
+fn a_warm_up_feeds_what_is_cold_and_nothing_else() {
+    let other = |limit: u32| {
+        source(
+            2,
+            &format!(
+                "title: Other\nid: @ID\nlevel: low\ncorrelation:\n  type: event_count\n  rules: [base]\n  timespan: 1m\n  condition: {{gte: {limit}}}\n"
+            ),
+        )
+    };
+    let many = counting("  type: event_count\n  rules: [base]\n  timespan: 1m\n  condition: {gte: 4}\n");
+    let engine = engine(&[many.clone(), other(3)]);
+    let events: Vec<EventView> = (1..=4).map(|n| inbound(n, 0, "10.0.0.7", 22)).collect();
+    events[..2].iter().for_each(|event| assert_eq!(matches(&engine, event), []));
+    assert_eq!(engine.replace(&[many, other(4)], &[]).cold.len(), 1);
+    events[..2].iter().for_each(|event| engine.warm_up(Shard::Network, event));
+    assert_eq!(titles(&engine, &events[2]), Vec::<String>::new(), "the one that was warm has seen three, not five");
+    assert_eq!(titles(&engine, &events[3]), ["Many", "Other"]);
+}
+
 /// Events of three addresses: seconds since the one before, the address, and how late it was.
 fn stream() -> impl Strategy<Value = Vec<EventView>> {
     prop::collection::vec((0i64..25, 0u8..3, 0i64..50, 20u16..26), 1..150).prop_map(|steps| {
