@@ -4,11 +4,13 @@ use crate::app::admission::Admission;
 use crate::app::heartbeats::Heartbeats;
 use crate::app::identity::Identities;
 use crate::app::intake::Intake;
+use crate::app::judge::{self, JudgeCounters};
 use crate::app::own_events::OwnStream;
 use crate::app::people::abuse::Failures;
 use crate::app::people::jwt::Tokens;
 use crate::app::people::password::Passwords;
 use crate::app::presence::Presence;
+use crate::app::rules::RuleSet;
 use crate::app::upkeep;
 use crate::authority::{AgentVerifier, HotCertificate, KeysError, KeysFolder, agent_server, people_server};
 use crate::clock::Clock;
@@ -19,6 +21,7 @@ use crate::server::{BindError, Listener};
 use crate::state::{Hub, Parts};
 use jiff::SignedDuration;
 use picket_hub_db::{DbError, Options as DbOptions, TenantId};
+use picket_hub_rules::Shard;
 use picket_protocol::BuildInfo;
 use picket_seal::Sealer;
 use std::net::SocketAddr;
@@ -39,6 +42,8 @@ pub struct Options {
     pub security: Security,
     /// Where its keys lie.
     pub keys: KeysFolder,
+    /// The folder with rules of the operator's own, where there is one.
+    pub rules_dir: Option<std::path::PathBuf>,
     /// Where everything is kept.
     pub database: String,
     /// What time it is.
@@ -86,7 +91,7 @@ pub struct Running {
 /// # Errors
 /// What is missing, and what to do about it.
 pub async fn start(options: Options) -> Result<Running, StartError> {
-    let Options { build, settings, security, keys: folder, database, clock } = options;
+    let Options { build, settings, security, keys: folder, rules_dir, database, clock } = options;
     let (agents_address, api_address) = (settings.agents_address()?, settings.api_address()?);
     let public_url = settings.public_url()?;
     let keys = folder.load()?;
@@ -132,6 +137,10 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
             tasks: TaskTracker::new(),
             stop: stopped.clone(),
             wake,
+            found: watch::channel(0).0,
+            rules: RuleSet::new(rules_dir),
+            judged: JudgeCounters::default(),
+            replica: uuid::Uuid::now_v7(),
             public_url,
             sealer,
             settings,
@@ -139,6 +148,9 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         keys,
     ));
     hub.be_an_agent().await?;
+    hub.put_pack().await.map_err(StartError::Unready)?;
+    hub.put_files().await.map_err(StartError::Unready)?;
+    hub.load_rules().await.map_err(StartError::Unready)?;
     let agents = Listener::bind(
         "agents",
         agents_address,
@@ -162,7 +174,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         tokio::spawn(api.serve(stopped.clone(), drain)),
         tokio::spawn(upkeep::run(Arc::clone(&hub), folder, hot, verifier)),
     ];
-    serving.shrink_to_fit();
+    serving.extend(Shard::ALL.map(|shard| tokio::spawn(judge::run(Arc::clone(&hub), shard))));
     tracing::info!(agents = %agents_address, api = %api_address, url = hub.public_url, "the hub serves");
     Ok(Running {
         hub,

@@ -4,11 +4,13 @@ use crate::app::admission::Admission;
 use crate::app::heartbeats::Heartbeats;
 use crate::app::identity::Identities;
 use crate::app::intake::Intake;
+use crate::app::judge::JudgeCounters;
 use crate::app::own_events::OwnStream;
 use crate::app::people::abuse::Failures;
 use crate::app::people::jwt::Tokens;
 use crate::app::people::password::Passwords;
 use crate::app::presence::{Machine, Presence};
+use crate::app::rules::RuleSet;
 use crate::authority::Keys;
 use crate::clock::Clock;
 use crate::config::HubSettings;
@@ -67,6 +69,14 @@ pub struct Parts {
     pub stop: watch::Receiver<bool>,
     /// Changes when events were stored: who waits for them looks.
     pub wake: Arc<watch::Sender<u64>>,
+    /// Changes when the judge committed findings.
+    pub found: watch::Sender<u64>,
+    /// The rules in force.
+    pub rules: RuleSet,
+    /// What the judge counted.
+    pub judged: JudgeCounters,
+    /// This process among the replicas.
+    pub replica: Uuid,
     /// Where machines reach this hub.
     pub public_url: String,
     /// Seals what the database is not to know.

@@ -28,6 +28,7 @@ pub async fn run(hub: Arc<Hub>, folder: KeysFolder, hot: Arc<HotCertificate>, ve
             certificate(&hub, &folder, &hot, &verifier);
         }
         silent(&hub).await;
+        rules(&hub).await;
         turn = turn.wrapping_add(1);
         tokio::select! {
             () = tokio::time::sleep(SILENCE_EVERY) => {}
@@ -54,6 +55,17 @@ async fn silent(hub: &Hub) {
                 return;
             }
         }
+    }
+}
+
+/// Takes over what changed in `rules.d`, and what a replica or the API changed.
+async fn rules(hub: &Hub) {
+    let taken = match hub.put_files().await {
+        Ok(_) => hub.load_rules().await,
+        Err(refusal) => Err(refusal),
+    };
+    if let Err(refusal) = taken {
+        tracing::warn!(%refusal, "rules are not looked after");
     }
 }
 

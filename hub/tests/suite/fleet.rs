@@ -95,6 +95,7 @@ impl Fleet {
             settings,
             security: Security::new(SecurityPolicies::default()).unwrap(),
             keys,
+            rules_dir: Some(dir.path().join("rules.d")),
             database: format!("sqlite:{}", dir.path().join("hub.db").display()),
             clock,
         };
@@ -273,4 +274,17 @@ impl Machine {
 pub fn base64(bytes: &[u8]) -> String {
     use base64::Engine as _;
     base64::engine::general_purpose::STANDARD.encode(bytes)
+}
+
+/// Waits until `look` finds something; a bounded time, in small steps.
+pub async fn eventually<T>(mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    let found = tokio::time::timeout(Duration::from_secs(20), async {
+        loop {
+            if let Some(found) = look().await {
+                return found;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    });
+    found.await.expect("it did not come about")
 }
