@@ -1,5 +1,6 @@
 //! The hub's life: `Options → start() → Running → stop()`.
 
+use crate::api::people::RequestRates;
 use crate::app::admission::Admission;
 use crate::app::heartbeats::Heartbeats;
 use crate::app::identity::Identities;
@@ -132,6 +133,11 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
             passwords,
             tokens,
             failures: Failures::default(),
+            rates: {
+                let rates = &security.policies.rate_limiting;
+                let window = Duration::from_secs(u64::from(rates.window_seconds));
+                RequestRates::new(rates.default_limit, window, rates.burst_limit)
+            },
             security,
             own_stream: OwnStream::default(),
             tasks: TaskTracker::new(),

@@ -1,5 +1,6 @@
 //! What everything in the hub shares.
 
+use crate::api::people::RequestRates;
 use crate::app::admission::Admission;
 use crate::app::heartbeats::Heartbeats;
 use crate::app::identity::Identities;
@@ -59,6 +60,8 @@ pub struct Parts {
     pub tokens: Tokens,
     /// Who failed to say who they are.
     pub failures: Failures,
+    /// How often somebody may ask.
+    pub rates: RequestRates,
     /// How the hub defends itself.
     pub security: Security,
     /// The stream of the hub's own events.

@@ -29,6 +29,13 @@ impl Default for OwnStream {
     }
 }
 
+impl OwnStream {
+    /// The place of the next event: stream and number.
+    pub fn next(&self) -> (Uuid, u64) {
+        (self.boot, self.last.fetch_add(1, Ordering::Relaxed) + 1)
+    }
+}
+
 impl Hub {
     /// Puts the hub among the agents, if it is not there.
     ///
@@ -57,8 +64,9 @@ impl Hub {
     pub async fn report(&self, kind: &str, mut details: Value) {
         let now = self.clock.now();
         details["timestamp"] = json!(now);
+        let (boot, seq) = self.own_stream.next();
         let event = NewEvent {
-            seq: self.own_stream.last.fetch_add(1, Ordering::Relaxed) + 1,
+            seq,
             kind: kind.to_owned(),
             class: Priority::High,
             timestamp: now,
@@ -67,7 +75,7 @@ impl Hub {
             data: details.to_string(),
         };
         tracing::info!(kind, details = event.data, "the hub reports");
-        let streams = Streams::from([(self.own_stream.boot, vec![event])]);
+        let streams = Streams::from([(boot, vec![event])]);
         let stored = match self.intake.reserve(4096) {
             Ok(room) => self.intake.store(HUB_AGENT, streams, now, room).await.map(|_| ()),
             Err(refusal) => Err(refusal),

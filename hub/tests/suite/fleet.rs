@@ -71,16 +71,34 @@ impl Fleet {
         Self::start_with(|_| {}).await
     }
 
-    pub async fn start_with(configure: impl FnOnce(&mut HubSettings)) -> Self {
+    /// With other security policies.
+    pub async fn start_secured(change: impl FnOnce(&mut SecurityPolicies)) -> Self {
+        let mut policies = SecurityPolicies::default();
+        change(&mut policies);
         let dir = tempfile::tempdir().unwrap();
+        Self::start_in(dir, Self::settings(), policies, Arc::default()).await
+    }
+
+    fn settings() -> HubSettings {
         let mut settings = HubSettings { names: vec!["127.0.0.1".into()], ..HubSettings::default() };
         settings.listen.agents = "127.0.0.1:0".into();
         settings.listen.api = "127.0.0.1:0".into();
-        configure(&mut settings);
-        Self::start_in(dir, settings, Arc::default()).await
+        settings
     }
 
-    async fn start_in(dir: tempfile::TempDir, settings: HubSettings, ahead: Arc<AtomicI64>) -> Self {
+    pub async fn start_with(configure: impl FnOnce(&mut HubSettings)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut settings = Self::settings();
+        configure(&mut settings);
+        Self::start_in(dir, settings, SecurityPolicies::default(), Arc::default()).await
+    }
+
+    async fn start_in(
+        dir: tempfile::TempDir,
+        settings: HubSettings,
+        policies: SecurityPolicies,
+        ahead: Arc<AtomicI64>,
+    ) -> Self {
         let keys = KeysFolder::new(dir.path().join("keys"));
         keys.init("test", &settings.names, Timestamp::now()).unwrap();
         let clock = {
@@ -93,7 +111,7 @@ impl Fleet {
         let options = Options {
             build: build(),
             settings,
-            security: Security::new(SecurityPolicies::default()).unwrap(),
+            security: Security::new(policies).unwrap(),
             keys,
             rules_dir: Some(dir.path().join("rules.d")),
             database: format!("sqlite:{}", dir.path().join("hub.db").display()),
@@ -109,8 +127,9 @@ impl Fleet {
         // The same ports, or the machines would not find it.
         settings.listen.agents = running.agents_address().to_string();
         settings.listen.api = running.api_address().to_string();
+        let policies = running.hub().security.policies.clone();
         running.stop().await;
-        Self::start_in(dir, settings, ahead).await
+        Self::start_in(dir, settings, policies, ahead).await
     }
 
     /// Puts the hub's clock forward.
@@ -161,7 +180,13 @@ impl Fleet {
 
     /// Makes a machine an agent.
     pub async fn machine(&self) -> Machine {
-        let (token, key) = (self.token(|_| {}).await, PrivateKey::generate().unwrap());
+        self.machine_tagged("test").await
+    }
+
+    /// Makes a machine an agent with this tag.
+    pub async fn machine_tagged(&self, tag: &str) -> Machine {
+        let token = self.token(|new| new.tags = [tag.to_owned()].into()).await;
+        let key = PrivateKey::generate().unwrap();
         let answer = self.post(wire::ENROL_PATH, &self.request(&token, &key)).await;
         let EnrolAnswer::Enrolled(enrolled) = answer.ok() else { panic!("waits") };
         Machine::of(key, &enrolled)

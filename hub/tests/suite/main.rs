@@ -2,4 +2,5 @@
 
 mod fleet;
 mod judge;
+mod people;
 mod wire;
