@@ -4,6 +4,9 @@ use crate::exit_code::ExitCode;
 use picket_agent::BuildError;
 use picket_config::Problem;
 use picket_durable::LockError;
+use picket_hub::db::DbError;
+use picket_hub::life::StartError;
+use picket_hub::refusal::Refusal;
 use picket_installer::ApplyError;
 use picket_installer::uninstall::RemovalError;
 use picket_layout::{Layout, NoHome};
@@ -121,6 +124,15 @@ pub(crate) enum CommandError {
     /// The agent did not take what it was given.
     #[error("{0}")]
     NotTaken(String),
+    /// The hub of a system installation was started by hand, as root.
+    #[error("the hub of a system installation runs as the user picket-hub, not as root")]
+    HubAsRoot,
+    /// The hub cannot start.
+    #[error(transparent)]
+    Hub(#[from] Box<StartError>),
+    /// The hub refuses what was asked.
+    #[error(transparent)]
+    HubRefused(#[from] Refusal),
     /// A file could not be read or written.
     #[error(transparent)]
     File(#[from] picket_durable::Error),
@@ -142,7 +154,10 @@ impl CommandError {
     /// The exit code: the one place that chooses.
     pub(crate) fn exit_code(&self) -> ExitCode {
         match self {
-            Self::NeedsRoot(_) | Self::AgentAsRoot | Self::SensorAsRoot | Self::NotOwner(_) => ExitCode::NotPermitted,
+            Self::NeedsRoot(_) | Self::AgentAsRoot | Self::SensorAsRoot | Self::HubAsRoot | Self::NotOwner(_) => {
+                ExitCode::NotPermitted
+            }
+            Self::Hub(error) => hub_code(error),
             Self::Store(error) => store_code(error),
             Self::Keys(error) => key_code(error),
             Self::Outbox(OutboxError::OtherKeys(_)) => ExitCode::Keys,
@@ -178,6 +193,7 @@ impl CommandError {
             | Self::Outbox(_)
             | Self::Exists(_)
             | Self::NotTaken(_)
+            | Self::HubRefused(_)
             | Self::File(_)
             | Self::System { .. } => ExitCode::Failure,
         }
@@ -198,7 +214,7 @@ impl CommandError {
             Self::NoServiceManager => {
                 Some("choose a folder with --prefix DIR; `picket service run` runs it there".to_owned())
             }
-            Self::AgentAsRoot | Self::SensorAsRoot => {
+            Self::AgentAsRoot | Self::SensorAsRoot | Self::HubAsRoot => {
                 Some("`picket service start` starts it as it should be".to_owned())
             }
             Self::NotOwner(_) => {
@@ -240,6 +256,20 @@ impl CommandError {
     pub(crate) fn require_installed(layout: &Layout) -> Result<(), Self> {
         let link = layout.current_link();
         if std::fs::symlink_metadata(&link).is_ok() { Ok(()) } else { Err(Self::NotInstalled(link)) }
+    }
+}
+
+fn hub_code(error: &StartError) -> ExitCode {
+    match error {
+        StartError::Config(_) => ExitCode::Config,
+        StartError::Keys(_) => ExitCode::Keys,
+        StartError::Database(DbError::Corrupt { .. }) => ExitCode::Damaged,
+        StartError::Database(DbError::Unavailable { .. }) => ExitCode::Network,
+        StartError::Database(_)
+        | StartError::Tls(_)
+        | StartError::Bind(_)
+        | StartError::Unready(_)
+        | StartError::System(_) => ExitCode::Failure,
     }
 }
 

@@ -1,6 +1,8 @@
 //! What the hub needs to know to run.
 
 use picket_config::{ByteSize, Interval, LoopbackAddr};
+use picket_hub_db::Network;
+use picket_telemetry::{LogFormat, LogLevel};
 use std::net::SocketAddr;
 
 picket_config::settings! {
@@ -66,6 +68,10 @@ picket_config::settings! {
 picket_config::settings! {
     /// The hub's configuration: `hub.yaml`, `hub.json` or `hub.toml`.
     pub struct HubSettings {
+        /// How much is logged.
+        pub log_level: LogLevel = LogLevel::Info,
+        /// The form of the log: `auto` is the journal under systemd and text elsewhere.
+        pub log_format: LogFormat = LogFormat::Auto,
         /// What the fleet is called: it stands in the root certificate.
         pub fleet: String = "fleet".to_owned(),
         /// The DNS names and addresses by which machines and people reach the hub. The first one stands in enrolment tokens.
@@ -121,6 +127,20 @@ impl HubSettings {
         })?;
         let host = if name.parse::<std::net::Ipv6Addr>().is_ok() { format!("[{name}]") } else { name.clone() };
         Ok(format!("https://{host}:{}", self.agents_address()?.port()))
+    }
+
+    /// From where machines may enrol; empty means from everywhere.
+    ///
+    /// # Errors
+    /// The one that is no network.
+    pub fn enrolment_networks(&self) -> Result<Vec<Network>, ConfigError> {
+        let network = |text: &String| {
+            text.parse().map_err(|_| ConfigError {
+                key: "enrolment.networks",
+                message: format!("{text:?} is neither an address nor a network such as 10.0.0.0/8"),
+            })
+        };
+        self.enrolment.networks.iter().map(network).collect()
     }
 
     /// Where agents are heard.

@@ -6,10 +6,14 @@ pub mod authority;
 pub mod clock;
 pub mod config;
 pub mod life;
+pub mod notify;
 pub mod refusal;
 pub mod security;
 pub mod server;
 pub mod state;
+
+/// What the hub keeps, for whoever looks after it.
+pub use picket_hub_db as db;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

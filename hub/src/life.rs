@@ -28,7 +28,7 @@ use picket_seal::Sealer;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
@@ -87,14 +87,37 @@ pub struct Running {
     writing: Vec<JoinHandle<()>>,
 }
 
-/// Starts a hub. When it returns, both ports serve.
+/// A hub without its ports: for looking after it on its own machine.
+pub struct Assembled {
+    /// What everything in the hub shares.
+    pub hub: Arc<Hub>,
+    stop: watch::Sender<bool>,
+    writing: Vec<JoinHandle<()>>,
+}
+
+impl Assembled {
+    /// Stores what was accepted, and closes the database.
+    pub async fn close(self) {
+        let _ = self.stop.send(true);
+        let (db, limit) = (Arc::clone(&self.hub.db), self.hub.settings.drain_limit.get());
+        drop(self.hub);
+        for mut task in self.writing {
+            if tokio::time::timeout(limit, &mut task).await.is_err() {
+                task.abort();
+            }
+        }
+        db.close().await;
+    }
+}
+
+/// Opens keys and database, and makes of them a hub that does not serve.
 ///
 /// # Errors
 /// What is missing, and what to do about it.
-pub async fn start(options: Options) -> Result<Running, StartError> {
+pub async fn assemble(options: Options) -> Result<Assembled, StartError> {
     let Options { build, settings, security, keys: folder, rules_dir, database, clock } = options;
-    let (agents_address, api_address) = (settings.agents_address()?, settings.api_address()?);
     let public_url = settings.public_url()?;
+    let enrolment_networks = settings.enrolment_networks()?;
     let keys = folder.load()?;
     let sealer = Sealer::new(Arc::new(folder.seal()?)).map_err(KeysError::Seal)?;
     let db = picket_hub_db::open(&database, &DbOptions::default()).await?;
@@ -111,8 +134,6 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     let max_bytes = usize::try_from(limits.intake.0).unwrap_or(usize::MAX);
     let (intake, intake_task) = Intake::start(Arc::clone(&db), tenant, max_bytes, stored);
     let (heartbeats, heartbeat_task) = Heartbeats::start(Arc::clone(&db), tenant);
-    let hot = Arc::new(HotCertificate::new(&keys.hub_chain(), &keys.hub.1)?);
-    let verifier = Arc::new(AgentVerifier::new(&keys.roots)?);
     let passwords =
         Passwords::new().map_err(|error| StartError::Unready(Refusal::new(Default::default(), error.to_string())))?;
     let tokens = Tokens::new(&public_url);
@@ -141,19 +162,37 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
             security,
             own_stream: OwnStream::default(),
             tasks: TaskTracker::new(),
-            stop: stopped.clone(),
+            stop: stopped,
             wake,
             found: watch::channel(0).0,
+            agent_changes: broadcast::channel(1024).0,
+            viewers: Arc::default(),
             rules: RuleSet::new(rules_dir),
             judged: JudgeCounters::default(),
             replica: uuid::Uuid::now_v7(),
             public_url,
+            enrolment_networks,
             sealer,
             settings,
         },
         keys,
     ));
     hub.be_an_agent().await?;
+    Ok(Assembled { hub, stop, writing: vec![intake_task, heartbeat_task] })
+}
+
+/// Starts a hub. When it returns, both ports serve.
+///
+/// # Errors
+/// What is missing, and what to do about it.
+pub async fn start(options: Options) -> Result<Running, StartError> {
+    let folder = options.keys.clone();
+    let (agents_address, api_address) = (options.settings.agents_address()?, options.settings.api_address()?);
+    let limits = options.settings.limits.clone();
+    let Assembled { hub, stop, writing } = assemble(options).await?;
+    let (keys, stopped) = (hub.keys(), hub.stop.clone());
+    let hot = Arc::new(HotCertificate::new(&keys.hub_chain(), &keys.hub.1)?);
+    let verifier = Arc::new(AgentVerifier::new(&keys.roots)?);
     hub.put_pack().await.map_err(StartError::Unready)?;
     hub.put_files().await.map_err(StartError::Unready)?;
     hub.load_rules().await.map_err(StartError::Unready)?;
@@ -182,14 +221,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     ];
     serving.extend(Shard::ALL.map(|shard| tokio::spawn(judge::run(Arc::clone(&hub), shard))));
     tracing::info!(agents = %agents_address, api = %api_address, url = hub.public_url, "the hub serves");
-    Ok(Running {
-        hub,
-        agents: agents_address,
-        api: api_address,
-        stop,
-        serving,
-        writing: vec![intake_task, heartbeat_task],
-    })
+    Ok(Running { hub, agents: agents_address, api: api_address, stop, serving, writing })
 }
 
 impl Running {

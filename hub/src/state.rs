@@ -1,6 +1,6 @@
 //! What everything in the hub shares.
 
-use crate::api::people::RequestRates;
+use crate::api::people::{RequestRates, ViewerCounters};
 use crate::app::admission::Admission;
 use crate::app::heartbeats::Heartbeats;
 use crate::app::identity::Identities;
@@ -17,13 +17,13 @@ use crate::clock::Clock;
 use crate::config::HubSettings;
 use crate::security::Security;
 use jiff::{SignedDuration, Timestamp};
-use picket_hub_db::{Database, TenantId};
+use picket_hub_db::{Database, Network, TenantId};
 use picket_protocol::BuildInfo;
 use picket_seal::Sealer;
 use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
@@ -74,6 +74,10 @@ pub struct Parts {
     pub wake: Arc<watch::Sender<u64>>,
     /// Changes when the judge committed findings.
     pub found: watch::Sender<u64>,
+    /// Says which agent came, went or changed.
+    pub agent_changes: broadcast::Sender<Uuid>,
+    /// What viewers cost.
+    pub viewers: Arc<ViewerCounters>,
     /// The rules in force.
     pub rules: RuleSet,
     /// What the judge counted.
@@ -82,6 +86,8 @@ pub struct Parts {
     pub replica: Uuid,
     /// Where machines reach this hub.
     pub public_url: String,
+    /// From where machines may enrol; empty means from everywhere.
+    pub enrolment_networks: Vec<Network>,
     /// Seals what the database is not to know.
     pub sealer: Sealer,
 }

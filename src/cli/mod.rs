@@ -5,6 +5,7 @@
 mod alerts;
 mod config_history;
 mod data;
+mod hub;
 mod release;
 mod update;
 
@@ -13,6 +14,9 @@ pub(crate) use config_history::{ConfigRestoreArgs, DiffArgs, HistoryArgs, Pick};
 pub(crate) use data::{
     BackupArgs, CacheCommand, CleanArgs, CleanupArgs, DataCommand, ExportArgs, Format, RekeyArgs, RestoreArgs,
     TablesExportArgs, VerifyDataArgs,
+};
+pub(crate) use hub::{
+    GrantArgs, HubCommand, HubConfigArgs, HubInitArgs, HubTokenCommand, HubUserCommand, TokenCreateArgs, UserAddArgs,
 };
 pub(crate) use release::{
     AddArgs, InitArgs, KeyKind, KeygenArgs, PublishArgs, ReleaseCommand, SignArgs, VerifyArgs, YankArgs,
@@ -111,6 +115,9 @@ pub(crate) enum Command {
     /// Become the next version, or go back.
     #[command(subcommand)]
     Update(UpdateCommand),
+    /// Manage a fleet: enrol machines, hear them, judge what they report.
+    #[command(subcommand)]
+    Hub(HubCommand),
     /// Make and sign releases (for vendors).
     #[command(subcommand)]
     Release(ReleaseCommand),

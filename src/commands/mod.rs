@@ -7,6 +7,7 @@ mod config;
 mod data;
 mod doctor;
 mod follow;
+mod hub;
 mod install;
 mod manual;
 mod release;
@@ -19,7 +20,7 @@ mod uninstall;
 mod update;
 
 use crate::build;
-use crate::cli::{AgentCommand, Cli, Command, EventsCommand, ReferencePart, SensorCommand, ServiceCommand};
+use crate::cli::{AgentCommand, Cli, Command, EventsCommand, HubCommand, ReferencePart, SensorCommand, ServiceCommand};
 use crate::error::CommandError;
 use crate::exit_code::ExitCode;
 use crate::output::Output;
@@ -117,6 +118,7 @@ fn dispatch(context: &Context<'_>, command: Command) -> Result<ExitCode, Command
         command,
         Command::Agent(AgentCommand::Run(_))
             | Command::Sensor(SensorCommand::Run(_))
+            | Command::Hub(HubCommand::Serve(_))
             | Command::Service(ServiceCommand::Run { .. })
             | Command::Update(crate::cli::UpdateCommand::Run | crate::cli::UpdateCommand::Recover(_))
     );
@@ -139,6 +141,7 @@ fn dispatch(context: &Context<'_>, command: Command) -> Result<ExitCode, Command
             Ok(ExitCode::Success)
         }
         Command::Update(command) => update::run(context, command),
+        Command::Hub(command) => hub::run(context, command),
         Command::Release(command) => release::run(context, command),
         Command::SelfTest(args) => self_test::run(context, &args),
         Command::Completions { shell } => Ok(manual::completions(context, shell)),

@@ -1,5 +1,6 @@
 //! From arguments, file and environment to one resolved answer: which installation, which configuration.
 
+pub(crate) mod hub;
 mod scope;
 
 pub(crate) use scope::layout;

@@ -10,7 +10,7 @@ mod watchers;
 pub(crate) use engine::{Parts, pinned_root, with_engine};
 pub(crate) use export::log_and_export;
 pub(crate) use machine::MachineOf;
-pub(crate) use owner::as_owner;
+pub(crate) use owner::{as_owner, as_owner_of};
 pub(crate) use store::read_store;
 pub(crate) use watchers::ConfiguredWatchers;
 

@@ -12,6 +12,7 @@ use picket_layout::Layout;
 use picket_store::{DATABASE, StoreError};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 
 /// Lets `work` run as the owner of the state folder.
 ///
@@ -20,12 +21,22 @@ use std::os::unix::fs::MetadataExt as _;
 /// state folder.
 pub(crate) fn as_owner<T>(layout: &Layout, work: impl FnOnce() -> Result<T, CommandError>) -> Result<T, CommandError> {
     let folder = layout.state_dir();
+    if let Err(error) = std::fs::symlink_metadata(folder)
+        && error.kind() == io::ErrorKind::NotFound
+    {
+        return Err(StoreError::Absent(layout.store_dir().join(DATABASE)).into());
+    }
+    as_owner_of(folder, work)
+}
+
+/// Lets `work` run as the owner of `folder`.
+///
+/// # Errors
+/// [`CommandError::NotOwner`] for whoever is neither the owner nor root, and when there is no such folder.
+pub(crate) fn as_owner_of<T>(folder: &Path, work: impl FnOnce() -> Result<T, CommandError>) -> Result<T, CommandError> {
     let meta = match std::fs::symlink_metadata(folder) {
         Ok(meta) if meta.is_dir() => meta,
         Ok(_) => return Err(CommandError::system(format!("{} is not a folder", folder.display()), not_a_folder())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(StoreError::Absent(layout.store_dir().join(DATABASE)).into());
-        }
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
             return Err(CommandError::NotOwner(folder.to_owned()));
         }

@@ -6,7 +6,9 @@ use crate::setting::{Gravity, KeyDoc, Problem, Problems, Setting, nearest};
 use std::path::{Path, PathBuf};
 
 /// Variables that begin with `PICKET_` but are no keys: they are read before any configuration is.
-const RESERVED: [&str; 8] = [
+const RESERVED: [&str; 10] = [
+    "PICKET_ENROLL_TOKEN",
+    "PICKET_HUB_CONFIG",
     "PICKET_CONFIG",
     "PICKET_PREFIX",
     "PICKET_USER",
@@ -47,9 +49,15 @@ impl Layers {
 
     /// Adds the one configuration file in `dir`, `config.{yaml,json,toml}`; none is fine, two are a problem.
     #[must_use]
-    pub fn folder(mut self, dir: &Path) -> Self {
+    pub fn folder(self, dir: &Path) -> Self {
+        self.folder_named(dir, "config")
+    }
+
+    /// As [`Layers::folder`], for files of another name: `<stem>.{yaml,json,toml}`.
+    #[must_use]
+    pub fn folder_named(mut self, dir: &Path, stem: &str) -> Self {
         let mut found: Vec<PathBuf> = Vec::new();
-        for path in ["yaml", "yml", "json", "toml"].map(|extension| dir.join("config").with_extension(extension)) {
+        for path in ["yaml", "yml", "json", "toml"].map(|extension| dir.join(stem).with_extension(extension)) {
             match std::fs::symlink_metadata(&path) {
                 Ok(_) => found.push(path),
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
@@ -96,12 +104,21 @@ impl Layers {
 
     /// Adds every variable `PICKET_<KEY>`; one that names no key is reported.
     #[must_use]
-    pub fn environment(mut self, variables: impl IntoIterator<Item = (String, String)>) -> Self {
-        for (variable, value) in variables {
-            if !variable.starts_with("PICKET_") || RESERVED.contains(&variable.as_str()) {
+    pub fn environment(self, variables: impl IntoIterator<Item = (String, String)>) -> Self {
+        // Those of another program of ours are no keys of this one's.
+        self.environment_under("PICKET_", variables.into_iter().filter(|(name, _)| !name.starts_with("PICKET_HUB_")))
+    }
+
+    /// As [`Layers::environment`], for variables that begin with `prefix` in the place of `PICKET_`.
+    #[must_use]
+    pub fn environment_under(mut self, prefix: &str, variables: impl IntoIterator<Item = (String, String)>) -> Self {
+        for (name, value) in variables {
+            let Some(rest) = name.strip_prefix(prefix) else { continue };
+            if RESERVED.contains(&name.as_str()) {
                 continue;
             }
-            let origin = Origin::Environment { variable: variable.clone() };
+            let variable = format!("PICKET_{rest}");
+            let origin = Origin::Environment { variable: name.clone() };
             let named = |doc: &&KeyDoc| !doc.is_entry() && doc.variable() == variable;
             if let Some(doc) = self.docs.iter().find(named) {
                 self.tree.merge(Node::single(&doc.key, &value, &origin));
@@ -109,7 +126,8 @@ impl Layers {
                 let known = self.docs.iter().filter(|doc| !doc.is_entry());
                 let known: Vec<String> = known.map(KeyDoc::variable).collect();
                 let known: Vec<&str> = known.iter().map(String::as_str).collect();
-                let hint = nearest(&variable, &known).map(|near| format!("; did you mean {near}?"));
+                let near = nearest(&variable, &known).map(|near| near.replacen("PICKET_", prefix, 1));
+                let hint = near.map(|near| format!("; did you mean {near}?"));
                 let message = format!("sets no key{}", hint.unwrap_or_default());
                 self.problems.0.push(Problem::new(&origin, "", Gravity::Unknown, message));
             }

@@ -13,6 +13,7 @@
 //! /var/lib/picket-update/            root:root 0700   trust, journal, downloads: out of the agent's reach
 //! /var/log/picket/                   picket:picket 0750   logs, where no journal takes them
 //! /var/lib/picket-sensor/            picket-sensor:picket 0700   the sensor's state: out of the agent's reach
+//! /var/lib/picket-hub/               the hub's keys and database, where the machine is a hub
 //! /run/picket/, /run/picket-update/  0750, 0755   sockets and published status, gone at reboot
 //! /run/picket-sensor/                picket-sensor:picket 0750   where the agent meets the sensor
 //! ```
@@ -47,6 +48,7 @@ pub struct Layout {
     state: PathBuf,
     update: PathBuf,
     sensor: PathBuf,
+    hub: PathBuf,
     log: PathBuf,
     run: PathBuf,
     update_run: PathBuf,
@@ -90,6 +92,7 @@ impl Layout {
             state: at("var/lib/picket"),
             update: at("var/lib/picket-update"),
             sensor: at("var/lib/picket-sensor"),
+            hub: at("var/lib/picket-hub"),
             log: at("var/log/picket"),
             run: at("run/picket"),
             update_run: at("run/picket-update"),
@@ -116,6 +119,7 @@ impl Layout {
             state: state.join("picket"),
             update: state.join("picket-update"),
             sensor: state.join("picket-sensor"),
+            hub: state.join("picket-hub"),
             log: state.join("picket-log"),
             run: run.join("picket"),
             update_run: run.join("picket-update"),
@@ -289,6 +293,21 @@ impl Layout {
     /// The sensor's own state: what is there, as it last saw it, and what the agent has not taken yet.
     pub fn sensor_dir(&self) -> &Path {
         &self.sensor
+    }
+
+    /// The hub's own folder: its keys, and its database where that is a file.
+    pub fn hub_dir(&self) -> PathBuf {
+        self.hub.clone()
+    }
+
+    /// The folder of the hub's keys.
+    pub fn hub_keys_dir(&self) -> PathBuf {
+        self.hub.join("keys")
+    }
+
+    /// The folder of rules that the operator writes.
+    pub fn rules_dir(&self) -> PathBuf {
+        self.config.join("rules.d")
     }
 
     /// The folder of the sensor's socket.

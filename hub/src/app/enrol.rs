@@ -50,6 +50,7 @@ impl Hub {
         let token = request.token_id;
         let (agent, leaf) = match outcome {
             EnrolOutcome::New { agent } => {
+                let _ = self.agent_changes.send(agent);
                 tracing::info!(%agent, %token, %address, name, key = %key.pin(), "a machine enrolled");
                 (agent, leaf)
             }
@@ -111,6 +112,7 @@ impl Hub {
         self.identities.forget();
         let detail = "the hub has retired this agent; if this machine is to come back, enrol it again".to_owned();
         self.presence.send(agent, Frame::Bye(Bye { reason: ByeReason::Revoked, detail, retry_after_ms: None }));
+        let _ = self.agent_changes.send(agent);
         tracing::info!(%agent, by, "an agent is retired");
         Ok(())
     }

@@ -268,18 +268,22 @@ fn evaluate(engine: &dyn RuleEngine, shard: Shard, events: &[StoredEvent]) -> (V
     (matches, places)
 }
 
-/// An event as rules see it. One that cannot be looked at is stored and not judged.
-fn view(event: &StoredEvent) -> Option<EventView> {
-    let received = Received { id: event.id, agent: event.agent, at: event.received_at, product: Product::Linux };
+/// An event as its agent wrote it, as far as rules are concerned.
+pub fn text(event: &StoredEvent) -> String {
     let kind = Value::String(event.kind.clone());
-    let text = format!(
+    format!(
         r#"{{"boot_id":"{}","seq":{},"class":"{}","type":{kind},"details":{}}}"#,
         event.boot_id,
         event.seq,
         event.class.as_str(),
         event.data
-    );
-    match EventView::parse(received, text.as_bytes()) {
+    )
+}
+
+/// An event as rules see it. One that cannot be looked at is stored and not judged.
+fn view(event: &StoredEvent) -> Option<EventView> {
+    let received = Received { id: event.id, agent: event.agent, at: event.received_at, product: Product::Linux };
+    match EventView::parse(received, text(event).as_bytes()) {
         Ok(view) => Some(view),
         Err(error) => {
             tracing::warn!(event = %event.id, %error, "an event is not judged");

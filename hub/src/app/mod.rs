@@ -13,4 +13,5 @@ pub mod own_events;
 pub mod people;
 pub mod presence;
 pub mod rules;
+pub mod tokens;
 pub mod upkeep;

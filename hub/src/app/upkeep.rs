@@ -45,6 +45,7 @@ async fn silent(hub: &Hub) {
             Ok(agents) => {
                 for agent in &agents {
                     tracing::info!(%agent, "an agent has fallen silent");
+                    let _ = hub.agent_changes.send(*agent);
                 }
                 if agents.len() < SILENT_AT_A_TIME as usize {
                     return;

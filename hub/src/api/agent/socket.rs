@@ -6,7 +6,7 @@ use crate::app::presence::{Connection, MAX_FRAMES, Machine, Told};
 use crate::server::told_to_stop;
 use crate::state::Hub;
 use futures_util::{SinkExt as _, StreamExt as _};
-use picket_hub_db::{AgentSeen, SeenOutcome};
+use picket_hub_db::{AgentSeen, AgentStatus, SeenOutcome};
 use picket_protocol::hub::{Bye, ByeReason, Frame, Heartbeat, Hello, WIRE, Welcome};
 use sha2::{Digest as _, Sha256};
 use std::net::IpAddr;
@@ -155,7 +155,11 @@ impl Talk<'_> {
                         let before = Machine { boot_id: previous_boot, ..self.machine.clone() };
                         self.hub.twins(self.agent.id, &[before, self.machine.clone()]).await;
                     }
-                    Ok(SeenOutcome::Noted { .. }) => {}
+                    Ok(SeenOutcome::Noted { was, .. }) => {
+                        if was != AgentStatus::Online {
+                            let _ = self.hub.agent_changes.send(self.agent.id);
+                        }
+                    }
                     Ok(SeenOutcome::Unknown | SeenOutcome::Retired) => {
                         let detail = "the hub does not know the agent any more; enrol again with: picket enroll";
                         return Err(bye(ByeReason::UnknownAgent, detail.to_owned(), None));

@@ -8,6 +8,7 @@ pub(crate) mod guarded;
 mod headers;
 pub(crate) mod idempotency;
 mod limits;
+pub(crate) mod live;
 mod openapi;
 pub(crate) mod page;
 mod problem;
@@ -16,6 +17,7 @@ pub(crate) mod rest;
 pub use access::Caller;
 pub use guarded::{Guard, Guarded};
 pub use limits::RequestRates;
+pub use live::ViewerCounters;
 pub use problem::ProblemView;
 
 use crate::refusal::Refusal;
@@ -49,6 +51,9 @@ pub fn routes(hub: &Arc<Hub>) -> Guarded {
         .merge(rest::agents::routes)
         .merge(rest::events::routes)
         .merge(rest::findings::routes)
+        .merge(rest::rules::routes)
+        .merge(rest::enrolment::routes)
+        .merge(live::routes)
 }
 
 async fn nothing_here() -> Refusal {

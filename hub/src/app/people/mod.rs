@@ -1,6 +1,7 @@
 //! People and their programs: who they are, what they may do, and what happens when somebody pretends.
 
 pub mod abuse;
+pub mod admin;
 pub mod csrf;
 pub mod jwt;
 pub mod password;

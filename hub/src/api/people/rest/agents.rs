@@ -307,6 +307,7 @@ async fn update(
     let revision = expected.unwrap_or(before.revision);
     let updated = hub.db.update_agent(hub.tenant, id, revision, &update, hub.clock.now()).await;
     let agent = updated.map_err(|error| changed(error.into()))?;
+    let _ = hub.agent_changes.send(id);
     Ok(Versioned { revision: agent.revision, value: AgentView::from(agent) }.into_response())
 }
 
@@ -485,7 +486,7 @@ async fn seen(hub: &Hub, caller: &Caller, id: Uuid) -> Outcome<Agent> {
 }
 
 /// Tags as they are taken: short words.
-fn tags(tags: BTreeSet<String>) -> Outcome<BTreeSet<String>> {
+pub(super) fn tags(tags: BTreeSet<String>) -> Outcome<BTreeSet<String>> {
     let is_word = |tag: &String| {
         (1..=64).contains(&tag.len()) && tag.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:/=".contains(&b))
     };

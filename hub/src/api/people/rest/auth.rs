@@ -27,6 +27,7 @@ pub(in crate::api::people) fn open_routes() -> Router<Arc<Hub>> {
     Router::new()
         .route("/api/v1/auth/login", post(login))
         .route("/api/v1/auth/token", post(token))
+        .route("/api/v1/auth/setup", post(setup))
         .route("/api/v1/auth/keys", get(keys))
 }
 
@@ -114,6 +115,33 @@ async fn token(
     hub.audit(&key, "auth.token", &user.name, serde_json::json!({ "address": from.to_string() })).await?;
     let (token, expires_at) = hub.tokens.issue(&key, hub.clock.now())?;
     Ok(Json(Token { token, token_type: "Bearer", expires_at }).into_response())
+}
+
+/// The secret of a link, and the password to be.
+#[derive(Deserialize)]
+struct FirstPassword {
+    secret: String,
+    password: String,
+}
+
+/// Sets a first password with the secret of a link that holds once.
+async fn setup(
+    State(hub): State<Arc<Hub>>,
+    Extension(From(from)): Extension<From>,
+    request: Request,
+) -> Outcome<StatusCode> {
+    let (parts, body) = request.into_parts();
+    let asked: FirstPassword = body::json(&parts.headers, body, CREDENTIALS_MAX).await?;
+    let (secret, password) = (Zeroizing::new(asked.secret), Zeroizing::new(asked.password));
+    match hub.set_up(&secret, &password).await {
+        Ok(_) => Ok(StatusCode::NO_CONTENT),
+        Err(refusal) => {
+            if refusal.code() == ProblemCode::Unauthenticated {
+                hub.note_failure(from, None).await;
+            }
+            Err(refusal)
+        }
+    }
 }
 
 /// The public keys under which tokens are signed.

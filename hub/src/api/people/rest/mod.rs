@@ -2,8 +2,10 @@
 
 pub(super) mod agents;
 pub(super) mod auth;
+pub(super) mod enrolment;
 pub(super) mod events;
 pub(super) mod findings;
+pub(super) mod rules;
 
 use super::access::Caller;
 use crate::app::people::principal::Scope;

@@ -1,0 +1,75 @@
+//! `picket hub …`: the hub, and looking after it on its own machine.
+//!
+//! What these commands do is written to the hub's audit log under `local:` and the person's name, as what the API does is.
+
+mod init;
+mod people;
+mod serve;
+mod token;
+
+use super::Context;
+use crate::build;
+use crate::cli::{HubCommand, HubConfigArgs};
+use crate::error::CommandError;
+use crate::exit_code::ExitCode;
+use crate::settings::hub::{self as settings, HubConfig};
+use picket_hub::authority::KeysFolder;
+use picket_hub::clock::Clock;
+use picket_hub::life::{self, Options, StartError};
+use picket_hub::security::Security;
+use picket_hub::state::Hub;
+use std::sync::Arc;
+
+/// Runs `picket hub …`.
+pub(super) fn run(context: &Context<'_>, command: HubCommand) -> Result<ExitCode, CommandError> {
+    match command {
+        HubCommand::Init(args) => init::run(context, &args),
+        HubCommand::Serve(args) => serve::run(context, &args),
+        HubCommand::Token(command) => token::run(context, command),
+        HubCommand::User(command) => people::run(context, command),
+        HubCommand::AuditVerify(json) => people::audit_verify(context, &json),
+    }
+}
+
+/// Everything that a hub starts with, from its configuration.
+fn options(context: &Context<'_>, args: &HubConfigArgs) -> Result<(Options, HubConfig), CommandError> {
+    let config = settings::resolve(&context.layout, context.process, args)?;
+    let security = Security::new(config.policies.clone()).map_err(|error| Box::new(StartError::Config(error)))?;
+    let options = Options {
+        build: build::info(),
+        settings: config.settings.clone(),
+        security,
+        keys: KeysFolder::new(context.layout.hub_keys_dir()),
+        rules_dir: Some(context.layout.rules_dir()),
+        database: config.database.clone(),
+        clock: Clock::system(),
+    };
+    Ok((options, config))
+}
+
+/// Lets `work` use the hub's database and keys, without serving.
+fn with_hub<T>(
+    context: &Context<'_>,
+    work: impl AsyncFnOnce(Arc<Hub>) -> Result<T, CommandError>,
+) -> Result<T, CommandError> {
+    crate::wiring::as_owner_of(&context.layout.hub_dir(), || {
+        let (options, _) = options(context, &HubConfigArgs::default())?;
+        let runtime = runtime()?;
+        runtime.block_on(async {
+            let assembled = life::assemble(options).await.map_err(Box::new)?;
+            let outcome = work(Arc::clone(&assembled.hub)).await;
+            assembled.close().await;
+            outcome
+        })
+    })
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, CommandError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.map_err(|error| CommandError::system("cannot start the hub's threads", error))
+}
+
+/// How the audit log names the person at this terminal.
+fn actor(context: &Context<'_>) -> String {
+    format!("local:{}", context.process.person())
+}
