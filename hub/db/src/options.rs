@@ -11,6 +11,9 @@ pub struct Options {
     pub connections: usize,
     /// How many requests may wait for the writer (SQLite); more fail with [`DbError::Busy`].
     pub queue: usize,
+    /// How many bytes the file may grow to (SQLite), the log beside it left out: beyond it writes fail with
+    /// [`DbError::Full`]. None for as much as the disk has.
+    pub max_bytes: Option<u64>,
     /// How long one waits for a connection (PostgreSQL) before [`DbError::Busy`].
     pub wait: Duration,
     /// How long connecting may take (PostgreSQL) before [`DbError::Unavailable`].
@@ -28,6 +31,7 @@ impl Default for Options {
         Self {
             connections: 8,
             queue: 4096,
+            max_bytes: None,
             wait: Duration::from_secs(5),
             connect: Duration::from_secs(10),
             statement: Duration::from_secs(60),

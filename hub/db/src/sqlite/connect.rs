@@ -98,6 +98,17 @@ fn try_connect(path: &Path, access: Access) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
+/// Keeps the file from growing beyond what it may; one that is larger already stays as it is and grows no more.
+pub(super) fn limit(connection: &Connection, bytes: Option<u64>) -> Result<()> {
+    let Some(bytes) = bytes else { return Ok(()) };
+    let set = || {
+        let page: u32 = connection.query_row("PRAGMA page_size", [], |row| row.get(0))?;
+        let sql = format!("PRAGMA max_page_count={}", (bytes / u64::from(page.max(1))).max(1));
+        connection.query_row(&sql, [], |row| row.get::<_, i64>(0)).map(drop)
+    };
+    set().map_err(|error| wrong("open the database", &error))
+}
+
 /// Whose file it is, and which schema it has; 0 for a new one.
 fn look(connection: &Connection) -> rusqlite::Result<(i64, bool, i64)> {
     let id: i64 = connection.query_row("PRAGMA application_id", [], |row| row.get(0))?;

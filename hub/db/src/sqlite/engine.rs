@@ -1,6 +1,6 @@
 //! SQLite as the nouns need it.
 
-use super::connect::{Access, connect, create, known_schema, migrate, real_path};
+use super::connect::{Access, connect, create, known_schema, limit, migrate, real_path};
 use super::ingest::{self, Prepared};
 use super::readers::Readers;
 use super::tx::{SqliteTx, wrong};
@@ -62,6 +62,7 @@ impl Sqlite {
         create(&path)?;
         let mut connection = connect(&path, Access::Write)?;
         migrate(&mut connection, &path, options)?;
+        limit(&connection, options.max_bytes)?;
         let readers = Arc::new(Readers::new(path.clone(), options.connections));
         let (writer, thread) = Writer::start(connection, options.queue)?;
         Ok(Self { path, writer: Mutex::new(Some((Arc::new(writer), thread))), readers })

@@ -1,0 +1,32 @@
+//! What every database promises: one set of tests, run against each.
+
+mod agents;
+mod audit;
+mod bench;
+mod cases;
+mod configs;
+mod enrolment;
+mod events;
+mod faults;
+mod findings;
+mod judge;
+mod people;
+mod retention;
+mod rules;
+mod small;
+mod tailing;
+
+/// Runs each test against each database.
+macro_rules! contract {
+    ($(async fn $name:ident($bench:ident) $body:block)+) => {
+        $(async fn $name($bench: $crate::bench::Bench) $body)+
+
+        mod sqlite {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name($crate::bench::Bench::sqlite().await).await;
+            })+
+        }
+    };
+}
+pub(crate) use contract;
