@@ -6,6 +6,7 @@
 
 mod builds;
 mod machine;
+pub mod postgres;
 mod prefix;
 mod server;
 mod vendor;

@@ -299,7 +299,9 @@ pub trait Events {
     async fn events(&self, tenant: TenantId, filter: &EventFilter, page: &PageRequest) -> Result<Page<StoredEvent>>;
 
     /// Events after `position` in the order of commits, of these shards only (none means all): at most `limit` of up to
-    /// [`TAIL_MAX_BYTES`]. What is read here will never have anything inserted before it.
+    /// [`TAIL_MAX_BYTES`]. What is read here will never have anything inserted before it. To that end PostgreSQL shows a row
+    /// only when no transaction that writes and began before its own still runs: mostly at once, and never later than
+    /// [`crate::Options::statement`] allows one of the hub's to last.
     async fn events_after(&self, tenant: TenantId, position: Position, shards: &[Shard], limit: u32) -> Result<Tail>;
 
     /// The position behind everything that [`Events::events_after`] could give now: where to begin for what comes from

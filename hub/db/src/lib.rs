@@ -22,6 +22,7 @@ mod judge;
 mod options;
 mod permissions;
 mod position;
+mod postgres;
 mod rules;
 mod sessions;
 mod settings;
@@ -112,6 +113,9 @@ pub async fn open(location: &str, options: &Options) -> Result<std::sync::Arc<dy
                 .map_err(|error| DbError::Io { operation: "open the database", why: error.to_string() })?;
             Ok(std::sync::Arc::new(shared::Store { engine: opened? }))
         }
-        Location::Postgres(_) => Err(DbError::invalid("open the database", "this build speaks to SQLite only")),
+        Location::Postgres(url) => {
+            let engine = postgres::Postgres::open(&url, options).await?;
+            Ok(std::sync::Arc::new(shared::Store { engine }))
+        }
     }
 }

@@ -15,6 +15,7 @@ mod enrolment;
 mod events;
 mod findings;
 mod idempotency;
+mod ingest;
 mod judge;
 mod permissions;
 mod ranges;
@@ -29,6 +30,7 @@ mod tokens;
 mod users;
 mod value;
 
+pub(crate) use ingest::{Prepared, Sifted, number};
 pub(crate) use ranges::Ranges;
 pub(crate) use retention::remove_rows;
 pub(crate) use value::{Cell, Row, Tx, Value, params};

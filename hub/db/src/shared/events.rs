@@ -100,7 +100,7 @@ fn after(tx: &mut dyn Tx, tenant: TenantId, position: Position, shards: &[Shard]
         )
     };
     let rows = tx.query(&sql, &values)?;
-    let full = rows.len() as i64 == limit;
+    let full = i64::try_from(rows.len()).is_ok_and(|rows| rows == limit);
     let (mut events, mut bytes) = (Vec::with_capacity(rows.len()), 0);
     for row in &rows {
         let event = stored_event(row)?;

@@ -4,6 +4,7 @@ use super::Value;
 use super::cursor::{Key, Order};
 use crate::shared::{Row, Tx};
 use crate::{Page, PageRequest, Result};
+use std::fmt::Write as _;
 
 /// `SELECT columns FROM table WHERE …`, growing by conditions that all must hold.
 #[derive(Debug)]
@@ -61,7 +62,7 @@ impl Select {
             let names = order.columns.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
             let places = (first..=self.params.len()).map(|n| format!("${n}")).collect::<Vec<_>>().join(", ");
             let beyond = if order.descending { '<' } else { '>' };
-            self.sql.push_str(&format!(" AND ({names}) {beyond} ({places})"));
+            let _ = write!(self.sql, " AND ({names}) {beyond} ({places})");
         }
         self.params.push(Value::Int(i64::from(request.bounded()) + 1));
         let direction = if order.descending { " DESC" } else { "" };

@@ -242,11 +242,6 @@ fn clean(text: &str) -> String {
     if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text.to_owned() }
 }
 
-/// Times are kept to the microsecond, and cut, not rounded: `since` and `until` then mean the same in both databases.
-pub(crate) fn micros(time: Timestamp) -> i64 {
-    time.as_microsecond()
-}
-
 macro_rules! from {
     ($($from:ty => |$name:ident| $to:expr;)+) => {
         $(impl From<$from> for Value {
@@ -275,7 +270,7 @@ from! {
     Uuid => |id| Self::Uuid(id);
     Timestamp => |time| Self::Time(time);
     &serde_json::Value => |json| Self::Json(json.to_string());
-    &BTreeSet<String> => |words| Self::Json(serde_json::Value::from_iter(words.iter().map(|word| clean(word))).to_string());
+    &BTreeSet<String> => |words| Self::Json(words.iter().map(|word| clean(word)).collect::<serde_json::Value>().to_string());
 }
 
 impl<T> From<Option<T>> for Value

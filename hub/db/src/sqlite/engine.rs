@@ -1,11 +1,11 @@
 //! SQLite as the nouns need it.
 
 use super::connect::{Access, connect, create, known_schema, limit, migrate, real_path};
-use super::ingest::{self, Prepared};
+use super::ingest;
 use super::readers::Readers;
 use super::tx::{SqliteTx, wrong};
 use super::writer::{Job, Message, Writer};
-use crate::shared::{Engine, Tx, params};
+use crate::shared::{Engine, Prepared, Tx, params};
 use crate::upkeep::{Backend, DbStats, Removed};
 use crate::{DbError, IngestBatch, IngestOutcome, Options, Result, TenantId};
 use jiff::Timestamp;

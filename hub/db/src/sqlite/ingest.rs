@@ -1,31 +1,9 @@
 //! Storing events: what the hub does most, and so without detours.
 
 use super::tx::{SqliteTx, wrong};
-use crate::events::event_id;
-use crate::shared::Ranges;
-use crate::{IngestBatch, IngestOutcome, NewEvent, Result, Shard, TenantId};
+use crate::shared::{Prepared, Ranges, Sifted, number};
+use crate::{IngestBatch, IngestOutcome, Result, Shard, TenantId};
 use rusqlite::{OptionalExtension as _, params};
-
-/// A batch whose events were looked at, ready for the writer.
-#[derive(Debug)]
-pub(super) struct Prepared {
-    batch: IngestBatch,
-    ledger: Option<String>,
-    /// For each event its id, or none for one that can never be stored.
-    ids: Vec<Option<uuid::Uuid>>,
-}
-
-impl Prepared {
-    /// Looks at the events; not on the writer's thread.
-    pub(super) fn of(tenant: TenantId, batch: &IngestBatch) -> Self {
-        let id = |event: &NewEvent| {
-            let id = || event_id(tenant, batch.agent, batch.boot_id, event.seq, batch.received_at);
-            event.check().is_ok().then(id)
-        };
-        let ids = batch.events.iter().map(id).collect();
-        Self { ids, ledger: batch.ledger.as_ref().map(serde_json::Value::to_string), batch: batch.clone() }
-    }
-}
 
 /// Stores batches within the writer's transaction.
 pub(super) fn ingest(tx: &SqliteTx<'_>, tenant: TenantId, batches: &[Prepared]) -> Result<Vec<IngestOutcome>> {
@@ -43,34 +21,20 @@ fn batch(tx: &SqliteTx<'_>, tenant: TenantId, prepared: &Prepared) -> rusqlite::
     if !known {
         return Ok(IngestOutcome { refused: true, ..IngestOutcome::default() });
     }
-    let mut ranges = load(tx, tenant, batch)?;
-    let (mut outcome, mut last_seq) = (IngestOutcome::default(), 0);
+    let mut ranges = load(tx, tenant, prepared)?;
+    let sifted = prepared.sift(&mut ranges);
     let mut insert = tx.connection.prepare_cached(
         "INSERT INTO events (tenant_id, id, agent_id, boot_id, seq, received_at, timestamp, type, class, shard, data) \
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
     )?;
     let received_at = batch.received_at.as_microsecond();
-    for (event, id) in batch.events.iter().zip(&prepared.ids) {
-        let Ok(seq) = i64::try_from(event.seq) else {
-            outcome.rejected += 1;
-            continue;
-        };
-        if seq == 0 || !ranges.insert(event.seq) {
-            let counter = if seq == 0 { &mut outcome.rejected } else { &mut outcome.duplicates };
-            *counter += 1;
-            continue;
-        }
-        last_seq = last_seq.max(seq);
-        let Some(id) = id else {
-            outcome.rejected += 1;
-            continue;
-        };
+    for (event, id) in sifted.new.iter().filter_map(|at| prepared.event(*at)) {
         insert.execute(params![
             tenant.0,
             id.as_bytes(),
             agent,
             boot,
-            seq,
+            number(event.seq),
             received_at,
             event.timestamp.as_microsecond(),
             event.kind,
@@ -78,19 +42,16 @@ fn batch(tx: &SqliteTx<'_>, tenant: TenantId, prepared: &Prepared) -> rusqlite::
             Shard::of(&event.kind).as_str(),
             event.data,
         ])?;
-        outcome.records += 1;
-        outcome.stored = outcome.stored.saturating_add(event.weight);
-        outcome.gaps = outcome.gaps.saturating_add(event.gap);
     }
-    note(tx, tenant, prepared, &outcome, last_seq)?;
+    note(tx, tenant, prepared, &sifted)?;
     save(tx, tenant, batch, &ranges)?;
-    Ok(outcome)
+    Ok(sifted.outcome)
 }
 
 /// The ranges of the stream that hold or touch numbers of the batch.
-fn load(tx: &SqliteTx<'_>, tenant: TenantId, batch: &IngestBatch) -> rusqlite::Result<Ranges> {
-    let numbers = || batch.events.iter().filter_map(|event| i64::try_from(event.seq).ok());
-    let (Some(lowest), Some(highest)) = (numbers().min(), numbers().max()) else { return Ok(Ranges::default()) };
+fn load(tx: &SqliteTx<'_>, tenant: TenantId, prepared: &Prepared) -> rusqlite::Result<Ranges> {
+    let Some((lowest, highest)) = prepared.span() else { return Ok(Ranges::default()) };
+    let batch = &prepared.batch;
     let (agent, boot) = (batch.agent.as_bytes(), batch.boot_id.as_bytes());
     // The last range that begins before all of them may hold or touch the lowest; no earlier one can.
     let from: Option<i64> = tx
@@ -113,15 +74,8 @@ fn load(tx: &SqliteTx<'_>, tenant: TenantId, batch: &IngestBatch) -> rusqlite::R
 }
 
 /// Adds to the stream's books.
-fn note(
-    tx: &SqliteTx<'_>,
-    tenant: TenantId,
-    prepared: &Prepared,
-    outcome: &IngestOutcome,
-    last_seq: i64,
-) -> rusqlite::Result<()> {
-    let batch = &prepared.batch;
-    let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+fn note(tx: &SqliteTx<'_>, tenant: TenantId, prepared: &Prepared, sifted: &Sifted) -> rusqlite::Result<()> {
+    let (batch, outcome) = (&prepared.batch, &sifted.outcome);
     tx.connection
         .prepare_cached(
             "INSERT INTO streams (tenant_id, agent_id, boot_id, stored, gaps, records, duplicates, rejected, last_seq, \
@@ -141,7 +95,7 @@ fn note(
             number(outcome.records),
             number(outcome.duplicates),
             number(outcome.rejected),
-            last_seq,
+            number(sifted.last_seq),
             batch.received_at.as_microsecond(),
             prepared.ledger,
         ])
@@ -152,7 +106,6 @@ fn note(
 fn save(tx: &SqliteTx<'_>, tenant: TenantId, batch: &IngestBatch, ranges: &Ranges) -> rusqlite::Result<()> {
     let (agent, boot) = (batch.agent.as_bytes(), batch.boot_id.as_bytes());
     let taken = ranges.taken();
-    let number = |seq: u64| i64::try_from(seq).unwrap_or(i64::MAX);
     for first in taken.removed {
         tx.connection
             .prepare_cached(

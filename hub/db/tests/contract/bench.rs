@@ -6,7 +6,10 @@ use picket_hub_db::{
     PageRequest, Position, Result, Severity, TenantId, open,
 };
 use picket_protocol::event::Priority;
-use std::sync::Arc;
+use picket_testkit::postgres::Postgres;
+use picket_testkit::wait_until;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use uuid::Uuid;
 
 pub(crate) const T: TenantId = TenantId::DEFAULT;
@@ -19,6 +22,13 @@ pub(crate) struct Bench {
 
 enum Place {
     File(tempfile::TempDir),
+    Server(String),
+}
+
+/// One server for all tests of this process; it ends with it.
+pub(crate) fn server() -> &'static Postgres {
+    static SERVER: OnceLock<Postgres> = OnceLock::new();
+    SERVER.get_or_init(|| Postgres::start_new(false))
 }
 
 /// The time at which tests begin; they count seconds from it.
@@ -39,16 +49,44 @@ impl Bench {
         Self { db, place: Place::File(folder) }
     }
 
+    pub(crate) async fn postgres() -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let name = format!("test_{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        let made = name.clone();
+        let url = tokio::task::spawn_blocking(move || {
+            server().create_database(&made);
+            server().url(&made)
+        });
+        let url = url.await.unwrap();
+        let db = open(&url, &Options::default()).await.unwrap();
+        db.ensure_default_tenant(at(0)).await.unwrap();
+        Self { db, place: Place::Server(url) }
+    }
+
     /// Where the database is.
     pub(crate) fn location(&self) -> String {
         match &self.place {
             Place::File(folder) => location(folder),
+            Place::Server(url) => url.clone(),
         }
     }
 
     /// The same database, opened once more.
     pub(crate) async fn again(&self) -> Arc<dyn Database> {
         open(&self.location(), &Options::default()).await.unwrap()
+    }
+
+    /// Waits until everything that was committed can be followed in the order of commits: PostgreSQL shows it once no
+    /// transaction that began before runs any more, and the server is that of all tests.
+    pub(crate) async fn settle(&self) {
+        let Place::Server(url) = &self.place else { return };
+        let database = url.rsplit('/').next().unwrap().to_owned();
+        let settled = tokio::task::spawn_blocking(move || {
+            let newest = server().sql(&database, "SELECT pg_snapshot_xmax(pg_current_snapshot())");
+            let reached = format!("SELECT pg_snapshot_xmin(pg_current_snapshot()) >= '{newest}'::xid8");
+            wait_until("all earlier transactions to end", || server().sql(&database, &reached) == "t");
+        });
+        settled.await.unwrap();
     }
 
     /// An agent.

@@ -17,6 +17,7 @@ fn stored(records: u64, duplicates: u64) -> IngestOutcome {
 
 /// All events in the order of commits.
 async fn tail(bench: &Bench, shards: &[Shard], limit: u32) -> Vec<u64> {
+    bench.settle().await;
     let (mut seqs, mut position) = (Vec::new(), Position::START);
     loop {
         let tail = bench.db.events_after(T, position, shards, limit).await.unwrap();
@@ -231,6 +232,7 @@ contract! {
         assert_eq!(tail(&bench, &[Shard::Alert], 5).await, [0_u64; 0]);
         let end = bench.db.events_horizon(T).await.unwrap();
         bench.db.ingest(T, &[batch(1, 100, [41])]).await.unwrap();
+        bench.settle().await;
         let from_now_on = bench.db.events_after(T, end, &[], 10).await.unwrap();
         assert_eq!(from_now_on.events.iter().map(|event| event.seq).collect::<Vec<_>>(), [41]);
         let text = from_now_on.next.to_string();

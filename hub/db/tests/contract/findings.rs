@@ -133,11 +133,13 @@ contract! {
 
     async fn who_follows_findings_gets_each_as_it_is_now(bench) {
         let made = found(&bench, vec![matched("r1", "a", &[1]), matched("r1", "b", &[2]), matched("r1", "c", &[3])]).await;
+        bench.settle().await;
         let end = bench.db.findings_horizon(T).await.unwrap();
         assert_eq!(bench.db.findings_after(T, end, 10).await.unwrap().findings, []);
         let first = bench.db.findings_after(T, picket_hub_db::Position::START, 2).await.unwrap();
         assert_eq!(first.findings, made[..2]);
         bench.db.change_finding(T, made[0].id, None, &state(NewState::Resolved), "ada", at(200)).await.unwrap();
+        bench.settle().await;
         let rest = bench.db.findings_after(T, first.next, 10).await.unwrap();
         let told: Vec<_> = rest.findings.iter().map(|one| (one.id, one.state)).collect();
         assert_eq!(told, [(made[2].id, FindingState::Open), (made[0].id, FindingState::Resolved)]);

@@ -1,4 +1,6 @@
 //! What every database promises: one set of tests, run against each.
+#![expect(clippy::disallowed_methods, reason = "tests look at files directly")]
+#![expect(clippy::unwrap_used, reason = "a helper that cannot go on fails its test")]
 
 mod agents;
 mod audit;
@@ -25,6 +27,13 @@ macro_rules! contract {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $name() {
                 super::$name($crate::bench::Bench::sqlite().await).await;
+            })+
+        }
+
+        mod postgres {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $name() {
+                super::$name($crate::bench::Bench::postgres().await).await;
             })+
         }
     };

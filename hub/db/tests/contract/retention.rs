@@ -87,6 +87,7 @@ contract! {
     async fn everything_is_there_after_a_restart(bench) {
         bench.agent(1).await;
         bench.db.ingest(T, &[batch(1, 100, 1..=30)]).await.unwrap();
+        bench.settle().await;
         let before = bench.db.events_after(T, picket_hub_db::Position::START, &[], 100).await.unwrap();
         found(&bench, vec![matched("r", "k", &[1])]).await;
         bench.db.close().await;
@@ -96,6 +97,7 @@ contract! {
         let events = again.events_after(T, picket_hub_db::Position::START, &[], 100).await.unwrap();
         assert_eq!(events.events, before.events);
         assert_eq!(again.ingest(T, &[batch(1, 100, 1..=31)]).await.unwrap()[0].duplicates, 30);
+        bench.settle().await;
         let more = again.events_after(T, events.next, &[], 100).await.unwrap();
         assert_eq!(more.events.iter().map(|event| event.seq).collect::<Vec<_>>(), [31]);
         assert_eq!(again.findings(T, &picket_hub_db::FindingFilter::default(), &PageRequest::default()).await.unwrap().items.len(), 1);

@@ -51,6 +51,7 @@ contract! {
         crate::findings::found(&bench, vec![matched("r", "k", &[1])]).await;
         bench.db.put_setting(T, "k", b"v", None, at(0)).await.unwrap();
         let page = PageRequest::default();
+        bench.settle().await;
         for (tenant, agent, events) in [(T, 1, 3), (other, 2, 5)] {
             let agents = bench.db.agents(tenant, &AgentFilter::default(), &page).await.unwrap().items;
             assert_eq!(agents.iter().map(|one| one.id).collect::<Vec<_>>(), [id(agent)]);
