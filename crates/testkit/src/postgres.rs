@@ -3,6 +3,7 @@
 use crate::wait_until;
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use std::fs;
+use std::io::Write as _;
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
@@ -12,8 +13,16 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 /// Where Debian's packages put the programs of each major version.
 const VERSIONS: &str = "/usr/lib/postgresql";
 /// Runs a server until its standard input ends, which it does when the process that holds the other end is gone, however
-/// it went; then ends the server at once.
-const WATCHDOG: &str = r#""$@" & server=$!; read -r _; kill -QUIT "$server" 2>/dev/null; wait "$server""#;
+/// it went; then ends the server at once. Who goes in good order says so and keeps the folder; else nobody is left who
+/// would remove it.
+const WATCHDOG: &str = r#"
+folder=$1; shift
+"$@" & server=$!
+read -r word
+kill -QUIT "$server" 2>/dev/null
+wait "$server"
+if [ "$word" != keep ]; then rm -rf "$folder"; fi
+"#;
 
 /// A server. Its superuser is `postgres`, without a password.
 pub struct Postgres {
@@ -27,7 +36,16 @@ pub struct Postgres {
 struct Running {
     watchdog: Child,
     /// Closed when the value goes.
-    _lifeline: ChildStdin,
+    lifeline: ChildStdin,
+}
+
+impl Running {
+    /// Ends the server at once, and keeps its files.
+    fn end(mut self) {
+        let _ = self.lifeline.write_all(b"keep\n");
+        drop(self.lifeline);
+        let _ = self.watchdog.wait();
+    }
 }
 
 /// The user that the server runs as: it refuses to be root.
@@ -68,8 +86,10 @@ impl Postgres {
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).unwrap();
         for name in ["data", "socket"] {
             fs::create_dir(folder.path().join(name)).unwrap();
-            if let Some(account) = account() {
-                chown(folder.path().join(name), Some(account.user), Some(account.group)).unwrap();
+        }
+        if let Some(account) = account() {
+            for path in [folder.path().to_owned(), folder.path().join("data"), folder.path().join("socket")] {
+                chown(path, Some(account.user), Some(account.group)).unwrap();
             }
         }
         // Free now, and hardly taken by another before the server has it.
@@ -127,7 +147,12 @@ impl Postgres {
         assert!(self.running.is_none(), "it runs already");
         let log = fs::OpenOptions::new().create(true).append(true).open(self.folder.path().join("log")).unwrap();
         let mut command = Command::new("/bin/sh");
-        command.args(["-c", WATCHDOG, "sh"]).arg(self.programs.join("postgres")).arg("-D").arg(self.data());
+        command
+            .args(["-c", WATCHDOG, "sh"])
+            .arg(self.folder.path())
+            .arg(self.programs.join("postgres"))
+            .arg("-D")
+            .arg(self.data());
         let settings = [
             format!("port={}", self.port),
             "listen_addresses=127.0.0.1".into(),
@@ -140,7 +165,7 @@ impl Postgres {
         self.as_account(&mut command);
         let mut watchdog = command.stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
         let lifeline = watchdog.stdin.take().unwrap();
-        self.running = Some(Running { watchdog, _lifeline: lifeline });
+        self.running = Some(Running { watchdog, lifeline });
         wait_until("PostgreSQL to answer", || self.answers());
     }
 
@@ -163,9 +188,7 @@ impl Postgres {
     pub fn kill(&mut self) {
         let helpers = self.pid().map(|pid| (pid, children(pid))).expect("it does not run");
         kill_process(helpers.0, Signal::KILL).unwrap();
-        let mut running = self.running.take().expect("it does not run");
-        drop(running._lifeline);
-        running.watchdog.wait().unwrap();
+        self.running.take().expect("it does not run").end();
         // They end by themselves once they see that it is gone; until then a new one does not start.
         wait_until("PostgreSQL's helpers to end", || helpers.1.iter().all(|pid| test_kill_process(*pid).is_err()));
     }
@@ -217,9 +240,8 @@ fn children(parent: Pid) -> Vec<Pid> {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        if let Some(Running { mut watchdog, _lifeline: lifeline }) = self.running.take() {
-            drop(lifeline);
-            let _ = watchdog.wait();
+        if let Some(running) = self.running.take() {
+            running.end();
         }
     }
 }
