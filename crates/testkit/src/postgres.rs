@@ -64,6 +64,13 @@ fn account() -> Option<Account> {
     Some(Account { user: fields[2].parse().unwrap(), group: fields[3].parse().unwrap() })
 }
 
+fn as_account(command: &mut Command) {
+    command.current_dir("/").env("LC_ALL", "C.UTF-8");
+    if let Some(account) = account() {
+        command.uid(account.user).gid(account.group);
+    }
+}
+
 fn programs() -> PathBuf {
     let mut versions: Vec<PathBuf> = fs::read_dir(VERSIONS)
         .expect("PostgreSQL is not installed: scripts/setup test")
@@ -128,15 +135,8 @@ impl Postgres {
 
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(self.programs.join(program));
-        self.as_account(&mut command);
+        as_account(&mut command);
         command
-    }
-
-    fn as_account(&self, command: &mut Command) {
-        command.current_dir("/").env("LC_ALL", "C.UTF-8");
-        if let Some(account) = account() {
-            command.uid(account.user).gid(account.group);
-        }
     }
 
     /// Starts it (again), and waits until it answers.
@@ -162,7 +162,7 @@ impl Postgres {
             "logging_collector=off".into(),
         ];
         command.args(settings.iter().flat_map(|setting| ["-c", setting.as_str()]));
-        self.as_account(&mut command);
+        as_account(&mut command);
         let mut watchdog = command.stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
         let lifeline = watchdog.stdin.take().unwrap();
         self.running = Some(Running { watchdog, lifeline });

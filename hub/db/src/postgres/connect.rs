@@ -70,10 +70,8 @@ fn ssl_mode(wanted: Option<&str>, local: bool) -> Result<SslMode> {
             }
             Ok(SslMode::Disable)
         }
-        Some("require" | "verify-ca" | "verify-full") => Ok(SslMode::Require),
-        None if local => Ok(SslMode::Disable),
-        None => Ok(SslMode::Require),
-        Some("prefer" | "allow") if local => Ok(SslMode::Disable),
+        None | Some("prefer" | "allow") if local => Ok(SslMode::Disable),
+        None | Some("require" | "verify-ca" | "verify-full") => Ok(SslMode::Require),
         Some("prefer" | "allow") => invalid(
             "sslmode=prefer gives way to anybody in between; use verify-full, or disable on a network you trust",
         ),
@@ -220,12 +218,8 @@ async fn migrate_on(client: &mut tokio_postgres::Client, options: &Options) -> R
     embedded::migrations::runner().run_async(client).await.map(drop).map_err(|error| {
         let cause = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<tokio_postgres::Error>());
         let other = || DbError::Io { operation: "prepare the database", why: error.to_string() };
-        cause.map_or_else(other, |cause| doing_cause(cause))
+        cause.map_or_else(other, |cause| wrong("prepare the database", cause).error)
     })
-}
-
-fn doing_cause(cause: &tokio_postgres::Error) -> DbError {
-    wrong("prepare the database", cause).error
 }
 
 #[cfg(test)]

@@ -28,6 +28,7 @@ const COPY_COLUMNS: i16 = 11;
 type Key = (Uuid, Uuid);
 type Step<T> = std::result::Result<T, Failure>;
 
+#[expect(clippy::needless_pass_by_value, reason = "the form that map_err wants")]
 fn doing(error: tokio_postgres::Error) -> Failure {
     let no_partition = error.code() == Some(&SqlState::CHECK_VIOLATION);
     let failure = wrong(OPERATION, &error);

@@ -52,13 +52,11 @@ pub(super) fn wrong(operation: &'static str, error: &tokio_postgres::Error) -> F
             DbError::not_found(operation, "row that this one refers to")
         }
         "22" | "23" => DbError::Invalid { operation, why: why() },
-        "08" => DbError::Unavailable { operation, why: why(), retry: RETRY },
         "28" | "3D" => DbError::Invalid { operation, why: format!("the server does not let the hub in: {}", why()) },
         "40" | "55" => DbError::Busy { operation, why: why() },
         "53" if *code == SqlState::DISK_FULL => DbError::Full { operation, why: why() },
-        "53" => DbError::Unavailable { operation, why: why(), retry: RETRY },
         "57" if *code == SqlState::QUERY_CANCELED => DbError::Busy { operation, why: why() },
-        "57" => DbError::Unavailable { operation, why: why(), retry: RETRY },
+        "08" | "53" | "57" => DbError::Unavailable { operation, why: why(), retry: RETRY },
         "XX" if *code == SqlState::DATA_CORRUPTED || *code == SqlState::INDEX_CORRUPTED => {
             DbError::corrupt(operation, why())
         }

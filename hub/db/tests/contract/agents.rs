@@ -172,7 +172,7 @@ contract! {
         bench.db.agents_seen(T, &[AgentSeen::new(id(1), at(10)), AgentSeen::new(id(2), at(50))]).await.unwrap();
         bench.db.retire_agent(T, id(4), "user:ada", at(1)).await.unwrap();
         assert_eq!(bench.db.agents_silent(T, at(40), 10).await.unwrap(), [id(1)]);
-        assert_eq!(bench.db.agents_silent(T, at(40), 10).await.unwrap(), [id(0); 0]);
+        assert!(bench.db.agents_silent(T, at(40), 10).await.unwrap().is_empty());
         let counts = bench.db.agent_counts(T).await.unwrap();
         assert_eq!(counts.values().copied().collect::<Vec<_>>(), [1, 1, 1, 1]);
         assert_eq!(counts[&AgentStatus::Offline], 1);

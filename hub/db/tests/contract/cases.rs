@@ -99,7 +99,7 @@ contract! {
     async fn a_delivery_is_one_holders_for_a_while_and_tried_until_it_is_given_up(bench) {
         bench.db.enqueue_deliveries(T, &[delivery(1, 0), delivery(2, 50), delivery(1, 0)], at(0)).await.unwrap();
         assert_eq!(claim(&bench, "a", 10).await, [id(1)]);
-        assert_eq!(claim(&bench, "b", 20).await, [id(0); 0]);
+        assert!(claim(&bench, "b", 20).await.is_empty());
         assert_eq!(claim(&bench, "b", 40).await, [id(1)], "whoever had it died");
         assert!(!bench.db.delivery_done(T, id(1), "a", at(41)).await.unwrap());
         assert!(bench.db.delivery_failed(T, id(1), "b", "503", Some(at(60)), at(41)).await.unwrap());
@@ -107,7 +107,7 @@ contract! {
         assert!(bench.db.delivery_done(T, id(2), "b", at(56)).await.unwrap());
         assert_eq!(claim(&bench, "a", 60).await, [id(1)]);
         assert!(bench.db.delivery_failed(T, id(1), "a", "410", None, at(61)).await.unwrap());
-        assert_eq!(claim(&bench, "a", 9999).await, [id(0); 0]);
+        assert!(claim(&bench, "a", 9999).await.is_empty());
         let failed = bench.db.deliveries(T, Some(DeliveryState::Failed), &PageRequest::default()).await.unwrap().items;
         let told: Vec<_> = failed.iter().map(|one| (one.delivery.id, one.attempts, one.last_error.as_deref())).collect();
         assert_eq!(told, [(id(1), 3, Some("410"))]);

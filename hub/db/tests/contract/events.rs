@@ -205,7 +205,7 @@ contract! {
             let seq = added.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             let mut more = batch(1, 100, [seq]);
             // By a clock that steps back and forth.
-            more.received_at = at(if seq % 2 == 0 { 5 } else { 500 });
+            more.received_at = at(if seq.is_multiple_of(2) { 5 } else { 500 });
             bench.db.ingest(T, &[more]).await.unwrap();
             bench.db.events(T, &filter, &page).await
         })
