@@ -18,7 +18,7 @@ pub struct Options {
     pub wait: Duration,
     /// How long connecting may take (PostgreSQL) before [`DbError::Unavailable`].
     pub connect: Duration,
-    /// How long the server may work on one statement (PostgreSQL).
+    /// How long one statement (PostgreSQL) or one view of the data (SQLite) may be worked on; then [`DbError::Busy`].
     pub statement: Duration,
     /// The certificates that the server's must be signed by (PEM; PostgreSQL). Without it those of the system.
     pub ca_file: Option<PathBuf>,

@@ -63,7 +63,7 @@ async fn make_one(client: &Client, day: Date) -> Result<(), tokio_postgres::Erro
 pub(super) async fn all(client: &Client) -> Result<Vec<(Date, u64)>, tokio_postgres::Error> {
     let rows = client
         .query(
-            "SELECT c.relname::text, greatest(c.reltuples, 0)::bigint FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid \
+            "SELECT c.relname::text, greatest(c.reltuples, pg_stat_get_live_tuples(c.oid), 0)::bigint FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid \
              WHERE i.inhparent = 'events'::regclass ORDER BY c.relname",
             &[],
         )

@@ -60,7 +60,8 @@ fn check(tx: &dyn Tx, name: Option<&str>, kind: Option<&str>) -> Result<()> {
 
 /// Reads an agent; with its row locked if it is to be changed.
 pub(super) fn find(tx: &mut dyn Tx, tenant: TenantId, id: Uuid, lock: bool) -> Result<Option<Agent>> {
-    let lock = if lock { "/*pg FOR UPDATE pg*/" } else { "" };
+    // Not against those who only refer to it: a new stream of the agent need not wait.
+    let lock = if lock { "/*pg FOR NO KEY UPDATE pg*/" } else { "" };
     let sql = format!("SELECT {COLUMNS} FROM agents WHERE tenant_id = $1 AND id = $2 {lock}");
     tx.row(&sql, params![tenant, id])?.as_ref().map(agent).transpose()
 }
@@ -136,7 +137,7 @@ fn begin_boot(tx: &mut dyn Tx, tenant: TenantId, boot: Uuid, seen: &AgentSeen) -
 
 fn note(tx: &mut dyn Tx, tenant: TenantId, seen: &AgentSeen) -> Result<SeenOutcome> {
     let row = tx.row(
-        "SELECT status, boot_id, key_hash, last_seen FROM agents WHERE tenant_id = $1 AND id = $2 /*pg FOR UPDATE pg*/",
+        "SELECT status, boot_id, key_hash, last_seen FROM agents WHERE tenant_id = $1 AND id = $2 /*pg FOR NO KEY UPDATE pg*/",
         params![tenant, seen.agent],
     )?;
     let Some(row) = row else { return Ok(SeenOutcome::Unknown) };

@@ -63,7 +63,7 @@ impl Sqlite {
         let mut connection = connect(&path, Access::Write)?;
         migrate(&mut connection, &path, options)?;
         limit(&connection, options.max_bytes)?;
-        let readers = Arc::new(Readers::new(path.clone(), options.connections));
+        let readers = Arc::new(Readers::new(path.clone(), options.connections, options.statement));
         let (writer, thread) = Writer::start(connection, options.queue)?;
         Ok(Self { path, writer: Mutex::new(Some((Arc::new(writer), thread))), readers })
     }

@@ -7,13 +7,18 @@ use crate::{DbError, Result};
 use rusqlite::Connection;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
+
+/// How many steps of SQLite's machine are between two looks at the time: about a millisecond.
+const STEPS: i32 = 20_000;
 
 /// The connections that read.
 pub(super) struct Readers {
     path: PathBuf,
     idle: Mutex<Vec<Connection>>,
     permits: Arc<Semaphore>,
+    limit: Duration,
 }
 
 impl std::fmt::Debug for Readers {
@@ -23,8 +28,9 @@ impl std::fmt::Debug for Readers {
 }
 
 impl Readers {
-    pub(super) fn new(path: PathBuf, connections: usize) -> Self {
-        Self { path, idle: Mutex::new(Vec::new()), permits: Arc::new(Semaphore::new(connections.max(1))) }
+    /// `limit` is how long one view may be worked on.
+    pub(super) fn new(path: PathBuf, connections: usize, limit: Duration) -> Self {
+        Self { path, idle: Mutex::new(Vec::new()), permits: Arc::new(Semaphore::new(connections.max(1))), limit }
     }
 
     /// How many are open and idle.
@@ -49,11 +55,11 @@ impl Readers {
         let done = tokio::task::spawn_blocking(move || {
             let _permit = permit;
             let idle = readers.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            let connection = match idle {
+            let mut connection = match idle {
                 Some(connection) => connection,
                 None => connect(&readers.path, Access::Read)?,
             };
-            let done = view(&connection, operation, work);
+            let done = bounded(&mut connection, readers.limit).and_then(|()| view(&connection, operation, work));
             if connection.is_autocommit() && !readers.permits.is_closed() {
                 readers.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
             }
@@ -61,6 +67,13 @@ impl Readers {
         });
         done.await.map_err(|error| DbError::Io { operation, why: error.to_string() })?
     }
+}
+
+/// Breaks statements off that run beyond the limit from now on.
+fn bounded(connection: &mut Connection, limit: Duration) -> Result<()> {
+    let began = Instant::now();
+    let over = move || began.elapsed() > limit;
+    connection.progress_handler(STEPS, Some(over)).map_err(|error| wrong("limit a statement", &error))
 }
 
 fn view<R>(connection: &Connection, operation: &'static str, work: impl FnOnce(&mut dyn Tx) -> Result<R>) -> Result<R> {

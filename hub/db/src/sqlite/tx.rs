@@ -27,6 +27,7 @@ pub(crate) fn wrong(operation: &'static str, error: &rusqlite::Error) -> DbError
         ErrorCode::DiskFull => DbError::Full { operation, why },
         ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase => DbError::corrupt(operation, why),
         ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked => DbError::Busy { operation, why },
+        ErrorCode::OperationInterrupted => DbError::Busy { operation, why: "it took too long; ask for less".into() },
         ErrorCode::ConstraintViolation => match failure.extended_code {
             rusqlite::ffi::SQLITE_CONSTRAINT_UNIQUE
             | rusqlite::ffi::SQLITE_CONSTRAINT_PRIMARYKEY
