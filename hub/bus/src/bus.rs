@@ -147,6 +147,32 @@ pub struct Item {
     pub body: Bytes,
 }
 
+/// Whether an item may be put into a queue.
+pub(crate) fn check_item(item: &Item, spec: &QueueSpec) -> Result<()> {
+    let refused = |what: &str| {
+        Err(BusError::Refused { operation: format!("enqueue into {}", spec.name), reason: what.to_owned() })
+    };
+    let printable = |text: &str| text.bytes().all(|byte| (b' '..=b'~').contains(&byte));
+    if item.id.is_empty() || item.id.len() > 128 || !printable(&item.id) {
+        return refused("an id has 1 to 128 printable characters of ASCII");
+    }
+    if !spec.subjects.iter().any(|pattern| pattern.matches(&item.subject)) {
+        return refused("the subject is none of the queue's");
+    }
+    let named = |name: &str| {
+        !name.is_empty() && name.len() <= 64 && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    };
+    if item.headers.len() > 32
+        || !item.headers.iter().all(|(name, value)| named(name) && value.len() <= 4096 && printable(value))
+    {
+        return refused("at most 32 headers, with names of letters, digits and `-`, and printable values of ASCII");
+    }
+    if item.reply.as_ref().is_some_and(|reply| reply.len() > 512 || !printable(reply)) {
+        return refused("the subject of the reply is too long or not printable");
+    }
+    Ok(())
+}
+
 /// What became of an item that was enqueued: the bus has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Enqueued {

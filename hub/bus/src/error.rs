@@ -46,9 +46,6 @@ pub enum BusError {
         /// The limit.
         limit: usize,
     },
-    /// A delivery was settled after its lease had ended: somebody else may have it by now.
-    #[error("the lease of this delivery has ended: it is delivered again")]
-    LeaseLost,
     /// The server would not do it.
     #[error("NATS refused to {operation}: {reason}")]
     Refused {

@@ -14,8 +14,12 @@
 
 mod bus;
 mod error;
+mod memory;
 mod subject;
 
-pub use bus::{Bus, Delivery, Depth, Enqueued, Health, Heard, Item, Queue, QueueSpec, Settle, Subscription};
+pub use bus::{
+    Bus, Delivery, Depth, Enqueued, Health, Heard, Item, MAX_MESSAGE, Queue, QueueSpec, Settle, Subscription,
+};
 pub use error::{BusError, Result};
+pub use memory::MemoryBus;
 pub use subject::{Pattern, Subject, SubjectError};
