@@ -15,6 +15,7 @@
 mod bus;
 mod error;
 mod memory;
+mod nats;
 mod subject;
 
 pub use bus::{
@@ -22,4 +23,5 @@ pub use bus::{
 };
 pub use error::{BusError, Result};
 pub use memory::MemoryBus;
+pub use nats::{NatsAuth, NatsBus, NatsSettings, NatsTls, Secret};
 pub use subject::{Pattern, Subject, SubjectError};

@@ -127,7 +127,6 @@ impl Subject {
     }
 
     /// A subject as it came over the wire.
-    #[allow(dead_code, reason = "used by the implementations")]
     pub(crate) fn received(text: impl Into<String>) -> Self {
         Self(text.into())
     }
