@@ -6,6 +6,7 @@
 
 mod builds;
 mod machine;
+mod nats;
 pub mod postgres;
 mod prefix;
 mod server;
@@ -13,6 +14,7 @@ mod vendor;
 
 pub use builds::{Build, Fault, build};
 pub use machine::{Machine, inside};
+pub use nats::NatsServer;
 pub use prefix::{Prefix, Ran};
 pub use server::{Behaviour, ReleaseServer};
 pub use vendor::Vendor;
