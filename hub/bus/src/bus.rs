@@ -193,7 +193,9 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    /// It is done: it will not come again, and the bus has confirmed that.
+    /// It is done: it will not come again, and the bus has confirmed that. A NATS server that is killed in the next moments
+    /// may still forget it, because JetStream writes such confirmations a little later: whoever handles items must bear to
+    /// see one twice.
     ///
     /// # Errors
     /// The confirmation did not come: it may be delivered again.

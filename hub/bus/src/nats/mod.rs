@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use tokio::sync::{mpsc, watch};
 
 use crate::bus::{Bus, Feeder, Health, Heard, Losses, Queue, QueueSpec, Subscription};
@@ -28,6 +28,7 @@ pub struct NatsBus {
     context: jetstream::Context,
     settings: NatsSettings,
     shared: Arc<Shared>,
+    closed: AtomicBool,
 }
 
 /// What tasks of the connection count.
@@ -73,16 +74,45 @@ impl NatsBus {
             .map_err(|error| BusError::Connect { servers: settings.servers.join(", "), reason: reason(&error) })?;
         sync::require(&settings, &client.server_info().version).await?;
         let context = jetstream::context::ContextBuilder::new().timeout(settings.timeout).build(client.clone());
-        context.query_account().await.map_err(|error| BusError::Settings {
-            what: format!("the servers have no JetStream for this user: {}", reason(&error)),
-            help: "add `jetstream {}` to nats-server's configuration, and enable it for the account".into(),
-        })?;
-        Ok(Self { client, context, settings, shared })
+        has_jetstream(&client).await?;
+        Ok(Self { client, context, settings, shared, closed: AtomicBool::new(false) })
     }
 
     fn is_connected(&self) -> Result<()> {
+        if self.closed.load(Relaxed) {
+            return Err(BusError::Closed);
+        }
         if self.client.connection_state() == State::Connected { Ok(()) } else { Err(BusError::Disconnected) }
     }
+}
+
+/// Whether this user may use JetStream. Asked by hand: the client's own type for the answer does not fit 2.9.10's.
+async fn has_jetstream(client: &Client) -> Result<()> {
+    let answer = client.request("$JS.API.INFO", Bytes::new()).await;
+    let said = match &answer {
+        Ok(message) => match serde_json::from_slice::<Info>(&message.payload) {
+            Ok(Info { error: None }) => return Ok(()),
+            Ok(Info { error: Some(error) }) => error.description,
+            Err(_) => "an answer that cannot be read".into(),
+        },
+        Err(error) => reason(error),
+    };
+    Err(BusError::Settings {
+        what: format!("the servers have no JetStream for this user: {said}"),
+        help: "add `jetstream {}` to nats-server's configuration, and enable it for the account".into(),
+    })
+}
+
+/// An answer of JetStream's, as far as it says no.
+#[derive(serde::Deserialize)]
+struct Info {
+    error: Option<InfoError>,
+}
+
+#[derive(serde::Deserialize)]
+struct InfoError {
+    #[serde(default)]
+    description: String,
 }
 
 impl Shared {
@@ -162,7 +192,7 @@ impl Bus for NatsBus {
 
     fn health(&self) -> Health {
         Health {
-            connected: self.client.connection_state() == State::Connected,
+            connected: self.is_connected().is_ok(),
             reconnects: self.shared.connects.load(Relaxed).saturating_sub(1),
             lost: self.shared.lost.load(Relaxed),
             redeliveries: self.shared.redeliveries.load(Relaxed),
@@ -171,6 +201,7 @@ impl Bus for NatsBus {
     }
 
     async fn close(&self) {
+        self.closed.store(true, Relaxed);
         if tokio::time::timeout(self.settings.timeout, self.client.drain()).await.is_err() {
             tracing::warn!("NATS did not take what was on its way within {:?}", self.settings.timeout);
         }
