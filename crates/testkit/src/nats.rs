@@ -55,7 +55,8 @@ impl NatsServer {
         let store = folder.path().join("store");
         let configuration = format!(
             "server_name: test\nlisten: 127.0.0.1:{port}\nhttp: 127.0.0.1:{monitoring}\n\
-             jetstream {{ store_dir: {store:?}, max_memory_store: 64MB, max_file_store: 1GB, {sync} }}\n{more}\n"
+             jetstream {{ store_dir: \"{}\", max_memory_store: 64MB, max_file_store: 1GB, {sync} }}\n{more}\n",
+            store.display()
         );
         fs::write(folder.path().join("nats.conf"), configuration).unwrap();
         let mut server = Self { folder, program, port, monitoring, child: None, syncs };

@@ -88,7 +88,8 @@ pub struct QueueSpec {
     pub subjects: Vec<Pattern>,
     /// How long a consumer has an item to itself before it is delivered again.
     pub lease: Duration,
-    /// How long an id is remembered: an item with the same id within it is dropped.
+    /// How long an id is remembered: an item with the same id within it is dropped. A NATS server that starts again
+    /// remembers the ids of items it still has, and not of those that are done.
     pub dedupe_window: Duration,
     /// The most items that wait or are in hand.
     pub max_items: u64,

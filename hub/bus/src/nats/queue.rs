@@ -203,7 +203,8 @@ fn bytes_of(item: &Item) -> usize {
 impl Queue for NatsQueue {
     async fn enqueue(&self, item: Item) -> Result<Enqueued> {
         check_item(&item, &self.spec)?;
-        check_length(bytes_of(&item))?;
+        let bytes = bytes_of(&item);
+        check_length(bytes)?;
         self.is_connected()?;
         let mut headers = HeaderMap::new();
         if let Some(reply) = &item.reply {
@@ -227,9 +228,7 @@ impl Queue for NatsQueue {
             Err(error) => Err(match error.kind() {
                 PublishErrorKind::TimedOut => BusError::TimedOut(self.timeout),
                 PublishErrorKind::BrokenPipe => BusError::Disconnected,
-                PublishErrorKind::MaxPayloadExceeded => {
-                    BusError::TooLong { bytes: 0, limit: self.client.max_payload() }
-                }
+                PublishErrorKind::MaxPayloadExceeded => BusError::TooLong { bytes, limit: self.client.max_payload() },
                 _ if reason(&error).contains("maximum") => BusError::Full { queue: self.spec.name.clone() },
                 _ => refused(&format!("enqueue into {}", self.spec.name), &error),
             }),

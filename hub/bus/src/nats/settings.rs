@@ -46,7 +46,7 @@ pub enum NatsAuth {
     },
     /// A token.
     Token(Secret),
-    /// An NKey, by its seed (`SU…`).
+    /// An `NKey`, by its seed (`SU…`).
     NKey(Secret),
     /// A credentials file (`.creds`: a JWT and a seed). It is read again for every connection, so that it can be renewed.
     Credentials(PathBuf),

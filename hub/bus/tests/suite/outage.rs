@@ -74,7 +74,7 @@ async fn what_was_in_hand_or_waiting_when_the_server_died_comes_again() {
     server.start_again();
     connected(&bus, true).await;
     assert_eq!(
-        queue.enqueue(item("done")).await.unwrap(),
+        queue.enqueue(item("waiting")).await.unwrap(),
         Enqueued::Duplicate,
         "its id is remembered over the restart"
     );
