@@ -23,5 +23,5 @@ pub use bus::{
 };
 pub use error::{BusError, Result};
 pub use memory::MemoryBus;
-pub use nats::{NatsAuth, NatsBus, NatsSettings, NatsTls, Secret};
+pub use nats::{HEADER_ID, HEADER_REPLY, NatsAuth, NatsBus, NatsSettings, NatsTls, Secret};
 pub use subject::{Pattern, Subject, SubjectError};

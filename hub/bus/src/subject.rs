@@ -3,7 +3,8 @@
 //! `picket.v1.<tenant>.<what>[.<agent>]`. Ids in subjects are UUIDs in their simple form (32 hexadecimal digits), so that no
 //! name of a tenant or an agent can be anything but one token.
 //!
-//! An agent with `uplink: nats` needs these permissions and no more: publish `picket.v1.<tenant>.events.<agent>`, subscribe
+//! An agent with `uplink: nats` sends a batch with two headers: `Nats-Msg-Id`, the batch's id, so that it is taken once, and
+//! `Picket-Reply`, the inbox where it hears that the batch is stored. It needs these permissions and no more: publish `picket.v1.<tenant>.events.<agent>`, subscribe
 //! `picket.v1.<tenant>.inbox.<agent>.>` and `picket.v1.<tenant>.control.<agent>`.
 
 use std::fmt;

@@ -67,6 +67,16 @@ const MAX_CONDITION_NESTING: usize = 48;
 /// The longest title in characters (Sigma: 256).
 const MAX_TITLE: usize = 256;
 
+/// The most values of one document that become automata for the wildcards inside them.
+const MAX_WILDCARDS: usize = 1000;
+
+/// What a document will cost to compile.
+#[derive(Default)]
+struct Cost {
+    regexes: usize,
+    wildcards: usize,
+}
+
 /// What was found while reading.
 pub(crate) struct Checker {
     pub found: Validation,
@@ -222,7 +232,7 @@ impl Checker {
             !matches!(name.as_str(), "condition" | "timeframe") && (inside != "filter" || name != "rules")
         });
         let mut count = 0;
-        let mut regexes = 0;
+        let mut cost = Cost::default();
         for (name, place, selection) in selections {
             count += 1;
             if count == MAX_SELECTIONS + 1 {
@@ -237,13 +247,17 @@ impl Checker {
                     "rename it",
                 );
             }
-            self.selection(selection, known, &mut regexes);
+            self.selection(selection, known, &mut cost);
         }
         if count == 0 {
             self.error("no_selection", detection.place, "there is no selection", "say what to look for");
         }
-        if regexes > MAX_REGEXES {
-            let what = format!("there are {regexes} regular expressions and may be {MAX_REGEXES}");
+        if cost.wildcards > MAX_WILDCARDS {
+            let what = format!("there are {} values with wildcards inside and may be {MAX_WILDCARDS}", cost.wildcards);
+            self.error("too_many_wildcards", detection.place, what, "use `contains|all` lists");
+        }
+        if cost.regexes > MAX_REGEXES {
+            let what = format!("there are {} regular expressions and may be {MAX_REGEXES}", cost.regexes);
             self.error("too_many_regexes", detection.place, what, "use `contains`, `startswith` or `endswith` lists");
         }
     }
@@ -278,25 +292,30 @@ impl Checker {
         }
     }
 
-    fn selection(&mut self, node: &Node, known: &[&str], regexes: &mut usize) {
+    fn selection(&mut self, node: &Node, known: &[&str], cost: &mut Cost) {
         match &node.value {
             Yaml::Map(members) => {
                 for (key, place, value) in members {
-                    self.item(key, *place, value, known, regexes);
+                    // Blocks over the members of a list have conditions of their own.
+                    if key == "condition" && value.text().is_some() {
+                        self.condition(value);
+                    } else {
+                        self.item(key, *place, value, known, cost);
+                    }
                 }
             }
             Yaml::List(items) => {
                 if items.is_empty() {
                     self.error("empty_selection", node.place, "the list is empty and matches nothing", "fill it");
                 }
-                items.iter().for_each(|item| self.selection(item, known, regexes));
+                items.iter().for_each(|item| self.selection(item, known, cost));
             }
             Yaml::Null => self.error("empty_selection", node.place, "the selection is empty", "fill it, or remove it"),
             _ => {}
         }
     }
 
-    fn item(&mut self, key: &str, place: Place, value: &Node, known: &[&str], regexes: &mut usize) {
+    fn item(&mut self, key: &str, place: Place, value: &Node, known: &[&str], cost: &mut Cost) {
         let mut parts = key.split('|');
         let field = parts.next().unwrap_or_default();
         let modifiers: Vec<&str> = parts.collect();
@@ -317,7 +336,10 @@ impl Checker {
             }
         }
         if modifiers.contains(&"re") {
-            value.items().iter().for_each(|one| self.regex(one, regexes));
+            value.items().iter().for_each(|one| self.regex(one, cost));
+        } else {
+            let inside = |text: &str| text.trim_matches('*').contains(['*', '?']);
+            cost.wildcards += value.items().iter().filter_map(Node::text).filter(|text| inside(text)).count();
         }
         let root = field.split(['.', '[']).next().unwrap_or_default();
         let ours = ["details", "device_id", "boot_id", "seq", "class", "type", "schema"].contains(&root);
@@ -327,12 +349,12 @@ impl Checker {
             self.warn("unknown_field", place, format!("no event of this log source has `{field}`"), &help);
         }
         if matches!(value.value, Yaml::Map(_)) {
-            self.selection(value, &[], regexes);
+            self.selection(value, &[], cost);
         }
     }
 
-    fn regex(&mut self, node: &Node, regexes: &mut usize) {
-        *regexes += 1;
+    fn regex(&mut self, node: &Node, cost: &mut Cost) {
+        cost.regexes += 1;
         let Some(text) = node.text() else { return };
         if text.len() > MAX_REGEX_BYTES {
             let what = format!("the regular expression has {} bytes and may have {MAX_REGEX_BYTES}", text.len());

@@ -5,6 +5,7 @@ mod queue;
 mod settings;
 mod sync;
 
+pub use queue::{HEADER_ID, HEADER_REPLY};
 pub use settings::{NatsAuth, NatsSettings, NatsTls, Secret};
 
 use async_nats::connection::State;

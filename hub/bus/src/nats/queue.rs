@@ -20,9 +20,9 @@ use crate::memory::check_length;
 use crate::subject::Subject;
 
 /// The header of an item's id: JetStream drops messages by it.
-const ID: &str = "Nats-Msg-Id";
+pub const HEADER_ID: &str = "Nats-Msg-Id";
 /// The header of the subject to answer at.
-const REPLY: &str = "Picket-Reply";
+pub const HEADER_REPLY: &str = "Picket-Reply";
 /// What the names of an item's own headers begin with.
 const OWN: &str = "Picket-H-";
 /// The one consumer of each stream, shared by all replicas.
@@ -113,9 +113,9 @@ impl NatsQueue {
             |name: &str| message.headers.as_ref().and_then(|headers| headers.get(name)).map(ToString::to_string);
         let headers = message.headers.as_ref().map(own_headers).unwrap_or_default();
         let item = Item {
-            id: header(ID).unwrap_or_default(),
+            id: header(HEADER_ID).unwrap_or_default(),
             subject: Subject::received(message.subject.to_string()),
-            reply: header(REPLY),
+            reply: header(HEADER_REPLY),
             headers,
             body: message.payload,
         };
@@ -208,7 +208,7 @@ impl Queue for NatsQueue {
         self.is_connected()?;
         let mut headers = HeaderMap::new();
         if let Some(reply) = &item.reply {
-            headers.insert(REPLY, reply.as_str());
+            headers.insert(HEADER_REPLY, reply.as_str());
         }
         for (name, value) in &item.headers {
             headers.insert(format!("{OWN}{name}").as_str(), value.as_str());

@@ -61,6 +61,8 @@ pub(super) struct Set {
     pub sources: Vec<Arc<SourceState>>,
     pub shards: Vec<ShardRules>,
     pub refused: Vec<(RuleKey, Vec<Problem>)>,
+    /// Sources that have filters in them.
+    pub filters: BTreeSet<RuleKey>,
 }
 
 /// How much all correlations of a shard may remember together.
@@ -313,8 +315,10 @@ impl Builder<'_> {
             .filter(|source| !self.refused.contains_key(source))
             .map(|source| Arc::clone(&states[source]))
             .collect();
+        let filters = self.drafts.iter().filter(|draft| matches!(draft.document.body, Body::Filter(_)));
+        let filters = filters.map(|draft| self.sources[draft.source].key).collect();
         let refused = self.refused.into_iter().map(|(source, why)| (self.sources[source].key, why)).collect();
-        Set { sources, shards, refused }
+        Set { sources, shards, refused, filters }
     }
 
     /// Documents that only feed correlations: those of the same source that do not ask for them to be told as well

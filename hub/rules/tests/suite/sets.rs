@@ -228,6 +228,18 @@ fn a_dry_run_of_a_correlation_uses_the_rules_of_the_set() {
 }
 
 #[test]
+fn a_dry_run_heeds_the_filters_of_the_set() {
+    let filter = source(
+        9,
+        "title: F\nid: @ID\nfilter:\n  rules: [about_2]\n  s: {TargetFilename|contains: quiet}\n  condition: not s\n",
+    );
+    let engine = engine(&[about(1, "x"), filter]);
+    let events = ["/y/quiet", "/y/loud"].map(|path| file(1, 0, "created", path));
+    let run = engine.dry_run(&about(2, "y").yaml, &mut events.into_iter(), DryRunLimits::default()).unwrap();
+    assert_eq!((run.evaluated, run.matches), (2, 1));
+}
+
+#[test]
 fn replacing_while_events_are_judged_shows_each_event_one_whole_set() {
     let sets = [vec![about(1, "x"), about(2, "x")], vec![about(3, "x"), about(4, "x"), about(5, "x")]];
     let engine = engine(&sets[0]);

@@ -118,6 +118,22 @@ fn what_would_cost_too_much_is_refused_before_it_is_compiled() {
 }
 
 #[test]
+fn a_condition_is_bounded_wherever_it_stands() {
+    // Thirty thousand parentheses would exhaust the stack of a parser that descends.
+    let deep = format!("{}a{}", "(".repeat(30_000), ")".repeat(30_000));
+    let block = format!(
+        "selection:\n        'list[any]':\n            a:\n                x: 1\n            condition: '{deep}'"
+    );
+    let nested = GOOD
+        .replace("title: T", "title: T\nsigma-version: 3")
+        .replace("selection:\n        TargetFilename|contains: x", &block);
+    assert_eq!(only(&validate(&nested)).0, "condition_too_long");
+    let many: Vec<String> = (0..1001).map(|n| format!("'a*{n}'")).collect();
+    let wild = GOOD.replace("TargetFilename|contains: x", &format!("TargetFilename: [{}]", many.join(", ")));
+    assert_eq!(only(&validate(&wild)).0, "too_many_wildcards");
+}
+
+#[test]
 fn errors_come_before_warnings_and_the_first_line_first() {
     let found = validate(&GOOD.replace("level: high", "level: x").replace("TargetFilename", "Nothing"));
     assert_eq!(found.problems.iter().map(|p| p.severity).collect::<Vec<_>>(), [Severity::Error, Severity::Warning]);
@@ -137,7 +153,7 @@ proptest! {
         Just("|re: '".to_owned()), Just(": [".to_owned()), Just("\n---\n".to_owned()), Just("&a *a".to_owned()),
         Just("|base64offset|contains".to_owned()), Just("|cidr".to_owned()), Just("1 of them".to_owned()),
         Just("correlation:\n    type: temporal\n".to_owned()), Just("filter:\n    rules: any\n".to_owned()),
-        Just("|gt".to_owned()), Just("|windash|all".to_owned()), Just("|fieldref".to_owned()), Just("[any]".to_owned()),
+        Just("\nsigma-version: 3\n".to_owned()), Just("'a[any]':\n            b: 1\n        ".to_owned()), Just("|gt".to_owned()), Just("|windash|all".to_owned()), Just("|fieldref".to_owned()), Just("[any]".to_owned()),
     ]) {
         let end = (at + length).min(GOOD.len());
         let text = format!("{}{piece}{}", &GOOD[..at], &GOOD[end..]);
