@@ -195,6 +195,7 @@ impl fmt::Display for Pattern {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     const T: Uuid = Uuid::from_u128(1);
     const A: Uuid = Uuid::from_u128(0xa);
@@ -234,6 +235,18 @@ mod tests {
         ];
         for other in others {
             assert!(Subject::parse_inbox(&other, T, A).is_err(), "{other}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_is_taken_for_a_subject_that_it_is_not(text in "(picket|\\.|v1|[0-9a-f]{32}|events|inbox|[*>é\n ]|[a-zA-Z0-9_-]{1,9}){0,12}") {
+            if let Ok((tenant, agent)) = Subject::parse_events(&text) {
+                prop_assert_eq!(Subject::events(tenant, agent).as_str(), &text);
+            }
+            if let Ok(inbox) = Subject::parse_inbox(&text, T, A) {
+                prop_assert!(Pattern::inbox(T, A).matches(&inbox));
+            }
         }
     }
 
