@@ -108,7 +108,8 @@ pub trait RuleEngine: Send + Sync {
     fn evaluate(&self, shard: Shard, event: &EventView) -> Vec<Match>;
 
     /// Lets correlations see an event that was judged before, without reporting anything: after a restart, a hand-over of
-    /// the shard, or a replacement that named it cold.
+    /// the shard, or a replacement that named it cold. It must come before the shard's next [`Self::evaluate`]: from then on
+    /// nothing is cold, and this does nothing. What is warm is never fed.
     fn warm_up(&self, shard: Shard, event: &EventView);
 
     /// How far back [`Self::warm_up`] must begin so that every later match is what it would have been without the
