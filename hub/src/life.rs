@@ -24,6 +24,7 @@ use jiff::SignedDuration;
 use picket_hub_db::{DbError, Options as DbOptions, TenantId};
 use picket_hub_rules::Shard;
 use picket_protocol::BuildInfo;
+use picket_protocol::hub::ProblemCode;
 use picket_seal::Sealer;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -134,8 +135,8 @@ pub async fn assemble(options: Options) -> Result<Assembled, StartError> {
     let max_bytes = usize::try_from(limits.intake.0).unwrap_or(usize::MAX);
     let (intake, intake_task) = Intake::start(Arc::clone(&db), tenant, max_bytes, stored);
     let (heartbeats, heartbeat_task) = Heartbeats::start(Arc::clone(&db), tenant);
-    let passwords =
-        Passwords::new().map_err(|error| StartError::Unready(Refusal::new(Default::default(), error.to_string())))?;
+    let passwords = Passwords::new()
+        .map_err(|error| StartError::Unready(Refusal::new(ProblemCode::Internal, error.to_string())))?;
     let tokens = Tokens::new(&public_url);
     tokens.load(&db, tenant, &sealer, clock.now()).await.map_err(StartError::Unready)?;
     let hub = Arc::new(Hub::new(

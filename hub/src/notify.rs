@@ -4,7 +4,7 @@ use sd_notify::NotifyState;
 
 /// The hub serves.
 pub fn ready(status: &str) {
-    let _ = sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(status.into())]);
+    let _ = sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
 
 /// The hub is stopping.

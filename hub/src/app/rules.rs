@@ -142,9 +142,8 @@ impl Hub {
             return Ok(());
         }
         match self.db.put_rule(self.tenant, new, None, BY, self.clock.now()).await {
-            Ok(_) => Ok(()),
-            // A replica does the same at the same time.
-            Err(DbError::Conflict { .. }) => Ok(()),
+            // In a conflict a replica does the same at the same time.
+            Ok(_) | Err(DbError::Conflict { .. }) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }

@@ -31,7 +31,6 @@ pub struct Machine {
     pub id: Uuid,
     pub key: PrivateKey,
     pub chain: Vec<Certificate>,
-    pub roots: Vec<Certificate>,
     pub boot: Uuid,
 }
 
@@ -252,7 +251,6 @@ impl Machine {
             id: enrolled.agent_id,
             key,
             chain: certificates_from_pem(&enrolled.certificate.certificate).unwrap(),
-            roots: certificates_from_pem(&enrolled.certificate.authorities).unwrap(),
             boot: Uuid::now_v7(),
         }
     }

@@ -136,7 +136,7 @@ async fn without_a_certificate_of_this_hub_nobody_is_an_agent() {
     let keys = fleet.running.hub().keys();
     let identity = AgentIdentity { tenant: 1, agent: machine.id };
     let leaf = keys.intermediate.agent(identity, &request, fleet.now()).unwrap();
-    let stranger = Machine { id: machine.id, chain: keys.agent_chain(leaf), key, roots: vec![], boot: machine.boot };
+    let stranger = Machine { id: machine.id, chain: keys.agent_chain(leaf), key, boot: machine.boot };
     let refused = stranger.send(&fleet, &machine.lines(1..=1)).await.problem();
     assert_eq!(refused.code, ProblemCode::UnknownAgent);
     // One of another authority does not get through the handshake at all.
@@ -144,7 +144,7 @@ async fn without_a_certificate_of_this_hub_nobody_is_an_agent() {
     let key = PrivateKey::generate().unwrap();
     let request = CsrKey::from_request(&key.request("x").unwrap()).unwrap();
     let leaf = other.agent(identity, &request, fleet.now()).unwrap();
-    let forged = Machine { id: machine.id, chain: vec![leaf], key, roots: vec![], boot: machine.boot };
+    let forged = Machine { id: machine.id, chain: vec![leaf], key, boot: machine.boot };
     let asked = tokio::spawn(async move { forged.get(&fleet, wire::WHOAMI_PATH).await.status }).await;
     assert!(asked.is_err(), "the connection breaks off");
 }
@@ -171,7 +171,7 @@ async fn a_certificate_is_renewed_before_and_for_some_time_after_its_end() {
     let answer: CertificateAnswer = machine.renew(&fleet, &key).await.ok();
     let chain = certificates_from_pem(&answer.certificate).unwrap();
     assert_eq!(chain[0].agent, machine.chain[0].agent);
-    let renewed = Machine { id: machine.id, key, chain, roots: vec![], boot: machine.boot };
+    let renewed = Machine { id: machine.id, key, chain, boot: machine.boot };
     renewed.send(&fleet, &machine.lines(1..=1)).await.ok::<EventsAnswer>();
 
     fleet.forward(DAY * 95);
@@ -180,7 +180,7 @@ async fn a_certificate_is_renewed_before_and_for_some_time_after_its_end() {
     let next = PrivateKey::generate().unwrap();
     let answer: CertificateAnswer = renewed.renew(&fleet, &next).await.ok();
     let chain = certificates_from_pem(&answer.certificate).unwrap();
-    let back = Machine { id: machine.id, key: next, chain, roots: vec![], boot: machine.boot };
+    let back = Machine { id: machine.id, key: next, chain, boot: machine.boot };
     back.send(&fleet, &machine.lines(2..=2)).await.ok::<EventsAnswer>();
 
     fleet.forward(DAY * 30);

@@ -45,7 +45,7 @@ impl RequestRates {
     }
 
     fn check(&self, key: &str) -> Outcome<()> {
-        if self.asked.fetch_add(1, Ordering::Relaxed) % FORGET_EVERY == 0 {
+        if self.asked.fetch_add(1, Ordering::Relaxed).is_multiple_of(FORGET_EVERY) {
             self.limiter.retain_recent();
         }
         self.limiter.check_key(&key.to_owned()).map_err(|not_until| {

@@ -86,7 +86,11 @@ struct LiveQuery {
 #[serde(tag = "kind", rename_all = "snake_case")]
 enum Told {
     /// From here on it is live.
-    Ready { cursor: String },
+    Ready {
+        /// Where to go on later; absent for agents, of which there is no order.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        cursor: Option<String>,
+    },
     /// An event.
     Event { cursor: String, item: Box<EventView> },
     /// A finding that is new or changed.
@@ -106,7 +110,11 @@ async fn events(
     InQuery(query): InQuery<LiveQuery>,
     request: Request,
 ) -> Outcome<Response> {
-    let start = begin(&hub, &query, &request).await?;
+    from_our_pages(&request)?;
+    let start = match &query.cursor {
+        Some(cursor) => cursor.parse()?,
+        None => hub.db.events_horizon(hub.tenant).await?,
+    };
     serve(hub, request, move |hub, out| async move { tell_events(&hub, &caller, &query, start, out).await })
 }
 
@@ -119,7 +127,11 @@ async fn findings(
     InQuery(query): InQuery<LiveQuery>,
     request: Request,
 ) -> Outcome<Response> {
-    let start = begin(&hub, &query, &request).await?;
+    from_our_pages(&request)?;
+    let start = match &query.cursor {
+        Some(cursor) => cursor.parse()?,
+        None => hub.db.findings_horizon(hub.tenant).await?,
+    };
     serve(hub, request, move |hub, out| async move { tell_findings(&hub, &caller, &query, start, out).await })
 }
 
@@ -132,23 +144,19 @@ async fn agents(
     InQuery(query): InQuery<LiveQuery>,
     request: Request,
 ) -> Outcome<Response> {
-    begin(&hub, &query, &request).await?;
+    from_our_pages(&request)?;
     serve(hub, request, move |hub, out| async move { tell_agents(&hub, &caller, &query, out).await })
 }
 
-/// Where a viewer begins. A page of somebody else's cannot make a browser look for it.
-async fn begin(hub: &Hub, query: &LiveQuery, request: &Request) -> Outcome<Position> {
+/// Refuses a page of somebody else's that makes a browser look.
+fn from_our_pages(request: &Request) -> Outcome<()> {
     let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
-    if let Some(origin) = header(ORIGIN) {
-        let host = header(HOST).unwrap_or_default();
-        if origin.strip_prefix("https://") != Some(host) {
-            return Err(Refusal::new(ProblemCode::Forbidden, "a WebSocket is opened from the hub's own pages only"));
-        }
+    let Some(origin) = header(ORIGIN) else { return Ok(()) };
+    let host = header(HOST).unwrap_or_default();
+    if origin.strip_prefix("https://") == Some(host) {
+        return Ok(());
     }
-    match &query.cursor {
-        Some(cursor) => Ok(cursor.parse()?),
-        None => Ok(hub.db.horizon(hub.tenant).await?),
-    }
+    Err(Refusal::new(ProblemCode::Forbidden, "a WebSocket is opened from the hub's own pages only"))
 }
 
 /// What waits for a viewer: a bounded queue that says how much did not fit.
@@ -268,7 +276,7 @@ async fn tell_events(hub: &Hub, caller: &Caller, query: &LiveQuery, start: Posit
         }
         position = tail.next;
         if tail.at_end {
-            if !std::mem::replace(&mut is_live, true) && !out.tell(Told::Ready { cursor: position.to_string() }) {
+            if !std::mem::replace(&mut is_live, true) && !out.tell(Told::Ready { cursor: Some(position.to_string()) }) {
                 return Ok(());
             }
             tokio::time::sleep(PACE).await;
@@ -299,7 +307,7 @@ async fn tell_findings(hub: &Hub, caller: &Caller, query: &LiveQuery, start: Pos
         }
         position = tail.next;
         if is_last {
-            if !std::mem::replace(&mut is_live, true) && !out.tell(Told::Ready { cursor: position.to_string() }) {
+            if !std::mem::replace(&mut is_live, true) && !out.tell(Told::Ready { cursor: Some(position.to_string()) }) {
                 return Ok(());
             }
             tokio::time::sleep(PACE).await;
@@ -310,8 +318,7 @@ async fn tell_findings(hub: &Hub, caller: &Caller, query: &LiveQuery, start: Pos
 
 async fn tell_agents(hub: &Hub, caller: &Caller, query: &LiveQuery, mut out: Out) -> Outcome<()> {
     let mut changes = hub.agent_changes.subscribe();
-    let at = hub.db.horizon(hub.tenant).await?.to_string();
-    if !out.tell(Told::Ready { cursor: at }) {
+    if !out.tell(Told::Ready { cursor: None }) {
         return Ok(());
     }
     loop {
@@ -342,7 +349,7 @@ mod tests {
     fn what_does_not_fit_a_viewers_queue_is_counted_and_told() {
         let (queue, mut waiting) = mpsc::channel(2);
         let mut out = Out { queue, dropped: 0, counters: Arc::default() };
-        let ready = || Told::Ready { cursor: String::new() };
+        let ready = || Told::Ready { cursor: None };
         for _ in 0..5 {
             assert!(out.tell(ready()));
         }

@@ -30,7 +30,7 @@ use std::sync::Arc;
 /// The routes for people and programs.
 pub fn router(hub: &Arc<Hub>) -> Router {
     let (routes, document) = routes(hub).into_parts();
-    let described = openapi::router(document);
+    let described = openapi::router(&document);
     let inner = Router::new()
         .merge(routes)
         .merge(rest::auth::open_routes())

@@ -1,4 +1,4 @@
-//! The description of the API (OpenAPI 3.1), made from the code that answers, and a page that shows it.
+//! The description of the API (`OpenAPI` 3.1), made from the code that answers, and a page that shows it.
 
 use super::problem::ProblemView;
 use crate::app::people::principal::Action;
@@ -30,7 +30,7 @@ struct Described;
 /// The beginning of the document: what it is, and how to say who one is.
 pub(super) fn document() -> OpenApi {
     let mut document = Described::openapi();
-    document.info.version = "1".to_owned();
+    "1".clone_into(&mut document.info.version);
     let components = document.components.get_or_insert_with(Default::default);
     let bearer = HttpBuilder::new()
         .scheme(HttpAuthScheme::Bearer)
@@ -93,8 +93,8 @@ pub(super) fn problems(operation: &mut Operation) {
 }
 
 /// The document as JSON, and as a page.
-pub(super) fn router(document: OpenApi) -> Router {
-    let page: Arc<str> = page(&document).into();
+pub(super) fn router(document: &OpenApi) -> Router {
+    let page: Arc<str> = page(document).into();
     // Strings and numbers: nothing of it can fail.
     let json: Arc<str> = document.to_pretty_json().unwrap_or_default().into();
     let json = move || {

@@ -92,7 +92,7 @@ fn set_cookie(response: &mut Response, value: &str, max_age: Option<u32>) {
 }
 
 #[derive(Serialize)]
-struct Token {
+struct Bearer {
     /// The token, to be sent as `Authorization: Bearer`.
     token: String,
     /// Always `Bearer`.
@@ -114,7 +114,7 @@ async fn token(
     let key = user_key(user.id);
     hub.audit(&key, "auth.token", &user.name, serde_json::json!({ "address": from.to_string() })).await?;
     let (token, expires_at) = hub.tokens.issue(&key, hub.clock.now())?;
-    Ok(Json(Token { token, token_type: "Bearer", expires_at }).into_response())
+    Ok(Json(Bearer { token, token_type: "Bearer", expires_at }).into_response())
 }
 
 /// The secret of a link, and the password to be.

@@ -15,9 +15,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use jiff::{SignedDuration, Timestamp};
 use picket_hub_db::{EventFilter, PageRequest, Rule, RuleFilter, RuleOrigin, RuleVersion};
-use picket_hub_rules::{
-    DryRunLimits, EventView, Problem as RuleProblem, Product, Received, RuleEngine as _, RuleState,
-};
+use picket_hub_rules::{DryRunLimits, EventView, Problem as RuleProblem, Product, Received, RuleState};
 use picket_protocol::hub::{FieldError, ProblemCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
