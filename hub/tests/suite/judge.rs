@@ -12,7 +12,7 @@ async fn findings(fleet: &Fleet) -> Vec<Finding> {
 }
 
 /// A line in which somebody changes `path`.
-fn changed(machine: &Machine, seq: u64, path: &str) -> String {
+pub fn changed(machine: &Machine, seq: u64, path: &str) -> String {
     json!({
         "schema": 1, "device_id": "x", "boot_id": machine.boot, "seq": seq, "class": "normal", "type": "file",
         "details": {

@@ -4,4 +4,5 @@
 mod fleet;
 mod judge;
 mod people;
+mod sockets;
 mod wire;

@@ -13,8 +13,8 @@ use uuid::Uuid;
 const PASSWORD: &str = "correct horse battery staple";
 
 /// Somebody with an API token.
-struct Person {
-    token: String,
+pub struct Person {
+    pub token: String,
     headers: Vec<(String, String)>,
 }
 
@@ -34,7 +34,7 @@ impl Person {
             .await
     }
 
-    async fn get(&self, fleet: &Fleet, path: &str) -> Answer {
+    pub async fn get(&self, fleet: &Fleet, path: &str) -> Answer {
         self.ask(fleet, "GET", path, None).await
     }
 
@@ -50,7 +50,7 @@ fn nobody() -> Person {
 }
 
 /// A user with these permissions, and an API token of theirs.
-async fn person(fleet: &Fleet, name: &str, grants: &[(&str, Option<&str>)]) -> Person {
+pub async fn person(fleet: &Fleet, name: &str, grants: &[(&str, Option<&str>)]) -> Person {
     let hub = fleet.running.hub();
     let (id, now) = (Uuid::now_v7(), fleet.now());
     let password = Some(Hidden(hub.passwords.hash(name, PASSWORD).await.unwrap()));
@@ -78,7 +78,7 @@ async fn person(fleet: &Fleet, name: &str, grants: &[(&str, Option<&str>)]) -> P
     Person { token, headers: Vec::new() }
 }
 
-async fn unlimited() -> Fleet {
+pub async fn unlimited() -> Fleet {
     Fleet::start_secured(|policies| {
         policies.rate_limiting.default_limit = 1_000_000;
         policies.rate_limiting.burst_limit = 1_000_000;
@@ -319,4 +319,80 @@ async fn every_answer_says_what_a_browser_may_do_with_it() {
     }
     let document: Value = nobody().get(&fleet, "/api/openapi.json").await.ok();
     assert_eq!(document["openapi"], "3.1.0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_needs_approval_waits_until_somebody_approves_it() {
+    let fleet = unlimited().await;
+    let ada = person(&fleet, "ada", &[("*", None)]).await;
+    let key = picket_pki::PrivateKey::generate().unwrap();
+    let body = json!({"approval": true, "tags": ["web"], "label": "racks"});
+    let made: Value = ada.ask(&fleet, "POST", "/api/v1/enrolment/tokens", Some(&body)).await.ok();
+    let token = picket_pki::EnrolmentToken::parse(made["token"].as_str().unwrap()).unwrap();
+    assert!(made["details"]["seconds_left"].as_u64().unwrap() > 1700);
+    let request = fleet.request(&token, &key);
+    let waits: Value = fleet.post(picket_protocol::hub::ENROL_PATH, &request).await.ok();
+    assert_eq!(
+        (waits["state"].as_str(), waits["fingerprint"].as_str()),
+        (Some("pending"), Some(&*key.pin().to_string()))
+    );
+    let list: Value = ada.get(&fleet, "/api/v1/enrolment/requests?state=pending").await.ok();
+    assert_eq!(list["items"][0]["fingerprint"], key.pin().to_string());
+    let path = format!("/api/v1/enrolment/requests/{}/approve", list["items"][0]["id"].as_str().unwrap());
+    assert_eq!(ada.ask(&fleet, "POST", &path, None).await.status, 204);
+    let enrolled: Value = fleet.post(picket_protocol::hub::ENROL_PATH, &request).await.ok();
+    assert_eq!(enrolled["state"], "enrolled");
+    let again = ada.ask(&fleet, "POST", &path, None).await.problem();
+    assert_eq!(again.code, ProblemCode::Conflict);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_is_looked_at_tried_added_changed_and_taken_away() {
+    let fleet = unlimited().await;
+    let ada = person(&fleet, "ada", &[("*", None)]).await;
+    let machine = fleet.machine().await;
+    let line = crate::judge::changed(&machine, 1, "/srv/secret/plan");
+    machine.send(&fleet, &line).await.ok::<EventsAnswer>();
+    let source = r"title: Plans changed
+id: 6f1c1f0e-5d0e-4c5e-9c39-0c2f6ab0a002
+status: test
+description: Somebody changed a plan.
+logsource:
+    product: linux
+    category: file_change
+detection:
+    selection:
+        TargetFilename|contains: /secret/
+    condition: selection
+level: high
+";
+    let wrong = json!({"source": source.replace("condition: selection", "condition: nothing")});
+    let looked: Value = ada.ask(&fleet, "POST", "/api/v1/rules/validate", Some(&wrong)).await.ok();
+    assert_eq!(looked["usable"], false);
+    let refused = ada.ask(&fleet, "POST", "/api/v1/rules", Some(&wrong)).await.problem();
+    assert!(refused.code == ProblemCode::Invalid && !refused.errors.is_empty(), "{refused:?}");
+    let body = json!({ "source": source });
+    let tried: Value = ada.ask(&fleet, "POST", "/api/v1/rules/dry-run", Some(&body)).await.ok();
+    assert_eq!(tried["matches"], 1, "{tried}");
+    let added = ada.ask(&fleet, "POST", "/api/v1/rules", Some(&body)).await;
+    assert_eq!(added.status, 201);
+    let added: Value = added.ok();
+    let path = format!("/api/v1/rules/{}", added["id"].as_str().unwrap());
+    let line = crate::judge::changed(&machine, 2, "/srv/secret/plan");
+    machine.send(&fleet, &line).await.ok::<EventsAnswer>();
+    let found = eventually(async || {
+        let found: Value =
+            ada.get(&fleet, &format!("/api/v1/findings?rule_id={}", added["id"].as_str().unwrap())).await.ok();
+        found["items"].as_array().unwrap().first().cloned()
+    })
+    .await;
+    assert_eq!((found["title"].as_str(), found["severity"].as_str()), (Some("Plans changed"), Some("high")));
+    let off = json!({"source": source, "enabled": false});
+    let off: Value = ada.with("if-match", "*").ask(&fleet, "PUT", &path, Some(&off)).await.ok();
+    assert_eq!(off["enabled"], false);
+    assert_eq!(ada.ask(&fleet, "DELETE", &path, None).await.status, 204);
+    assert_eq!(ada.get(&fleet, &path).await.problem().code, ProblemCode::NotFound);
+    let pack: Value = ada.get(&fleet, "/api/v1/rules?origin=pack").await.ok();
+    let one = format!("/api/v1/rules/{}", pack["items"][0]["id"].as_str().unwrap());
+    assert_eq!(ada.ask(&fleet, "DELETE", &one, None).await.problem().code, ProblemCode::Conflict, "it would come back");
 }

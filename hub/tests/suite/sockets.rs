@@ -1,0 +1,271 @@
+//! The hub's `WebSockets`: the one of agents, and those of viewers.
+
+use crate::fleet::{Fleet, Machine, eventually};
+use crate::people::{Person, person, unlimited};
+use futures_util::{SinkExt as _, StreamExt as _};
+use picket_hub_db::{AgentStatus, TenantId};
+use picket_protocol::hub::{
+    AgentHealth, ByeReason, CertificateState, EventsAnswer, Frame, Heartbeat, Hello, SOCKET_PATH, WIRE,
+};
+use picket_protocol::versions::VersionRange;
+use rustls::RootCertStore;
+use rustls::pki_types::ServerName;
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_tungstenite::WebSocketStream;
+use tungstenite::Message;
+use tungstenite::client::IntoClientRequest as _;
+use uuid::Uuid;
+
+type Socket = WebSocketStream<TlsStream<TcpStream>>;
+
+async fn open(
+    fleet: &Fleet,
+    address: SocketAddr,
+    path: &str,
+    machine: Option<&Machine>,
+    headers: &[(&'static str, String)],
+) -> Result<Socket, tungstenite::Error> {
+    let mut roots = RootCertStore::empty();
+    for root in &fleet.running.hub().keys().roots {
+        roots.add(root.der().clone()).unwrap();
+    }
+    let builder = rustls::ClientConfig::builder_with_provider(picket_transport::provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots);
+    let config = match machine {
+        Some(machine) => {
+            let chain = machine.chain.iter().map(|certificate| certificate.der().clone()).collect();
+            builder.with_client_auth_cert(chain, machine.key.to_der()).unwrap()
+        }
+        None => builder.with_no_client_auth(),
+    };
+    let tcp = TcpStream::connect(address).await.unwrap();
+    let name = ServerName::try_from("127.0.0.1").unwrap();
+    let tls = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap();
+    let mut request = format!("wss://{address}{path}").into_client_request().unwrap();
+    for (name, value) in headers {
+        request.headers_mut().insert(*name, value.parse().unwrap());
+    }
+    tokio_tungstenite::client_async(request, tls).await.map(|(socket, _)| socket)
+}
+
+async fn next(socket: &mut Socket) -> Value {
+    let message = tokio::time::timeout(Duration::from_secs(20), async {
+        loop {
+            match socket.next().await {
+                Some(Ok(Message::Text(text))) => return serde_json::from_str(&text).unwrap(),
+                Some(Ok(_)) => {}
+                other => panic!("the socket ended: {other:?}"),
+            }
+        }
+    });
+    message.await.expect("nothing came")
+}
+
+async fn next_frame(socket: &mut Socket) -> Frame {
+    serde_json::from_value(next(socket).await).unwrap()
+}
+
+fn hello(boot: Uuid, hint: &str) -> Hello {
+    Hello {
+        wire: WIRE,
+        version: "1.0.0".parse().unwrap(),
+        incarnation: Uuid::now_v7(),
+        boot_id: Some(boot),
+        machine_hint: hint.into(),
+        now: jiff::Timestamp::now(),
+    }
+}
+
+async fn connected(fleet: &Fleet, machine: &Machine, hello: Hello) -> Socket {
+    let address = fleet.running.agents_address();
+    let mut socket = open(fleet, address, SOCKET_PATH, Some(machine), &[]).await.unwrap();
+    socket.send(Message::text(Frame::Hello(hello).write())).await.unwrap();
+    let Frame::Welcome(welcome) = next_frame(&mut socket).await else { panic!("not welcome") };
+    assert_eq!(welcome.wire, WIRE.newest);
+    assert!(welcome.first_heartbeat_ms <= welcome.heartbeat_ms);
+    socket
+}
+
+fn heartbeat(machine: &Machine, seq: u64, boot: Uuid) -> Frame {
+    Frame::Heartbeat(Box::new(Heartbeat {
+        seq,
+        sent_at: jiff::Timestamp::now(),
+        version: "1.0.0".parse().unwrap(),
+        boot_id: Some(boot),
+        started_at: jiff::Timestamp::now(),
+        health: serde_json::from_value::<AgentHealth>(json!({"status": "healthy"})).unwrap(),
+        ledgers: Vec::new(),
+        certificate: CertificateState {
+            serial: machine.chain[0].serial.clone(),
+            not_after: machine.chain[0].not_after,
+            renewed: 0,
+            last_error: None,
+        },
+        update: None,
+        config: None,
+        clock_ahead_ms: None,
+    }))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_heartbeat_is_answered_once_it_is_stored_and_the_agent_is_online() {
+    let fleet = Fleet::start().await;
+    let machine = fleet.machine().await;
+    let boot = Uuid::now_v7();
+    let mut socket = connected(&fleet, &machine, hello(boot, "m")).await;
+    socket.send(Message::text(heartbeat(&machine, 1, boot).write())).await.unwrap();
+    assert!(matches!(next_frame(&mut socket).await, Frame::Heard { seq: 1, .. }));
+    let agent = fleet.running.hub().db.agent(TenantId::DEFAULT, machine.id).await.unwrap().unwrap();
+    assert_eq!((agent.status, agent.report.boot_id), (AgentStatus::Online, Some(boot)));
+    assert!(agent.report.certificate_expires_at.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_is_retired_is_told_on_its_connection() {
+    let fleet = Fleet::start().await;
+    let machine = fleet.machine().await;
+    let mut socket = connected(&fleet, &machine, hello(Uuid::now_v7(), "m")).await;
+    eventually(async || fleet.running.hub().presence.of(machine.id)).await;
+    fleet.running.hub().retire(machine.id, "test").await.unwrap();
+    let Frame::Bye(bye) = next_frame(&mut socket).await else { panic!("no goodbye") };
+    assert_eq!(bye.reason, ByeReason::Revoked);
+    let again = open(&fleet, fleet.running.agents_address(), SOCKET_PATH, Some(&machine), &[]).await;
+    assert!(matches!(again, Err(tungstenite::Error::Http(response)) if response.status() == 403));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_machines_with_one_identity_are_told_apart_and_reported() {
+    let fleet = unlimited().await;
+    let ada = person(&fleet, "ada", &[("*", None)]).await;
+    let machine = fleet.machine().await;
+    let (first_boot, second_boot) = (Uuid::now_v7(), Uuid::now_v7());
+    let mut first = connected(&fleet, &machine, hello(first_boot, "m")).await;
+    let answering = tokio::spawn(async move {
+        // A machine that lives answers pings by reading.
+        while let Some(Ok(message)) = first.next().await {
+            if let Message::Text(text) = message
+                && let Ok(Frame::Bye(bye)) = Frame::read(&text)
+            {
+                return bye.reason;
+            }
+        }
+        panic!("no goodbye");
+    });
+    let _second = connected(&fleet, &machine, hello(second_boot, "m")).await;
+    assert_eq!(answering.await.unwrap(), ByeReason::Replaced);
+    let told = eventually(async || {
+        let events: Value = ada.get(&fleet, "/api/v1/events?type=cloned_identity").await.ok();
+        events["items"].as_array().unwrap().first().cloned()
+    })
+    .await;
+    assert_eq!(told["data"]["agent_id"], machine.id.to_string());
+    let boots: Vec<&str> =
+        told["data"]["machines"].as_array().unwrap().iter().map(|m| m["boot_id"].as_str().unwrap()).collect();
+    assert_eq!(boots, [first_boot.to_string(), second_boot.to_string()]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_keep_to_the_protocol_is_told_so() {
+    let fleet = Fleet::start().await;
+    let machine = fleet.machine().await;
+    let later = Hello { wire: VersionRange { oldest: 8, newest: 9 }, ..hello(Uuid::now_v7(), "m") };
+    let first_frames = [
+        (Frame::RenewCertificate { reason: "x".into() }.write(), ByeReason::Protocol),
+        ("nonsense".to_owned(), ByeReason::Protocol),
+        (Frame::Hello(later).write(), ByeReason::WireUnsupported),
+    ];
+    for (text, reason) in first_frames {
+        let address = fleet.running.agents_address();
+        let mut socket = open(&fleet, address, SOCKET_PATH, Some(&machine), &[]).await.unwrap();
+        socket.send(Message::text(text.clone())).await.unwrap();
+        let Frame::Bye(bye) = next_frame(&mut socket).await else { panic!("{text}") };
+        assert_eq!(bye.reason, reason, "{text}");
+    }
+    let without = open(&fleet, fleet.running.agents_address(), SOCKET_PATH, None, &[]).await;
+    assert!(matches!(without, Err(tungstenite::Error::Http(response)) if response.status() == 401));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hub_that_stops_says_goodbye_and_when_to_come_back() {
+    let fleet = Fleet::start().await;
+    let machine = fleet.machine().await;
+    let mut socket = connected(&fleet, &machine, hello(Uuid::now_v7(), "m")).await;
+    let stopping = tokio::spawn(fleet.running.stop());
+    let Frame::Bye(bye) = next_frame(&mut socket).await else { panic!("no goodbye") };
+    assert_eq!(bye.reason, ByeReason::Draining);
+    assert!(bye.retry_after_ms.is_some_and(|wait| wait <= 30_000));
+    drop(socket);
+    stopping.await.unwrap();
+}
+
+fn bearer(person: &Person) -> (&'static str, String) {
+    ("authorization", format!("Bearer {}", person.token))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_viewer_sees_events_as_they_come_and_goes_on_where_it_was() {
+    let fleet = unlimited().await;
+    let machine = fleet.machine().await;
+    let ada = person(&fleet, "ada", &[("*", None)]).await;
+    let address = fleet.running.api_address();
+    let mut socket = open(&fleet, address, "/api/v1/ws/events", None, &[bearer(&ada)]).await.unwrap();
+    assert_eq!(next(&mut socket).await["kind"], "ready");
+    machine.send(&fleet, &machine.lines(1..=2)).await.ok::<EventsAnswer>();
+    let first = next(&mut socket).await;
+    assert_eq!((first["kind"].as_str(), first["item"]["seq"].as_u64()), (Some("event"), Some(1)));
+    drop(socket);
+    machine.send(&fleet, &machine.lines(3..=3)).await.ok::<EventsAnswer>();
+    let path = format!("/api/v1/ws/events?cursor={}", first["cursor"].as_str().unwrap());
+    let mut again = open(&fleet, address, &path, None, &[bearer(&ada)]).await.unwrap();
+    let seqs = [next(&mut again).await, next(&mut again).await].map(|told| told["item"]["seq"].as_u64().unwrap());
+    assert_eq!(seqs, [2, 3]);
+    assert_eq!(next(&mut again).await["kind"], "ready");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_viewer_sees_findings_and_agents_and_only_those_of_its_tags() {
+    let fleet = unlimited().await;
+    let (ours, theirs) = (fleet.machine().await, fleet.machine_tagged("other").await);
+    let viewer = person(&fleet, "ada", &[("*.read", Some("test"))]).await;
+    let address = fleet.running.api_address();
+    let mut findings = open(&fleet, address, "/api/v1/ws/findings", None, &[bearer(&viewer)]).await.unwrap();
+    assert_eq!(next(&mut findings).await["kind"], "ready");
+    let mut agents = open(&fleet, address, "/api/v1/ws/agents", None, &[bearer(&viewer)]).await.unwrap();
+    assert_eq!(next(&mut agents).await["kind"], "ready");
+    for machine in [&theirs, &ours] {
+        let line = crate::judge::changed(machine, 1, "/root/.ssh/authorized_keys");
+        machine.send(&fleet, &line).await.ok::<EventsAnswer>();
+    }
+    assert_eq!(next(&mut findings).await["item"]["agent_id"], ours.id.to_string());
+    let boot = Uuid::now_v7();
+    for machine in [&theirs, &ours] {
+        let mut socket = connected(&fleet, machine, hello(boot, "m")).await;
+        socket.send(Message::text(heartbeat(machine, 1, boot).write())).await.unwrap();
+        next_frame(&mut socket).await;
+    }
+    let told = next(&mut agents).await;
+    assert_eq!(
+        (told["item"]["id"].as_str(), told["item"]["status"].as_str()),
+        (Some(&*ours.id.to_string()), Some("online"))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_somebody_elses_cannot_open_a_viewer() {
+    let fleet = unlimited().await;
+    let ada = person(&fleet, "ada", &[("*", None)]).await;
+    let address = fleet.running.api_address();
+    let evil = [bearer(&ada), ("origin", "https://evil.example".to_owned())];
+    let refused = open(&fleet, address, "/api/v1/ws/events", None, &evil).await;
+    assert!(matches!(refused, Err(tungstenite::Error::Http(response)) if response.status() == 403));
+    let own = [bearer(&ada), ("origin", format!("https://{address}"))];
+    open(&fleet, address, "/api/v1/ws/events", None, &own).await.unwrap();
+}
