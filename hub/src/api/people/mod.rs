@@ -52,7 +52,11 @@ pub fn routes(hub: &Arc<Hub>) -> Guarded {
         .merge(rest::events::routes)
         .merge(rest::findings::routes)
         .merge(rest::rules::routes)
+        .merge(rest::cases::routes)
         .merge(rest::enrolment::routes)
+        .merge(rest::configs::routes)
+        .merge(rest::users::routes)
+        .merge(rest::hub::routes)
         .merge(live::routes)
 }
 

@@ -328,7 +328,7 @@ fn state(word: &str) -> Outcome<FindingState> {
         .ok_or_else(|| Refusal::new(ProblemCode::Invalid, "state is one of open, acknowledged, resolved, suppressed"))
 }
 
-fn severity(word: &str) -> Outcome<Severity> {
+pub(super) fn severity(word: &str) -> Outcome<Severity> {
     Severity::from_word(word).ok_or_else(|| {
         Refusal::new(ProblemCode::Invalid, "severity is one of informational, low, medium, high, critical")
     })

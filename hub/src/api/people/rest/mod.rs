@@ -2,10 +2,14 @@
 
 pub(super) mod agents;
 pub(super) mod auth;
+pub(super) mod cases;
+pub(super) mod configs;
 pub(super) mod enrolment;
 pub(super) mod events;
 pub(super) mod findings;
+pub(super) mod hub;
 pub(super) mod rules;
+pub(super) mod users;
 
 use super::access::Caller;
 use crate::app::people::principal::Scope;

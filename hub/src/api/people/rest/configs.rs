@@ -1,0 +1,257 @@
+//! `/api/v1/configs`: configurations of agents, and who gets which.
+
+use super::{BODY_MAX, InPath, InQuery, absent};
+use crate::api::body;
+use crate::api::people::access::Caller;
+use crate::api::people::guarded::Guarded;
+use crate::api::people::page::{PageQuery, Paged};
+use crate::app::people::principal::Action;
+use crate::refusal::{Outcome, Refusal};
+use crate::state::Hub;
+use axum::Json;
+use axum::extract::{Extension, Request, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use jiff::Timestamp;
+use picket_hub_db::{Assignment, ConfigTarget, ConfigVersion};
+use picket_protocol::hub::ProblemCode;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use utoipa::ToSchema;
+use utoipa_axum::routes;
+use uuid::Uuid;
+
+/// The largest configuration, in bytes of JSON.
+const MAX_CONFIG: usize = 128 << 10;
+
+/// The routes. They concern the whole fleet: a permission for a tag is none.
+pub(in crate::api::people) fn routes(routes: Guarded) -> Guarded {
+    routes
+        .route(Action::ConfigsRead, routes!(list))
+        .route(Action::ConfigsWrite, routes!(create))
+        .route(Action::ConfigsRead, routes!(show))
+        .route(Action::ConfigsRead, routes!(assignments))
+        .route(Action::ConfigsWrite, routes!(assign))
+        .route(Action::ConfigsWrite, routes!(unassign))
+}
+
+/// A configuration.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Config)]
+struct ConfigView {
+    /// Its number, from 1.
+    version: i64,
+    /// Keys (dotted) and values.
+    #[schema(value_type = Object)]
+    settings: Value,
+    /// The SHA-256 of it.
+    sha256: String,
+    /// What it is for.
+    comment: String,
+    /// When it was made.
+    #[schema(value_type = String, format = DateTime)]
+    created_at: Timestamp,
+    /// By whom.
+    created_by: String,
+}
+
+impl From<ConfigVersion> for ConfigView {
+    fn from(config: ConfigVersion) -> Self {
+        let ConfigVersion { version, document, sha256, comment, created_at, created_by } = config;
+        Self { version, settings: document, sha256, comment, created_at, created_by }
+    }
+}
+
+/// Configurations, the latest first.
+#[utoipa::path(get, path = "/api/v1/configs", tag = "configs", params(PageQuery),
+    responses((status = 200, body = Paged<ConfigView>)))]
+async fn list(
+    State(hub): State<Arc<Hub>>,
+    Extension(caller): Extension<Caller>,
+    InQuery(page): InQuery<PageQuery>,
+) -> Outcome<Json<Paged<ConfigView>>> {
+    caller.everywhere()?;
+    let found = hub.db.configs(hub.tenant, &page.request()?).await?;
+    Ok(Json(Paged::of(found, |config| Some(config.into()))))
+}
+
+/// A new configuration. It never changes; another one takes its place.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = NewConfig)]
+struct NewConfigBody {
+    /// Keys (dotted) and values. An agent takes only keys that a hub may set, and says which it refuses.
+    #[schema(value_type = Object)]
+    settings: Value,
+    /// What it is for.
+    #[serde(default)]
+    #[schema(max_length = 1000)]
+    comment: String,
+}
+
+/// Makes a configuration. Nobody gets it until it is assigned.
+#[utoipa::path(post, path = "/api/v1/configs", tag = "configs", request_body = NewConfigBody,
+    responses((status = 201, body = ConfigView)))]
+async fn create(
+    State(hub): State<Arc<Hub>>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Outcome<Response> {
+    caller.everywhere()?;
+    let (parts, body) = request.into_parts();
+    let asked: NewConfigBody = body::json(&parts.headers, body, BODY_MAX).await?;
+    let text = asked.settings.to_string();
+    if !asked.settings.is_object() || text.len() > MAX_CONFIG {
+        let detail = format!("settings is a JSON object of at most {MAX_CONFIG} bytes");
+        return Err(Refusal::new(ProblemCode::Invalid, detail));
+    }
+    if asked.comment.chars().count() > 1000 || asked.comment.chars().any(|c| c.is_control() && c != '\n') {
+        return Err(Refusal::new(
+            ProblemCode::Invalid,
+            "comment has at most 1000 characters, and no control characters",
+        ));
+    }
+    let sha256 = picket_pki::SpkiPin::of_spki(text.as_bytes()).to_hex();
+    hub.audit(caller.key(), "configs.create", &sha256, json!({ "comment": asked.comment })).await?;
+    let config = ConfigVersion {
+        version: 0,
+        document: asked.settings,
+        sha256,
+        comment: asked.comment,
+        created_at: hub.clock.now(),
+        created_by: caller.principal.name.clone(),
+    };
+    let made = hub.db.create_config(hub.tenant, &config).await?;
+    Ok((StatusCode::CREATED, Json(ConfigView::from(made))).into_response())
+}
+
+/// One configuration.
+#[utoipa::path(get, path = "/api/v1/configs/{version}", tag = "configs", params(("version" = i64, Path)),
+    responses((status = 200, body = ConfigView)))]
+async fn show(
+    State(hub): State<Arc<Hub>>,
+    Extension(caller): Extension<Caller>,
+    InPath(version): InPath<i64>,
+) -> Outcome<Json<ConfigView>> {
+    caller.everywhere()?;
+    let config = hub.db.config(hub.tenant, version).await?.ok_or_else(|| absent("configuration"))?;
+    Ok(Json(config.into()))
+}
+
+/// Who should have which configuration.
+#[derive(Serialize, Deserialize, ToSchema)]
+#[schema(as = ConfigAssignment)]
+struct AssignmentView {
+    /// `all`, `tag` or `agent`.
+    target: String,
+    /// Which tag, or the agent's id.
+    value: Option<String>,
+    /// Which version.
+    version: i64,
+    /// Among the tags of an agent the highest wins.
+    #[serde(default)]
+    priority: i32,
+}
+
+fn target(target: &str, value: Option<String>) -> Outcome<ConfigTarget> {
+    match (target, value) {
+        ("all", None) => Ok(ConfigTarget::All),
+        ("tag", Some(tag)) => Ok(ConfigTarget::Tag(super::text("value", &tag, 64)?)),
+        ("agent", Some(id)) => id
+            .parse()
+            .map(ConfigTarget::Agent)
+            .map_err(|_| Refusal::new(ProblemCode::Invalid, "value is no agent's id")),
+        _ => Err(Refusal::new(ProblemCode::Invalid, "target is all, or tag or agent with a value")),
+    }
+}
+
+/// Who should have which.
+#[utoipa::path(get, path = "/api/v1/config-assignments", tag = "configs",
+    responses((status = 200, body = Vec<AssignmentView>)))]
+async fn assignments(
+    State(hub): State<Arc<Hub>>,
+    Extension(caller): Extension<Caller>,
+) -> Outcome<Json<Vec<AssignmentView>>> {
+    caller.everywhere()?;
+    let found = hub.db.assignments(hub.tenant).await?;
+    let view = |kept: Assignment| {
+        let (target, value) = match kept.target {
+            ConfigTarget::All => ("all", None),
+            ConfigTarget::Tag(tag) => ("tag", Some(tag)),
+            ConfigTarget::Agent(id) => ("agent", Some(id.to_string())),
+        };
+        AssignmentView { target: target.to_owned(), value, version: kept.version, priority: kept.priority }
+    };
+    Ok(Json(found.into_iter().map(view).collect()))
+}
+
+/// Says who should have which. Connected agents get it at once.
+#[utoipa::path(put, path = "/api/v1/config-assignments", tag = "configs", request_body = AssignmentView,
+    responses((status = 204, description = "It is said")))]
+async fn assign(
+    State(hub): State<Arc<Hub>>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Outcome<StatusCode> {
+    caller.everywhere()?;
+    let (parts, body) = request.into_parts();
+    let asked: AssignmentView = body::json(&parts.headers, body, BODY_MAX).await?;
+    let details = json!({ "target": asked.target, "value": asked.value, "version": asked.version });
+    let assignment = Assignment {
+        target: target(&asked.target, asked.value)?,
+        version: asked.version,
+        priority: asked.priority,
+        updated_at: hub.clock.now(),
+        updated_by: caller.principal.name.clone(),
+    };
+    hub.audit(caller.key(), "configs.assign", &asked.version.to_string(), details).await?;
+    hub.db.assign_config(hub.tenant, &assignment).await?;
+    offer(&hub, &assignment.target);
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Takes back who should have which.
+#[utoipa::path(post, path = "/api/v1/config-assignments/remove", tag = "configs", request_body = TargetBody,
+    responses((status = 204, description = "It is taken back, now or before")))]
+async fn unassign(
+    State(hub): State<Arc<Hub>>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Outcome<StatusCode> {
+    caller.everywhere()?;
+    let (parts, body) = request.into_parts();
+    let asked: TargetBody = body::json(&parts.headers, body, BODY_MAX).await?;
+    let details = json!({ "target": asked.target, "value": asked.value });
+    let target = target(&asked.target, asked.value)?;
+    hub.audit(caller.key(), "configs.unassign", &asked.target, details).await?;
+    hub.db.unassign_config(hub.tenant, &target).await?;
+    offer(&hub, &target);
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Who.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = ConfigTarget)]
+struct TargetBody {
+    /// `all`, `tag` or `agent`.
+    target: String,
+    /// Which tag, or the agent's id.
+    value: Option<String>,
+}
+
+/// Sends those who are connected here what they should have now; the others get it when they connect.
+fn offer(hub: &Arc<Hub>, target: &ConfigTarget) {
+    let agents: Vec<Uuid> = match target {
+        ConfigTarget::Agent(id) => vec![*id],
+        ConfigTarget::All | ConfigTarget::Tag(_) => hub.presence.agents(),
+    };
+    let sharing = Arc::clone(hub);
+    hub.tasks.spawn(async move {
+        for agent in agents {
+            let last = sharing.last_config_status(agent).await.ok().flatten();
+            if let Err(refusal) = sharing.offer_config(agent, last.as_ref()).await {
+                tracing::warn!(%agent, %refusal, "a configuration is not offered");
+            }
+        }
+    });
+}
