@@ -188,7 +188,8 @@ async fn plain_copy_round(url: &str, batches: Vec<Vec<IngestBatch>>) -> Duration
         .map(|(batches, client)| {
             tokio::spawn(async move {
                 for bytes in batches {
-                    let sink = client.copy_in::<_, bytes::Bytes>(&format!("COPY plain ({COLUMNS}) FROM STDIN BINARY"));
+                    let sql = format!("COPY plain ({COLUMNS}) FROM STDIN BINARY");
+                    let sink = client.copy_in::<_, bytes::Bytes>(&sql);
                     let mut sink = std::pin::pin!(sink.await.unwrap());
                     sink.send(bytes).await.unwrap();
                     assert_eq!(sink.finish().await.unwrap(), EVENTS);
