@@ -1,6 +1,6 @@
 //! Reading in the order of commits while many write.
 
-use crate::bench::{T, batch, id};
+use crate::bench::{Bench, T, batch, id};
 use crate::contract;
 use picket_hub_db::{Position, Shard};
 use std::collections::BTreeSet;
@@ -57,4 +57,30 @@ contract! {
         let expected = (1..=WRITERS).flat_map(|writer| (1..=CALLS * EVENTS).map(move |seq| (id(writer), seq)));
         assert_eq!(once, expected.collect::<BTreeSet<_>>());
     }
+}
+
+/// The order of commits is not that in which transactions began: who begins first may commit last.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgres_shows_nothing_before_what_an_older_transaction_may_still_commit() {
+    let bench = Bench::postgres().await;
+    bench.agent(1).await;
+    bench.db.ingest(T, &[batch(1, 100, [1])]).await.unwrap();
+    bench.settle().await;
+    let (older, connection) = tokio_postgres::connect(&bench.location(), tokio_postgres::NoTls).await.unwrap();
+    tokio::spawn(connection);
+    older
+        .batch_execute(
+            "BEGIN; INSERT INTO events (tenant_id, id, agent_id, boot_id, seq, received_at, timestamp, type, class, shard, \
+             data) SELECT tenant_id, gen_random_uuid(), agent_id, boot_id, 2, received_at, timestamp, type, class, shard, \
+             data FROM events",
+        )
+        .await
+        .unwrap();
+    bench.db.ingest(T, &[batch(1, 100, [3])]).await.unwrap();
+    let before = bench.db.events_after(T, Position::START, &[], 10).await.unwrap();
+    assert_eq!(before.events.iter().map(|event| event.seq).collect::<Vec<_>>(), [1]);
+    older.batch_execute("COMMIT").await.unwrap();
+    bench.settle().await;
+    let after = bench.db.events_after(T, before.next, &[], 10).await.unwrap();
+    assert_eq!(after.events.iter().map(|event| event.seq).collect::<Vec<_>>(), [2, 3]);
 }
