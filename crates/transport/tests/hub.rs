@@ -1,4 +1,5 @@
 //! The way to a hub, against real TLS servers with certificates of a real authority.
+#![expect(clippy::unwrap_used, reason = "a test's servers and helpers fail the test")]
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use jiff::{SignedDuration, Timestamp};
