@@ -158,22 +158,22 @@ fn os_name() -> Option<String> {
 
 /// Asks once, or, if told to wait, until somebody approved or a person has had enough.
 fn until_approved(context: &Context<'_>, args: &EnrollArgs, task: &Task<'_>) -> Result<Outcome, CommandError> {
-    let stop = process::stop_flag();
-    let stop = stop.map_err(|source| CommandError::system("signals cannot be listened for", source))?;
-    let mut told = false;
+    let mut waiting = None;
     loop {
         let pending = match once(context, task)? {
             Outcome::Waits(pending) if args.wait => pending,
             outcome => return Ok(outcome),
         };
-        if !std::mem::replace(&mut told, true) {
+        if waiting.is_none() {
+            let stop = process::stop_flag();
+            waiting = Some(stop.map_err(|source| CommandError::system("signals cannot be listened for", source))?);
             let (fingerprint, until) = (&pending.fingerprint, pending.expires_at);
             context.output.say(format_args!("waiting for approval until {until}; the key is {fingerprint}"));
             context.output.hint("Ctrl-C ends the waiting; the same command with the same token goes on with it");
         }
         let again = Instant::now() + Duration::from_secs(pending.retry_after.clamp(ASK.0, ASK.1));
         while Instant::now() < again {
-            if stop.load(Ordering::Relaxed) {
+            if waiting.as_ref().is_some_and(|stop| stop.load(Ordering::Relaxed)) {
                 return Ok(Outcome::Waits(pending));
             }
             std::thread::sleep(Duration::from_millis(100));

@@ -337,7 +337,9 @@ impl Keeper {
                 self.renew_not_before = Instant::now() + wait.min(RENEWAL_RETRY.1);
                 // Whatever asked for it asks again.
                 self.next_look = None;
-                self.parts.recheck.store(true, Ordering::Relaxed);
+                if self.live.as_ref().is_some_and(|live| self.store.lost(&live.identity).is_some()) {
+                    self.parts.recheck.store(true, Ordering::Relaxed);
+                }
             }
         }
     }

@@ -404,7 +404,7 @@ mod tests {
         assert!(matches!(works.state.snapshot().standing, Standing::None));
 
         let (fleet, key) = (Fleet::new(), SigningKey::from_bytes(&[9; 32]));
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let url = format!("https://{}", listener.local_addr().unwrap());

@@ -3,10 +3,12 @@
 //! One courier delivers, whatever the target: a change of the target loses nothing and changes no order, for the queue and
 //! what is handed out of it stay as they are.
 //!
-//! What goes to the hub is kept in this machine's store, too, and **before**: the store tells events by their ids, so a
-//! batch that is sent again, to the hub or after a kill, is in it once. The other way round, a batch that the hub has and whose
-//! answer was lost would be missing here if the hub were never reached again. A store that cannot take it does not keep the
-//! batch from the hub: that is counted by the store, and its health check says so.
+//! What the hub has is kept in this machine's store, too, **after** the hub said so and before the queue forgets it. A kill in
+//! between brings the same batch again: the hub drops what it has, and the store, which remembers what the last two batches
+//! brought, keeps the rest once. Before the hub's word would not do: a batch that it calls too large comes again in smaller
+//! ones, more of them than the store remembers, and their events would be kept twice. An event that the hub will never take
+//! is kept here all the same. A store that cannot take a batch does not keep the queue: that is counted by the store, and its
+//! health check says so.
 
 use crate::keep::uplink::LocalUplink;
 use picket_outbox::EncodedBatch;
@@ -15,12 +17,15 @@ use picket_protocol::hub::{EVENTS_MEDIA_TYPE, EVENTS_PATH, EventsAnswer, RAW_BYT
 use picket_protocol::trace::TraceContext;
 use picket_transport::TransportError;
 use picket_transport::hub::{HubCallError, HubClient};
-use sha2::{Digest as _, Sha256};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 /// How long to wait until it is known where events go.
 const UNDECIDED: Duration = Duration::from_secs(5);
+
+/// How often the store is asked to keep a batch, and how long is waited in between.
+const KEEP_ATTEMPTS: u32 = 5;
+const KEEP_PAUSE: Duration = Duration::from_millis(100);
 
 /// Where events go at present.
 #[derive(Clone, Default)]
@@ -47,14 +52,12 @@ pub(crate) struct Switch {
     target: RwLock<Target>,
     store: Option<LocalUplink>,
     on_refusal: OnceLock<OnRefusal>,
-    /// The digest of the batch that was kept here last.
-    kept: Mutex<Option<[u8; 32]>>,
 }
 
 impl Switch {
     /// Sends to `target` until [`Switch::set`] says where.
     pub(crate) fn new(target: Target, store: Option<LocalUplink>) -> Self {
-        Self { target: RwLock::new(target), store, on_refusal: OnceLock::new(), kept: Mutex::default() }
+        Self { target: RwLock::new(target), store, on_refusal: OnceLock::new() }
     }
 
     /// Tells `hear` of each refusal by the hub. The first to ask is the only one.
@@ -67,16 +70,20 @@ impl Switch {
         *self.target.write().unwrap_or_else(PoisonError::into_inner) = target;
     }
 
+    /// Keeps a batch here, too. A store whose queue is full for a moment is waited for.
     fn keep(&self, batch: &EncodedBatch) {
         let Some(store) = &self.store else { return };
-        let digest: [u8; 32] = Sha256::digest(&batch.bytes).into();
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if *kept == Some(digest) {
-            return;
-        }
-        match store.send(batch) {
-            Ok(_) => *kept = Some(digest),
-            Err(error) => tracing::debug!(%error, "events go to the hub and are not kept here"),
+        for attempt in 1.. {
+            match store.send(batch) {
+                Ok(_) => return,
+                Err(error) if error.kind == UplinkErrorKind::Busy && attempt < KEEP_ATTEMPTS => {
+                    std::thread::sleep(KEEP_PAUSE);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, records = batch.records, "the hub has events that are not kept here");
+                    return;
+                }
+            }
         }
     }
 
@@ -110,10 +117,13 @@ impl Uplink for Switched {
         let target = switch.target.read().unwrap_or_else(PoisonError::into_inner).clone();
         match (target, &switch.store) {
             (Target::Hub { client, keep }, _) => {
-                if keep {
+                let sent = switch.to_hub(&client, batch);
+                // What the hub will never take is given up once it is alone.
+                let last_word = |error: &UplinkError| error.kind == UplinkErrorKind::Rejected && batch.records == 1;
+                if keep && sent.as_ref().map_or_else(last_word, |_| true) {
                     switch.keep(batch);
                 }
-                switch.to_hub(&client, batch)
+                sent
             }
             (Target::Store, Some(store)) => store.send(batch),
             (Target::Store, None) => Err(nowhere("the store cannot be opened")),
