@@ -50,6 +50,20 @@ picket_config::settings! {
 }
 
 picket_config::settings! {
+    /// For how many days things are kept.
+    pub struct RetentionSettings {
+        /// Events.
+        pub events_days: u32 = 90,
+        /// Resolved findings.
+        pub findings_days: u32 = 365,
+        /// Web hooks that were delivered or given up.
+        pub deliveries_days: u32 = 30,
+        /// Enrolment tokens that ended.
+        pub enrolment_days: u32 = 90,
+    }
+}
+
+picket_config::settings! {
     /// The hub's configuration: `hub.yaml`, `hub.json` or `hub.toml`.
     pub struct HubSettings {
         /// What the fleet is called: it stands in the root certificate.
@@ -70,6 +84,8 @@ picket_config::settings! {
         pub enrolment: EnrolmentSettings = EnrolmentSettings::default(),
         /// Agents' certificates.
         pub certificates: CertificateSettings = CertificateSettings::default(),
+        /// For how many days things are kept.
+        pub retention: RetentionSettings = RetentionSettings::default(),
         /// What the hub may use.
         pub limits: HubLimits = HubLimits::default(),
         /// How long open requests may take once the hub was told to stop.

@@ -5,7 +5,9 @@ pub mod app;
 pub mod authority;
 pub mod clock;
 pub mod config;
+pub mod life;
 pub mod refusal;
+pub mod security;
 pub mod server;
 pub mod state;
 

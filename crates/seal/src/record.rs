@@ -72,6 +72,12 @@ struct Sealing {
     counter: Arc<AtomicU64>,
 }
 
+impl std::fmt::Debug for Sealer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Sealer")
+    }
+}
+
 impl Sealer {
     /// A sealer with a salt, hence a key, of its own.
     ///

@@ -6,7 +6,7 @@ use std::time::Duration;
 pub type Result<T> = std::result::Result<T, DbError>;
 
 /// What went wrong. No text of it ever holds a connection's URL, a password or the value of a row.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DbError {
     /// The database does not answer, or refuses connections.

@@ -10,6 +10,8 @@ use uuid::Uuid;
 
 /// How many events one call of [`Events::ingest`] takes.
 pub const INGEST_MAX_EVENTS: usize = 50_000;
+/// How many events one answer of [`Events::events_after`] holds at most.
+pub const TAIL_MAX_EVENTS: u32 = 5000;
 /// How many bytes of data one answer of [`Events::events_after`] holds, beyond its first event.
 pub const TAIL_MAX_BYTES: usize = 8 << 20;
 /// How deep the data of an event may be nested.
@@ -300,9 +302,9 @@ pub trait Events {
     /// [`TAIL_MAX_BYTES`]. What is read here will never have anything inserted before it.
     async fn events_after(&self, tenant: TenantId, position: Position, shards: &[Shard], limit: u32) -> Result<Tail>;
 
-    /// The position behind everything that [`Events::events_after`] and [`crate::Findings::findings_after`] could give
-    /// now: where to begin for what comes from now on.
-    async fn horizon(&self, tenant: TenantId) -> Result<Position>;
+    /// The position behind everything that [`Events::events_after`] could give now: where to begin for what comes from
+    /// now on.
+    async fn events_horizon(&self, tenant: TenantId) -> Result<Position>;
 
     /// The books of an agent's streams, the one heard last first.
     async fn stream_books(&self, tenant: TenantId, agent: Uuid, page: &PageRequest) -> Result<Page<StreamBook>>;

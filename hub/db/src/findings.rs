@@ -201,6 +201,10 @@ pub trait Findings {
     /// Those that changed after `position`, in the order of commits; one that changed twice is there once, as it is now.
     async fn findings_after(&self, tenant: TenantId, position: Position, limit: u32) -> Result<FindingTail>;
 
+    /// The position behind everything that [`Findings::findings_after`] could give now. Positions of findings and of events
+    /// are not comparable.
+    async fn findings_horizon(&self, tenant: TenantId) -> Result<Position>;
+
     /// The events that speak for a finding, the first to be committed first.
     async fn evidence(&self, tenant: TenantId, finding: Uuid, page: &PageRequest) -> Result<Page<KeptEvidence>>;
 

@@ -25,7 +25,9 @@ mod position;
 mod rules;
 mod sessions;
 mod settings;
+mod shared;
 mod signing;
+mod sqlite;
 mod tenants;
 mod tokens;
 mod upkeep;
@@ -46,7 +48,9 @@ pub use error::{DbError, Result};
 pub use events::{
     AgentBook, DATA_MAX_DEPTH, EventFilter, Events, INGEST_MAX_EVENTS, IngestBatch, IngestOutcome, NewEvent,
 };
-pub use events::{SeqRange, Shard, StoredEvent, StreamBook, TAIL_MAX_BYTES, TYPE_MAX_BYTES, Tail, Totals, event_id};
+pub use events::{
+    SeqRange, Shard, StoredEvent, StreamBook, TAIL_MAX_BYTES, TAIL_MAX_EVENTS, TYPE_MAX_BYTES, Tail, Totals, event_id,
+};
 pub use findings::{Entity, Finding, FindingCount, FindingFilter, FindingState, FindingTail, FindingUpdate};
 pub use findings::{Findings, History, KeptEvidence, NewState, Severity};
 pub use idempotency::{Idempotency, IdempotencyKeys, IdempotentRequest, KeptResponse};
@@ -91,4 +95,23 @@ pub trait Database:
     + Send
     + Sync
 {
+}
+
+/// Opens a database: `sqlite:<path>` or a path, or `postgres://…`. The schema is brought up to date.
+///
+/// # Errors
+/// [`DbError::Newer`] for a database of a later version; [`DbError::Corrupt`], [`DbError::Unavailable`] and
+/// [`DbError::Io`] when it cannot be opened.
+pub async fn open(location: &str, options: &Options) -> Result<std::sync::Arc<dyn Database>> {
+    match Location::parse(location)? {
+        Location::Sqlite(path) => {
+            let options = options.clone();
+            let opening = tokio::task::spawn_blocking(move || sqlite::Sqlite::open(&path, &options));
+            let opened = opening
+                .await
+                .map_err(|error| DbError::Io { operation: "open the database", why: error.to_string() })?;
+            Ok(std::sync::Arc::new(shared::Store { engine: opened? }))
+        }
+        Location::Postgres(_) => Err(DbError::invalid("open the database", "this build speaks to SQLite only")),
+    }
 }

@@ -38,12 +38,27 @@ pub(crate) async fn bytes(body: Body, limit: usize) -> Outcome<Bytes> {
 /// # Errors
 /// `unsupported_media_type`; `invalid` with the place where it is wrong.
 pub(crate) async fn json<T: DeserializeOwned>(headers: &HeaderMap, body: Body, limit: usize) -> Outcome<T> {
+    read(&json_bytes(headers, body, limit).await?)
+}
+
+/// Takes the bytes of a JSON document, for those who need them, too.
+///
+/// # Errors
+/// As [`json`].
+pub(crate) async fn json_bytes(headers: &HeaderMap, body: Body, limit: usize) -> Outcome<Bytes> {
     let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let media_type = media_type.split(';').next().unwrap_or_default().trim();
     if !media_type.eq_ignore_ascii_case("application/json") {
         let detail = "the body must be application/json (header Content-Type)";
         return Err(Refusal::new(ProblemCode::UnsupportedMediaType, detail));
     }
-    let bytes = bytes(body, limit).await?;
-    serde_json::from_slice(&bytes).map_err(|error| Refusal::new(ProblemCode::Invalid, format!("the body: {error}")))
+    bytes(body, limit).await
+}
+
+/// Reads what [`json_bytes`] took.
+///
+/// # Errors
+/// `invalid` with the place where it is wrong.
+pub(crate) fn read<T: DeserializeOwned>(bytes: &[u8]) -> Outcome<T> {
+    serde_json::from_slice(bytes).map_err(|error| Refusal::new(ProblemCode::Invalid, format!("the body: {error}")))
 }

@@ -2,4 +2,5 @@
 
 pub mod agent;
 pub(crate) mod body;
+pub mod people;
 pub(crate) mod websocket;

@@ -7,7 +7,8 @@ use jiff::{SignedDuration, Timestamp};
 use picket_hub_db::{EnrolOutcome, EnrolRequest as Asked, Hidden, NewCertificate};
 use picket_pki::{AgentIdentity, Certificate, CsrKey, SKEW, certificates_from_pem, certificates_to_pem, secret_hash};
 use picket_protocol::hub::{
-    CertificateAnswer, CertificateRequest, Clock, EnrolAnswer, EnrolRequest, Enrolled, Pending, ProblemCode,
+    Bye, ByeReason, CertificateAnswer, CertificateRequest, Clock, EnrolAnswer, EnrolRequest, Enrolled, Frame, Pending,
+    ProblemCode,
 };
 use std::net::IpAddr;
 use uuid::Uuid;
@@ -101,6 +102,19 @@ impl Hub {
         Ok(self.certificate_answer(leaf, now))
     }
 
+    /// Retires an agent: its certificates are revoked, and it is told so where it is connected.
+    ///
+    /// # Errors
+    /// When there is none, or the database does not answer.
+    pub async fn retire(&self, agent: Uuid, by: &str) -> Outcome<()> {
+        self.db.retire_agent(self.tenant, agent, by, self.clock.now()).await?;
+        self.identities.forget();
+        let detail = "the hub has retired this agent; if this machine is to come back, enrol it again".to_owned();
+        self.presence.send(agent, Frame::Bye(Bye { reason: ByeReason::Revoked, detail, retry_after_ms: None }));
+        tracing::info!(%agent, by, "an agent is retired");
+        Ok(())
+    }
+
     /// The row of a certificate that is issued now.
     pub(crate) fn row(&self, leaf: &Certificate, agent: Uuid, now: Timestamp) -> NewCertificate {
         NewCertificate {
@@ -115,7 +129,8 @@ impl Hub {
         }
     }
 
-    fn certificate_answer(&self, leaf: Certificate, now: Timestamp) -> CertificateAnswer {
+    /// What a machine gets with its certificate.
+    pub(crate) fn certificate_answer(&self, leaf: Certificate, now: Timestamp) -> CertificateAnswer {
         let keys = self.keys();
         CertificateAnswer {
             certificate: certificates_to_pem(&keys.agent_chain(leaf)),

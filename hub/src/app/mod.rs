@@ -1,10 +1,16 @@
 //! What the hub does, without the ways in which it is asked: one file a noun.
 
 pub mod admission;
+pub mod audit;
 pub mod batch;
 pub mod configs;
 pub mod enrol;
 pub mod heartbeats;
 pub mod identity;
 pub mod intake;
+pub mod judge;
+pub mod own_events;
+pub mod people;
 pub mod presence;
+pub mod rules;
+pub mod upkeep;

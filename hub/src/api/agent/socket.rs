@@ -3,12 +3,11 @@
 use crate::api::websocket::Socket;
 use crate::app::identity::KnownAgent;
 use crate::app::presence::{Connection, MAX_FRAMES, Machine, Told};
-use crate::refusal::Refusal;
 use crate::server::told_to_stop;
 use crate::state::Hub;
 use futures_util::{SinkExt as _, StreamExt as _};
 use picket_hub_db::{AgentSeen, SeenOutcome};
-use picket_protocol::hub::{Bye, ByeReason, Frame, Heartbeat, Hello, ProblemCode, WIRE, Welcome};
+use picket_protocol::hub::{Bye, ByeReason, Frame, Heartbeat, Hello, WIRE, Welcome};
 use sha2::{Digest as _, Sha256};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -79,7 +78,7 @@ pub(super) async fn serve(hub: Arc<Hub>, agent: KnownAgent, address: IpAddr, mut
         && machine.differs(other)
         && still_there(&mut stream).await
     {
-        hub.twins(agent.id, &[machine, other.clone()]);
+        hub.twins(agent.id, &[machine, other.clone()]).await;
     }
     finish(&mut stream, end).await;
 }
@@ -154,7 +153,7 @@ impl Talk<'_> {
                 match self.hub.heartbeats.store(self.seen(&heartbeat)).await {
                     Ok(SeenOutcome::Noted { boot_returned: true, previous_boot, .. }) => {
                         let before = Machine { boot_id: previous_boot, ..self.machine.clone() };
-                        self.hub.twins(self.agent.id, &[before, self.machine.clone()]);
+                        self.hub.twins(self.agent.id, &[before, self.machine.clone()]).await;
                     }
                     Ok(SeenOutcome::Noted { .. }) => {}
                     Ok(SeenOutcome::Unknown | SeenOutcome::Retired) => {
@@ -274,17 +273,6 @@ async fn finish(stream: &mut Socket, end: End) {
 
 fn bye(reason: ByeReason, detail: String, retry_after: Option<Duration>) -> End {
     End::Bye(Bye { reason, detail, retry_after_ms: retry_after.map(millis) })
-}
-
-/// What a refusal is as the last frame of a connection.
-pub(crate) fn bye_of(refusal: &Refusal) -> Bye {
-    let reason = match refusal.code() {
-        ProblemCode::Revoked => ByeReason::Revoked,
-        ProblemCode::UnknownAgent => ByeReason::UnknownAgent,
-        ProblemCode::CertificateExpired => ByeReason::CertificateExpired,
-        _ => ByeReason::Overloaded,
-    };
-    Bye { reason, detail: refusal.to_string(), retry_after_ms: refusal.0.retry_after.map(|seconds| seconds * 1000) }
 }
 
 /// A time within `interval` that is the agent's own: what spreads a fleet evenly.

@@ -1,0 +1,10 @@
+//! SQLite: one file, one thread that writes, a few connections that read.
+
+mod connect;
+mod engine;
+mod ingest;
+mod readers;
+mod tx;
+mod writer;
+
+pub(crate) use engine::Sqlite;

@@ -1,0 +1,60 @@
+//! What people and their programs ask of the hub: the API under `/api/v1`, described at `/api/openapi.json`.
+//!
+//! Every route stands in a [`Guarded`] list with the action that it needs: there is no way to add one without. Who asks is
+//! found out once ([`access`]); what they may see of it is in the [`Caller`] that a handler gets.
+
+pub(crate) mod access;
+pub(crate) mod guarded;
+mod headers;
+pub(crate) mod idempotency;
+mod limits;
+mod openapi;
+pub(crate) mod page;
+mod problem;
+pub(crate) mod rest;
+
+pub use access::Caller;
+pub use guarded::{Guard, Guarded};
+pub use limits::RequestRates;
+pub use problem::ProblemView;
+
+use crate::refusal::Refusal;
+use crate::state::Hub;
+use axum::Router;
+use axum::middleware::{from_fn, from_fn_with_state};
+use picket_protocol::hub::ProblemCode;
+use std::sync::Arc;
+
+/// The routes for people and programs.
+pub fn router(hub: &Arc<Hub>) -> Router {
+    let (routes, document) = routes(hub).into_parts();
+    let described = openapi::router(document);
+    let inner = Router::new()
+        .merge(routes)
+        .merge(rest::auth::open_routes())
+        .with_state(Arc::clone(hub))
+        .merge(described)
+        .fallback(nothing_here)
+        .method_not_allowed_fallback(not_that_method);
+    inner
+        .layer(from_fn_with_state(Arc::clone(hub), access::found_out))
+        .layer(from_fn_with_state(Arc::clone(hub), headers::secured))
+        .layer(from_fn(problem::correlated))
+}
+
+/// Every route that needs a permission, with the permission that it needs.
+pub fn routes(hub: &Arc<Hub>) -> Guarded {
+    Guarded::new(Arc::clone(hub))
+        .merge(rest::auth::routes)
+        .merge(rest::agents::routes)
+        .merge(rest::events::routes)
+        .merge(rest::findings::routes)
+}
+
+async fn nothing_here() -> Refusal {
+    Refusal::new(ProblemCode::NotFound, "there is nothing at this path; the API is described at /api/docs")
+}
+
+async fn not_that_method() -> Refusal {
+    Refusal::new(ProblemCode::MethodNotAllowed, "this path is asked with another method; see /api/docs")
+}

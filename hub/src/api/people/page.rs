@@ -1,0 +1,121 @@
+//! Lists in pages, and versions of single things.
+
+use crate::refusal::{Outcome, Refusal};
+use axum::http::header::{ETAG, IF_MATCH, IF_NONE_MATCH};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use picket_hub_db::{Cursor, Page, PageRequest, Revision};
+use picket_protocol::hub::ProblemCode;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+/// How long a page is unless it is said.
+const USUAL: u32 = 100;
+/// How long a page may be.
+const MAX: u32 = 1000;
+
+/// Which part of a list.
+#[derive(Debug, Clone, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct PageQuery {
+    /// At most so many items.
+    #[param(minimum = 1, maximum = 1000, default = 100)]
+    pub(crate) limit: Option<u32>,
+    /// Where the page before ended: its `next_cursor`.
+    #[param(max_length = 2048, pattern = "^[0-9A-Za-z.-]+$")]
+    pub(crate) cursor: Option<String>,
+}
+
+impl PageQuery {
+    /// What the database is asked for.
+    ///
+    /// # Errors
+    /// `invalid` for a limit out of range and for a cursor that was not given out.
+    pub(crate) fn request(&self) -> Outcome<PageRequest> {
+        let limit = self.limit.unwrap_or(USUAL);
+        if !(1..=MAX).contains(&limit) {
+            return Err(Refusal::new(ProblemCode::Invalid, format!("limit is between 1 and {MAX}")));
+        }
+        let after = self.cursor.as_deref().map(Cursor::parse).transpose()?;
+        Ok(PageRequest { after, limit })
+    }
+}
+
+/// Part of a list.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Paged<T> {
+    /// The items.
+    pub(crate) items: Vec<T>,
+    /// Where the next page begins; absent at the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) next_cursor: Option<String>,
+}
+
+impl<T> Paged<T> {
+    /// What the database gave, as it is shown; what `show` makes nothing of is left out.
+    pub(crate) fn of<U>(page: Page<U>, show: impl FnMut(U) -> Option<T>) -> Self {
+        let next_cursor = page.next.map(|cursor| cursor.to_string());
+        Self { items: page.items.into_iter().filter_map(show).collect(), next_cursor }
+    }
+}
+
+/// A thing with its version (`ETag`, RFC 9110 §8.8.3).
+pub(crate) struct Versioned<T> {
+    /// Its version.
+    pub(crate) revision: Revision,
+    /// The thing.
+    pub(crate) value: T,
+}
+
+impl<T: Serialize> Versioned<T> {
+    /// The answer to a GET: 304 if the client has this version.
+    pub(crate) fn answer(self, headers: &HeaderMap) -> Response {
+        let tag = tag(self.revision);
+        let has = headers.get(IF_NONE_MATCH).and_then(|value| value.to_str().ok());
+        let is_same = has.is_some_and(|has| has.split(',').any(|one| one.trim().trim_start_matches("W/") == tag));
+        let mut response =
+            if is_same { StatusCode::NOT_MODIFIED.into_response() } else { axum::Json(self.value).into_response() };
+        if let Ok(tag) = HeaderValue::from_str(&tag) {
+            response.headers_mut().insert(ETAG, tag);
+        }
+        response
+    }
+}
+
+impl<T: Serialize> IntoResponse for Versioned<T> {
+    fn into_response(self) -> Response {
+        self.answer(&HeaderMap::new())
+    }
+}
+
+fn tag(revision: Revision) -> String {
+    format!("\"{revision}\"")
+}
+
+/// The version that a change is about (`If-Match`); `*` stands for whichever there is.
+///
+/// # Errors
+/// `precondition_required` when it is not said; `invalid` when it is no version.
+pub(crate) fn expected(headers: &HeaderMap) -> Outcome<Option<Revision>> {
+    let Some(value) = headers.get(IF_MATCH) else {
+        let detail = "say in the header If-Match which version you change: the ETag that you read, or *";
+        return Err(Refusal::new(ProblemCode::PreconditionRequired, detail));
+    };
+    let text = value.to_str().unwrap_or_default().trim();
+    if text == "*" {
+        return Ok(None);
+    }
+    let number = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).and_then(|text| text.parse().ok());
+    number.map(Some).ok_or_else(|| Refusal::new(ProblemCode::PreconditionFailed, "If-Match is no version of this"))
+}
+
+/// A change whose version is not the present one any more.
+pub(crate) fn changed(refusal: Refusal) -> Refusal {
+    if refusal.code() == ProblemCode::Conflict {
+        return Refusal::new(
+            ProblemCode::PreconditionFailed,
+            "it was changed meanwhile; read it again and decide anew",
+        );
+    }
+    refusal
+}

@@ -1,0 +1,216 @@
+//! `/api/v1/events`: what agents reported.
+
+use super::{BODY_MAX, InPath, InQuery, Visible, absent, text};
+use crate::api::body;
+use crate::api::people::access::Caller;
+use crate::api::people::guarded::Guarded;
+use crate::api::people::idempotency::once;
+use crate::api::people::page::{PageQuery, Paged};
+use crate::app::batch::Streams;
+use crate::app::people::principal::Action;
+use crate::refusal::{Outcome, Refusal};
+use crate::state::Hub;
+use axum::Json;
+use axum::extract::{Extension, Request, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use jiff::Timestamp;
+use picket_hub_db::{EventFilter, NewEvent, StoredEvent, event_id};
+use picket_protocol::event::Priority;
+use picket_protocol::hub::ProblemCode;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::routes;
+use uuid::Uuid;
+
+/// The routes.
+pub(in crate::api::people) fn routes(routes: Guarded) -> Guarded {
+    routes
+        .route(Action::EventsRead, routes!(list))
+        .route(Action::EventsWrite, routes!(create))
+        .route(Action::EventsRead, routes!(show))
+}
+
+/// An event.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Event)]
+pub(crate) struct EventView {
+    /// Its id.
+    pub(crate) id: Uuid,
+    /// Whose it is.
+    pub(crate) agent_id: Uuid,
+    /// When it happened, by the agent's clock.
+    #[schema(value_type = String, format = DateTime)]
+    pub(crate) timestamp: Timestamp,
+    /// When the hub got it.
+    #[schema(value_type = String, format = DateTime)]
+    pub(crate) received_at: Timestamp,
+    /// Its type: `file`, `network`, `alert`, `gap`, `config`, ….
+    #[serde(rename = "type")]
+    pub(crate) kind: String,
+    /// `low`, `normal` or `high`.
+    pub(crate) class: String,
+    /// Of which boot.
+    pub(crate) boot_id: Uuid,
+    /// Its number there.
+    pub(crate) seq: u64,
+    /// What happened.
+    #[schema(value_type = Object)]
+    pub(crate) data: Value,
+}
+
+impl From<StoredEvent> for EventView {
+    fn from(event: StoredEvent) -> Self {
+        Self {
+            id: event.id,
+            agent_id: event.agent,
+            timestamp: event.timestamp,
+            received_at: event.received_at,
+            kind: event.kind,
+            class: event.class.as_str().to_owned(),
+            boot_id: event.boot_id,
+            seq: event.seq,
+            // What is stored was looked at when it came; a number too large for this reader shows as text.
+            data: serde_json::from_str(&event.data).unwrap_or(Value::String(event.data)),
+        }
+    }
+}
+
+/// Which events.
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct EventQuery {
+    /// Of this agent.
+    agent_id: Option<Uuid>,
+    /// Of this type.
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    /// Of this class: `low`, `normal`, `high`.
+    class: Option<String>,
+    /// Received then or later.
+    #[param(value_type = Option<String>, format = DateTime)]
+    since: Option<Timestamp>,
+    /// Received before.
+    #[param(value_type = Option<String>, format = DateTime)]
+    until: Option<Timestamp>,
+}
+
+/// Events, the newest first.
+#[utoipa::path(get, path = "/api/v1/events", tag = "events", params(PageQuery, EventQuery),
+    responses((status = 200, body = Paged<EventView>)))]
+async fn list(
+    State(hub): State<Arc<Hub>>,
+    Extension(caller): Extension<Caller>,
+    InQuery(page): InQuery<PageQuery>,
+    InQuery(query): InQuery<EventQuery>,
+) -> Outcome<Json<Paged<EventView>>> {
+    let class = query.class.as_deref().map(class).transpose()?;
+    let filter = EventFilter {
+        agent: query.agent_id,
+        kind: query.kind,
+        class,
+        since: query.since,
+        until: query.until,
+        oldest_first: false,
+    };
+    let found = hub.db.events(hub.tenant, &filter, &page.request()?).await?;
+    let mut visible = Visible::new(&hub, &caller);
+    let mut items = Vec::with_capacity(found.items.len());
+    for event in found.items {
+        if visible.agent(Some(event.agent)).await? {
+            items.push(event.into());
+        }
+    }
+    Ok(Json(Paged { items, next_cursor: found.next.map(|cursor| cursor.to_string()) }))
+}
+
+/// One event.
+#[utoipa::path(get, path = "/api/v1/events/{event_id}", tag = "events", params(("event_id" = Uuid, Path)),
+    responses((status = 200, body = EventView)))]
+async fn show(
+    State(hub): State<Arc<Hub>>,
+    Extension(caller): Extension<Caller>,
+    InPath(id): InPath<Uuid>,
+) -> Outcome<Json<EventView>> {
+    let event = hub.db.event(hub.tenant, id).await?.ok_or_else(|| absent("event"))?;
+    if Visible::new(&hub, &caller).agent(Some(event.agent)).await? {
+        Ok(Json(event.into()))
+    } else {
+        Err(absent("event"))
+    }
+}
+
+/// An event that a program submits for an agent.
+#[derive(Deserialize, ToSchema)]
+#[schema(as = NewEvent)]
+struct NewEventBody {
+    /// Whose it is.
+    agent_id: Uuid,
+    /// Its type.
+    #[serde(rename = "type")]
+    #[schema(min_length = 1, max_length = 50)]
+    kind: String,
+    /// When it happened; now unless it is said.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    timestamp: Option<Timestamp>,
+    /// `low`, `normal` or `high`.
+    #[serde(default = "normal")]
+    #[schema(default = "normal")]
+    class: String,
+    /// What happened: an object.
+    #[schema(value_type = Object)]
+    data: Value,
+}
+
+fn normal() -> String {
+    "normal".to_owned()
+}
+
+/// Submits an event. It goes the way of all events: it is stored, judged and shown.
+#[utoipa::path(post, path = "/api/v1/events", tag = "events", request_body = NewEventBody,
+    params(("Idempotency-Key" = Option<String>, Header, description = "The request may be sent again under the same key")),
+    responses((status = 201, body = EventView)))]
+async fn create(
+    State(hub): State<Arc<Hub>>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+) -> Outcome<Response> {
+    let (parts, body) = request.into_parts();
+    let bytes = body::json_bytes(&parts.headers, body, BODY_MAX).await?;
+    let asked: NewEventBody = body::read(&bytes)?;
+    if !Visible::new(&hub, &caller).agent(Some(asked.agent_id)).await? {
+        return Err(absent("agent"));
+    }
+    let kind = text("type", &asked.kind, 50)?;
+    let class = class(&asked.class)?;
+    let now = hub.clock.now();
+    let timestamp = asked.timestamp.unwrap_or(now);
+    let Value::Object(mut data) = asked.data else {
+        return Err(Refusal::new(ProblemCode::Invalid, "data is a JSON object"));
+    };
+    // As in all events, the details say when.
+    data.insert("timestamp".to_owned(), json!(timestamp));
+    let (boot_id, seq) = hub.own_stream.next();
+    let data = Value::Object(data).to_string();
+    let event = NewEvent { seq, kind, class, timestamp, weight: 1, gap: 0, data };
+    event.check()?;
+    let id = event_id(hub.tenant, asked.agent_id, boot_id, seq, now);
+    let work = async {
+        let room = hub.intake.reserve(event.data.len())?;
+        let streams = Streams::from([(boot_id, vec![event])]);
+        hub.intake.store(asked.agent_id, streams, now, room).await.map_err(|refusal| match refusal.code() {
+            ProblemCode::UnknownAgent => absent("agent"),
+            _ => refusal,
+        })?;
+        let stored = hub.db.event(hub.tenant, id).await?.ok_or_else(|| absent("event"))?;
+        Ok((StatusCode::CREATED, Json(EventView::from(stored))).into_response())
+    };
+    once(&hub, &caller, &parts.headers, "POST /api/v1/events", &bytes, work).await
+}
+
+fn class(word: &str) -> Outcome<Priority> {
+    let found = Priority::ALL.into_iter().find(|class| class.as_str() == word);
+    found.ok_or_else(|| Refusal::new(ProblemCode::Invalid, "class is one of low, normal, high"))
+}

@@ -1,0 +1,344 @@
+//! The judge: each event once, in the order of commits, against the rules in force.
+//!
+//! A shard (one kind of events) is judged by one replica at a time, which holds its lease. Findings and the place up to
+//! which was judged are one transaction, fenced by the lease's epoch: whatever dies whenever, no event is judged twice and
+//! none is left out. Who takes over a shard shows its correlations the events of their windows again, without reporting.
+
+use crate::server::told_to_stop;
+use crate::state::Hub;
+use jiff::{SignedDuration, Timestamp};
+use picket_hub_db::{
+    Effect, Entity, EventFilter, Evidence, FindingChange, JudgeCommit, Lease, PageRequest, Position,
+    Result as DbResult, Severity, Shard as DbShard, StoredEvent,
+};
+use picket_hub_rules::{EntityKind, EventView, Level, Match, Product, Received, RuleEngine, Shard};
+use picket_telemetry::histograms::durations;
+use prometheus_client::metrics::histogram::Histogram;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use uuid::Uuid;
+
+/// For how long a shard is leased, and after which time the lease is renewed.
+const LEASE: SignedDuration = SignedDuration::from_secs(15);
+const RENEW_AFTER: Duration = Duration::from_secs(5);
+/// How long a replica waits before it asks for a shard again that another one has.
+const ASK_AGAIN: Duration = Duration::from_secs(3);
+/// How long it waits for events before it looks anyway: a replica may have stored some.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Events that are judged together.
+const RUN: u32 = 2_000;
+/// How much earlier than its window a correlation is warmed up, for transactions that took long.
+const MARGIN: SignedDuration = SignedDuration::from_mins(2);
+
+/// What the judge counted.
+#[derive(Debug)]
+pub struct JudgeCounters {
+    /// Events judged, by shard.
+    pub events: [AtomicU64; Shard::ALL.len()],
+    /// New findings, by severity.
+    pub findings: Mutex<BTreeMap<Severity, u64>>,
+    /// From the commit of an event to the commit of its judgement, and the time that judging took for each run.
+    pub processing: Histogram,
+    /// Which shards this replica holds.
+    pub held: Mutex<Vec<&'static str>>,
+}
+
+impl Default for JudgeCounters {
+    fn default() -> Self {
+        Self { events: Default::default(), findings: Mutex::default(), processing: durations(), held: Mutex::default() }
+    }
+}
+
+/// Judges a shard for as long as the hub lives and the lease can be had.
+pub async fn run(hub: Arc<Hub>, shard: Shard) {
+    let name = format!("judge/{}", shard.as_str());
+    let holder = hub.replica.to_string();
+    let mut stop = hub.stop.clone();
+    loop {
+        let now = hub.clock.now();
+        let expires = now.checked_add(LEASE).unwrap_or(now);
+        match hub.db.acquire_lease(hub.tenant, &name, &holder, now, expires).await {
+            Ok(Some(lease)) => {
+                tracing::debug!(shard = shard.as_str(), epoch = lease.epoch, "this replica judges");
+                hub.judged.hold(shard, true);
+                let mut bench = Bench::new(&hub, shard, lease);
+                let ended = tokio::select! {
+                    ended = bench.sit() => ended,
+                    () = told_to_stop(&mut stop) => Ok(()),
+                };
+                hub.judged.hold(shard, false);
+                if *stop.borrow() {
+                    // Another replica need not wait until it is over.
+                    let _ = hub.db.release_lease(hub.tenant, &bench.lease).await;
+                    return;
+                }
+                if let Err(error) = ended {
+                    tracing::warn!(shard = shard.as_str(), %error, "judging is interrupted");
+                }
+            }
+            Ok(None) => {}
+            Err(error) => tracing::warn!(shard = shard.as_str(), %error, "the lease cannot be asked for"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(ASK_AGAIN) => {}
+            () = told_to_stop(&mut stop) => return,
+        }
+    }
+}
+
+impl JudgeCounters {
+    fn hold(&self, shard: Shard, holds: bool) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.retain(|name| *name != shard.as_str());
+        if holds {
+            held.push(shard.as_str());
+        }
+    }
+}
+
+/// A shard that is held.
+struct Bench<'a> {
+    hub: &'a Arc<Hub>,
+    shard: Shard,
+    lease: Lease,
+    renewed: Instant,
+    /// Up to where is committed.
+    committed: Position,
+    /// Up to where was read: nothing of this shard lies between the two.
+    read: Position,
+}
+
+impl<'a> Bench<'a> {
+    fn new(hub: &'a Arc<Hub>, shard: Shard, lease: Lease) -> Self {
+        let start = Position::START;
+        Self { hub, shard, lease, renewed: Instant::now(), committed: start, read: start }
+    }
+
+    /// Judges until the lease is lost.
+    async fn sit(&mut self) -> DbResult<()> {
+        let mut wake = self.hub.wake.subscribe();
+        self.committed = self.hub.db.progress(self.hub.tenant, &self.lease.name).await?.position;
+        self.read = self.committed;
+        self.hub.rules.engine().forget(self.shard);
+        self.hub.rules.take_cold(self.shard);
+        self.warm_up().await?;
+        loop {
+            self.keep().await?;
+            if self.hub.rules.take_cold(self.shard) {
+                self.warm_up().await?;
+            }
+            wake.borrow_and_update();
+            let tail = self.hub.db.events_after(self.hub.tenant, self.read, &[db_shard(self.shard)], RUN).await?;
+            self.read = tail.next;
+            if !tail.events.is_empty() {
+                self.judge(tail.events, tail.next).await?;
+            }
+            if tail.at_end {
+                let _ = tokio::time::timeout(LOOK_AGAIN, wake.changed()).await;
+            }
+        }
+    }
+
+    async fn keep(&mut self) -> DbResult<()> {
+        if self.renewed.elapsed() < RENEW_AFTER {
+            return Ok(());
+        }
+        let now = self.hub.clock.now();
+        let until = now.checked_add(LEASE).unwrap_or(now);
+        self.lease = self.hub.db.renew_lease(self.hub.tenant, &self.lease, until).await?;
+        self.renewed = Instant::now();
+        Ok(())
+    }
+
+    /// Shows correlations what was before the place that is committed.
+    async fn warm_up(&mut self) -> DbResult<()> {
+        let engine = Arc::clone(self.hub.rules.engine());
+        let window = engine.warm_up_window(self.shard);
+        if window.is_zero() || self.committed == Position::START {
+            return Ok(());
+        }
+        let since = self.hub.clock.now().checked_sub(window + MARGIN).unwrap_or(Timestamp::MIN);
+        let filter = EventFilter { since: Some(since), oldest_first: true, ..EventFilter::default() };
+        let first = self.hub.db.events(self.hub.tenant, &filter, &PageRequest::first(1)).await?;
+        let Some(first) = first.items.first() else { return Ok(()) };
+        let mut position = first.position;
+        let mut shown = 0_u64;
+        // The first one itself, which `events_after` leaves out.
+        let mut next = vec![first.clone()];
+        while position < self.committed || !next.is_empty() {
+            self.keep().await?;
+            for event in next.iter().filter(|event| event.position <= self.committed) {
+                if let Some(view) = view(event) {
+                    engine.warm_up(self.shard, &view);
+                    shown += 1;
+                }
+            }
+            if position >= self.committed {
+                break;
+            }
+            let tail = self.hub.db.events_after(self.hub.tenant, position, &[db_shard(self.shard)], RUN).await?;
+            let is_last = tail.at_end || tail.next >= self.committed;
+            position = if is_last { self.committed } else { tail.next };
+            next = tail.events;
+        }
+        tracing::debug!(shard = self.shard.as_str(), events = shown, "correlations are warm");
+        Ok(())
+    }
+
+    async fn judge(&mut self, events: Vec<StoredEvent>, to: Position) -> DbResult<()> {
+        let began = Instant::now();
+        let count = events.len() as u64;
+        let (engine, shard) = (Arc::clone(self.hub.rules.engine()), self.shard);
+        let evaluated = tokio::task::spawn_blocking(move || evaluate(engine.as_ref(), shard, &events)).await;
+        let (matches, places) = evaluated.unwrap_or_default();
+        let changes = self.changes(matches, places).await?;
+        let commit = JudgeCommit { from: self.committed, to, state: None, now: self.hub.clock.now(), changes };
+        let judged = self.hub.db.commit_findings(self.hub.tenant, &self.lease, &commit).await?;
+        self.committed = to;
+        let counters = &self.hub.judged;
+        counters.events[self.shard as usize].fetch_add(count, Ordering::Relaxed);
+        counters.processing.observe(began.elapsed().as_secs_f64());
+        for (change, outcome) in commit.changes.iter().zip(&judged.outcomes) {
+            if matches!(outcome.effect, Effect::New | Effect::Reopened) {
+                *counters
+                    .findings
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .entry(change.severity)
+                    .or_default() += 1;
+                tracing::info!(
+                    finding = %outcome.finding, rule = change.rule, severity = change.severity.as_str(),
+                    agent = ?change.agent, event = %change.evidence[0].event, correlation_id = %correlation(change),
+                    title = change.title, "a finding"
+                );
+            }
+        }
+        if !judged.outcomes.is_empty() {
+            self.hub.found.send_modify(|count| *count = count.wrapping_add(1));
+        }
+        for (rule, why) in self.hub.rules.engine().take_suspensions() {
+            self.hub.note_suspension(rule, &why).await;
+        }
+        Ok(())
+    }
+
+    /// What matches come to. The places of events that were judged before this run are asked of the database.
+    async fn changes(&self, matches: Vec<Match>, mut places: Places) -> DbResult<Vec<FindingChange>> {
+        let mut changes = Vec::with_capacity(matches.len());
+        for found in matches {
+            let unknown: Vec<Uuid> = found.evidence.iter().filter(|id| !places.contains_key(id)).copied().collect();
+            for ids in unknown.chunks(usize::try_from(picket_hub_db::PAGE_MAX).unwrap_or(1)) {
+                for event in self.hub.db.events_by_id(self.hub.tenant, ids).await? {
+                    places.insert(event.id, (event.position, event.timestamp));
+                }
+            }
+            let evidence: Vec<Evidence> = found
+                .evidence
+                .iter()
+                .filter_map(|id| {
+                    places.get(id).map(|(position, at)| Evidence { event: *id, position: *position, at: *at })
+                })
+                .collect();
+            // Everything behind it is gone by retention: nothing to show.
+            if !evidence.is_empty() {
+                changes.push(change(found, evidence));
+            }
+        }
+        Ok(changes)
+    }
+}
+
+/// Where events are, and when they happened.
+type Places = HashMap<Uuid, (Position, Timestamp)>;
+
+fn evaluate(engine: &dyn RuleEngine, shard: Shard, events: &[StoredEvent]) -> (Vec<Match>, Places) {
+    let mut matches = Vec::new();
+    let mut places = Places::new();
+    for event in events {
+        let Some(view) = view(event) else { continue };
+        let found = engine.evaluate(shard, &view);
+        if !found.is_empty() {
+            matches.extend(found);
+        }
+        places.insert(event.id, (event.position, event.timestamp));
+    }
+    (matches, places)
+}
+
+/// An event as rules see it. One that cannot be looked at is stored and not judged.
+fn view(event: &StoredEvent) -> Option<EventView> {
+    let received = Received { id: event.id, agent: event.agent, at: event.received_at, product: Product::Linux };
+    let kind = Value::String(event.kind.clone());
+    let text = format!(
+        r#"{{"boot_id":"{}","seq":{},"class":"{}","type":{kind},"details":{}}}"#,
+        event.boot_id,
+        event.seq,
+        event.class.as_str(),
+        event.data
+    );
+    match EventView::parse(received, text.as_bytes()) {
+        Ok(view) => Some(view),
+        Err(error) => {
+            tracing::warn!(event = %event.id, %error, "an event is not judged");
+            None
+        }
+    }
+}
+
+fn change(found: Match, evidence: Vec<Evidence>) -> FindingChange {
+    let kind = match found.entity.kind {
+        EntityKind::File => "file",
+        EntityKind::Address => "ip",
+        EntityKind::Metric => "metric",
+        EntityKind::Agent => "agent",
+        EntityKind::Group => "group",
+    };
+    let details = json!({
+        "sigma_id": found.sigma_id,
+        "tags": found.tags,
+        "false_positives": found.false_positives,
+        "match_key": found.match_key,
+        "match": found.kind,
+    });
+    FindingChange {
+        rule: found.rule.id.to_string(),
+        rule_version: i64::from(found.rule.version),
+        dedupe_key: found.dedupe_key,
+        severity: severity(found.level),
+        title: found.title,
+        description: found.description,
+        entity: Some(Entity { kind: kind.to_owned(), value: found.entity.value }),
+        agent: Some(found.agent),
+        evidence,
+        details,
+        deliveries: Vec::new(),
+    }
+}
+
+/// By what an event is found again in every log on its way: the place in its stream, which is in its id and its finding.
+fn correlation(change: &FindingChange) -> Uuid {
+    change.evidence.last().map_or(Uuid::nil(), |evidence| evidence.event)
+}
+
+fn severity(level: Level) -> Severity {
+    match level {
+        Level::Informational => Severity::Informational,
+        Level::Low => Severity::Low,
+        Level::Medium => Severity::Medium,
+        Level::High => Severity::High,
+        Level::Critical => Severity::Critical,
+    }
+}
+
+fn db_shard(shard: Shard) -> DbShard {
+    match shard {
+        Shard::File => DbShard::File,
+        Shard::Network => DbShard::Network,
+        Shard::Alert => DbShard::Alert,
+        Shard::Config => DbShard::Config,
+        Shard::Other => DbShard::Other,
+    }
+}

@@ -1,0 +1,334 @@
+//! Tokens that the hub signs for people and programs: JWT (RFC 7519) with `EdDSA` (RFC 8037), for one hour.
+//!
+//! Keys rotate: the newest signs, and one that was replaced is believed for as long as the tokens that it signed. Their
+//! private halves lie in the database sealed with the hub's own key, so that replicas share them.
+
+use crate::refusal::{Outcome, Refusal};
+use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
+use jiff::{SignedDuration, Timestamp};
+use jsonwebtoken::crypto::{CryptoProvider, JwtSigner, JwtVerifier, KeyUtils};
+use jsonwebtoken::errors::{Error, ErrorKind};
+use jsonwebtoken::signature::{self, Signer, Verifier};
+use jsonwebtoken::{Algorithm, DecodingKey, DecodingKeyKind, EncodingKey, Header, Validation};
+use picket_hub_db::{Database, Hidden, SigningKey as KeptKey, TenantId};
+use picket_protocol::hub::ProblemCode;
+use picket_seal::{Place, Sealer};
+use serde::{Deserialize, Serialize};
+use std::sync::{Arc, PoisonError, RwLock};
+use zeroize::Zeroizing;
+
+/// For how long a token holds.
+pub const LIFE: SignedDuration = SignedDuration::from_hours(1);
+/// How old the key that signs may become.
+const KEY_LIFE: SignedDuration = SignedDuration::from_hours(30 * 24);
+/// How long a key that was replaced is believed: as long as its last token, and a little.
+const OVERLAP: SignedDuration = SignedDuration::from_hours(2);
+/// What a token is for.
+const AUDIENCE: &str = "picket-api";
+/// What the keys are kept as.
+const PURPOSE: &str = "jwt";
+
+/// What a token says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claims {
+    /// Which hub.
+    pub iss: String,
+    /// What for.
+    pub aud: String,
+    /// For whom: `user:<id>` or `token:<id>`.
+    pub sub: String,
+    /// Since when, in seconds since 1970.
+    pub iat: i64,
+    /// Until when, in seconds since 1970.
+    pub exp: i64,
+    /// Which token.
+    pub jti: String,
+}
+
+/// Signs and believes tokens.
+pub struct Tokens {
+    issuer: String,
+    keys: RwLock<Vec<Loaded>>,
+}
+
+struct Loaded {
+    kid: String,
+    signing: SigningKey,
+    created_at: Timestamp,
+    retires_at: Option<Timestamp>,
+}
+
+impl std::fmt::Debug for Tokens {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokens").field("issuer", &self.issuer).finish_non_exhaustive()
+    }
+}
+
+impl Tokens {
+    /// For the hub at `issuer`. Without keys until [`Tokens::load`].
+    pub fn new(issuer: &str) -> Self {
+        // Once in a process; by whom does not matter.
+        let _ = PROVIDER.install_default();
+        Self { issuer: issuer.to_owned(), keys: RwLock::default() }
+    }
+
+    /// Reads the keys, and makes a new one if there is none that may sign. Called at the start, and now and then.
+    ///
+    /// # Errors
+    /// When the database does not answer or a key cannot be opened.
+    pub async fn load(&self, db: &Arc<dyn Database>, tenant: TenantId, sealer: &Sealer, now: Timestamp) -> Outcome<()> {
+        let mut loaded = open(&db.signing_keys(tenant, PURPOSE).await?, sealer)?;
+        if !loaded.iter().any(|key| signs_at(key, now)) {
+            let fresh = make(sealer, now)?;
+            let retire = now.checked_add(OVERLAP).unwrap_or(now);
+            match db.add_signing_key(tenant, &fresh, Some(retire)).await {
+                Ok(()) => tracing::info!(kid = fresh.kid, "a new key signs tokens"),
+                // A replica was faster: its key will do.
+                Err(error) if error.is_conflict() => {}
+                Err(error) => return Err(error.into()),
+            }
+            loaded = open(&db.signing_keys(tenant, PURPOSE).await?, sealer)?;
+        }
+        loaded.retain(|key| key.retires_at.is_none_or(|end| end > now));
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = loaded;
+        Ok(())
+    }
+
+    /// A token for `subject`, and until when it holds.
+    ///
+    /// # Errors
+    /// When there is no key.
+    pub fn issue(&self, subject: &str, now: Timestamp) -> Outcome<(String, Timestamp)> {
+        let failed = || Refusal::new(ProblemCode::Internal, "no token could be signed; the hub's log says why");
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        let key =
+            keys.iter().filter(|key| key.retires_at.is_none()).max_by_key(|key| key.created_at).ok_or_else(failed)?;
+        let until = now.checked_add(LIFE).unwrap_or(now);
+        let claims = Claims {
+            iss: self.issuer.clone(),
+            aud: AUDIENCE.to_owned(),
+            sub: subject.to_owned(),
+            iat: now.as_second(),
+            exp: until.as_second(),
+            jti: uuid::Uuid::now_v7().to_string(),
+        };
+        let mut header = Header::new(Algorithm::EdDSA);
+        header.kid = Some(key.kid.clone());
+        let encoding = EncodingKey::from_ed_der(key.signing.as_bytes());
+        let token = jsonwebtoken::encode(&header, &claims, &encoding).map_err(|error| {
+            tracing::error!(%error, "a token could not be signed");
+            failed()
+        })?;
+        Ok((token, until))
+    }
+
+    /// For whom a token is, if this hub signed it and it holds at `now`.
+    pub fn subject(&self, token: &str, now: Timestamp) -> Option<String> {
+        let kid = jsonwebtoken::decode_header(token).ok()?.kid?;
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        let key = keys.iter().find(|key| key.kid == kid && key.retires_at.is_none_or(|end| end > now))?;
+        let mut validation = Validation::new(Algorithm::EdDSA);
+        validation.set_audience(&[AUDIENCE]);
+        validation.set_issuer(&[&self.issuer]);
+        // The time is ours, which tests may set.
+        validation.validate_exp = false;
+        validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
+        let decoding = DecodingKey::from_ed_der(key.signing.verifying_key().as_bytes());
+        let claims = jsonwebtoken::decode::<Claims>(token, &decoding, &validation).ok()?.claims;
+        (now.as_second() < claims.exp && claims.iat <= now.as_second() + 60).then_some(claims.sub)
+    }
+
+    /// The public keys as a JSON Web Key Set (RFC 7517 §5, RFC 8037 §2): whoever shall check tokens elsewhere needs no secret.
+    pub fn key_set(&self) -> serde_json::Value {
+        use base64::Engine as _;
+        let encode = |bytes: &[u8]| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes);
+        let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
+        let keys: Vec<_> = keys
+            .iter()
+            .map(|key| {
+                let x = encode(key.signing.verifying_key().as_bytes());
+                serde_json::json!({"kty": "OKP", "crv": "Ed25519", "use": "sig", "alg": "EdDSA", "kid": key.kid, "x": x})
+            })
+            .collect();
+        serde_json::json!({ "keys": keys })
+    }
+}
+
+fn signs_at(key: &Loaded, now: Timestamp) -> bool {
+    key.retires_at.is_none() && now.duration_since(key.created_at) < KEY_LIFE
+}
+
+fn make(sealer: &Sealer, now: Timestamp) -> Outcome<KeptKey> {
+    let failed = |error: &dyn std::fmt::Display| {
+        tracing::error!(%error, "a key for tokens could not be made");
+        Refusal::new(ProblemCode::Internal, "a key for tokens could not be made; the hub's log says why")
+    };
+    let mut seed = Zeroizing::new([0u8; 32]);
+    getrandom::fill(seed.as_mut()).map_err(|error| failed(&error))?;
+    let signing = SigningKey::from_bytes(&seed);
+    let kid = uuid::Uuid::now_v7().to_string();
+    let sealed = sealer.seal(place(&kid), seed.as_ref()).map_err(|error| failed(&error))?;
+    Ok(KeptKey {
+        kid,
+        purpose: PURPOSE.to_owned(),
+        public: signing.verifying_key().as_bytes().to_vec(),
+        sealed: Hidden(sealed),
+        created_at: now,
+        retires_at: None,
+    })
+}
+
+fn place(kid: &str) -> Place<'_> {
+    Place { table: "signing_keys", row: 0, context: kid.as_bytes() }
+}
+
+fn open(kept: &[KeptKey], sealer: &Sealer) -> Outcome<Vec<Loaded>> {
+    let mut loaded = Vec::with_capacity(kept.len());
+    for key in kept {
+        let seed = sealer.open(place(&key.kid), &key.sealed.0).map(Zeroizing::new);
+        let seed = seed.ok().and_then(|seed| <[u8; 32]>::try_from(seed.as_slice()).ok()).ok_or_else(|| {
+            tracing::error!(kid = key.kid, "a key for tokens does not open with seal.key: is it another hub's?");
+            Refusal::new(ProblemCode::Internal, "the keys for tokens cannot be opened; the hub's log says more")
+        })?;
+        loaded.push(Loaded {
+            kid: key.kid.clone(),
+            signing: SigningKey::from_bytes(&seed),
+            created_at: key.created_at,
+            retires_at: key.retires_at,
+        });
+    }
+    Ok(loaded)
+}
+
+struct Ed25519Signer(SigningKey);
+
+impl Signer<Vec<u8>> for Ed25519Signer {
+    fn try_sign(&self, message: &[u8]) -> Result<Vec<u8>, signature::Error> {
+        Ok(self.0.sign(message).to_bytes().to_vec())
+    }
+}
+
+impl JwtSigner for Ed25519Signer {
+    fn algorithm(&self) -> Algorithm {
+        Algorithm::EdDSA
+    }
+}
+
+struct Ed25519Verifier(VerifyingKey);
+
+impl Verifier<Vec<u8>> for Ed25519Verifier {
+    fn verify(&self, message: &[u8], signature: &Vec<u8>) -> Result<(), signature::Error> {
+        let failed = |_| signature::Error::new();
+        let signature = Signature::from_slice(signature).map_err(failed)?;
+        self.0.verify_strict(message, &signature).map_err(failed)
+    }
+}
+
+impl JwtVerifier for Ed25519Verifier {
+    fn algorithm(&self) -> Algorithm {
+        Algorithm::EdDSA
+    }
+}
+
+/// The one algorithm, by the one library: nothing else is accepted as a signature.
+static PROVIDER: CryptoProvider =
+    CryptoProvider { signer_factory: signer, verifier_factory: verifier, key_utils: KeyUtils::new_unimplemented() };
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature that the library wants")]
+fn signer(algorithm: &Algorithm, key: &EncodingKey) -> Result<Box<dyn JwtSigner>, Error> {
+    let seed = <[u8; 32]>::try_from(key.as_bytes()).ok().filter(|_| *algorithm == Algorithm::EdDSA);
+    let seed = seed.ok_or(ErrorKind::InvalidAlgorithm)?;
+    Ok(Box::new(Ed25519Signer(SigningKey::from_bytes(&seed))))
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature that the library wants")]
+fn verifier(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerifier>, Error> {
+    let DecodingKeyKind::SecretOrDer(bytes) = key.kind() else { return Err(ErrorKind::InvalidKeyFormat.into()) };
+    let bytes = <[u8; 32]>::try_from(bytes.as_slice()).ok().filter(|_| *algorithm == Algorithm::EdDSA);
+    let key = bytes.and_then(|bytes| VerifyingKey::from_bytes(&bytes).ok()).ok_or(ErrorKind::InvalidAlgorithm)?;
+    Ok(Box::new(Ed25519Verifier(key)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base64::Engine as _;
+    use picket_seal::Keyring;
+
+    fn now() -> Timestamp {
+        "2026-11-21T12:00:00Z".parse().unwrap()
+    }
+
+    fn tokens() -> (Tokens, Sealer, tempfile::TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let keyring = Arc::new(Keyring::create(&dir.path().join("seal.key")).unwrap());
+        let sealer = Sealer::new(keyring).unwrap();
+        let tokens = Tokens::new("https://hub.example");
+        add(&tokens, &sealer, now());
+        (tokens, sealer, dir)
+    }
+
+    fn add(tokens: &Tokens, sealer: &Sealer, at: Timestamp) {
+        let kept = make(sealer, at).unwrap();
+        tokens.keys.write().unwrap().extend(open(&[kept], sealer).unwrap());
+    }
+
+    #[test]
+    fn a_token_is_believed_for_an_hour_and_by_this_hub() {
+        let (tokens, sealer, _dir) = tokens();
+        let (token, until) = tokens.issue("user:1", now()).unwrap();
+        assert_eq!(until.duration_since(now()), LIFE);
+        assert_eq!(tokens.subject(&token, now()).as_deref(), Some("user:1"));
+        let later = |minutes| now().checked_add(SignedDuration::from_mins(minutes)).unwrap();
+        assert!(tokens.subject(&token, later(59)).is_some());
+        assert_eq!(tokens.subject(&token, later(60)), None);
+        assert_eq!(tokens.subject(&token, later(-5)), None, "from the future");
+        let (other, _, _other_dir) = self::tokens();
+        assert_eq!(other.subject(&token, now()), None);
+        let elsewhere = Tokens::new("https://elsewhere.example");
+        add(&elsewhere, &sealer, now());
+        assert_eq!(elsewhere.subject(&token, now()), None);
+    }
+
+    #[test]
+    fn a_key_that_was_replaced_is_believed_until_its_last_token_has_ended() {
+        let (tokens, sealer, _dir) = tokens();
+        let (old, _) = tokens.issue("user:1", now()).unwrap();
+        let later = |hours| now().checked_add(SignedDuration::from_hours(hours)).unwrap();
+        tokens.keys.write().unwrap()[0].retires_at = Some(later(0).checked_add(SignedDuration::from_mins(30)).unwrap());
+        add(&tokens, &sealer, later(0));
+        let (new, _) = tokens.issue("user:1", now()).unwrap();
+        assert_ne!(jsonwebtoken::decode_header(&old).unwrap().kid, jsonwebtoken::decode_header(&new).unwrap().kid);
+        assert!(tokens.subject(&old, now()).is_some());
+        assert!(tokens.subject(&old, now().checked_add(SignedDuration::from_mins(31)).unwrap()).is_none());
+        assert!(tokens.subject(&new, now()).is_some());
+    }
+
+    #[test]
+    fn a_token_that_names_no_algorithm_or_another_one_is_nothing() {
+        let (tokens, _sealer, _dir) = tokens();
+        let (token, _) = tokens.issue("user:1", now()).unwrap();
+        let parts: Vec<&str> = token.split('.').collect();
+        let encode = |text: &str| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(text);
+        let kid = jsonwebtoken::decode_header(&token).unwrap().kid.unwrap();
+        for header in [r#"{"alg":"none","kid":"KID"}"#, r#"{"alg":"HS256","kid":"KID"}"#, r#"{"alg":"EdDSA"}"#] {
+            let header = encode(&header.replace("KID", &kid));
+            for signature in ["", parts[2]] {
+                let forged = format!("{header}.{}.{signature}", parts[1]);
+                assert_eq!(tokens.subject(&forged, now()), None, "{forged}");
+            }
+        }
+        let claims = encode(
+            r#"{"iss":"https://hub.example","aud":"picket-api","sub":"user:2","iat":0,"exp":99999999999,"jti":""}"#,
+        );
+        assert_eq!(tokens.subject(&format!("{}.{claims}.{}", parts[0], parts[2]), now()), None);
+    }
+
+    #[test]
+    fn the_key_set_tells_public_halves_only() {
+        let (tokens, _sealer, _dir) = tokens();
+        let set = tokens.key_set();
+        assert_eq!(set["keys"][0]["crv"], "Ed25519");
+        assert!(set["keys"][0].get("d").is_none());
+    }
+}

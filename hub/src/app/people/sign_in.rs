@@ -1,0 +1,222 @@
+//! Saying who one is: with a password, a session, a token of the hub's or an API token.
+
+use super::abuse::counted_as;
+use super::principal::{Principal, Proof};
+use super::{csrf, hash, secret};
+use crate::refusal::{Outcome, Refusal};
+use crate::state::Hub;
+use jiff::{SignedDuration, Timestamp};
+use picket_hub_db::{Block, BlockSubject, Hidden, Session, User, UserStatus};
+use picket_protocol::hub::ProblemCode;
+use std::net::IpAddr;
+use std::time::Duration;
+use uuid::Uuid;
+use zeroize::Zeroizing;
+
+/// What every API token begins with. Secret scanners find it by this.
+pub const API_TOKEN_PREFIX: &str = "picket-api-1.";
+/// How long a session lasts without being used.
+const IDLE: SignedDuration = SignedDuration::from_hours(2);
+/// How long a session lasts at most.
+const SESSION_LIFE: SignedDuration = SignedDuration::from_hours(12);
+/// How precisely it is noted when something was used last: not each request is a write.
+const TOUCH_AFTER: SignedDuration = SignedDuration::from_mins(1);
+
+/// Somebody who has signed in.
+#[derive(Debug)]
+pub struct SignedIn {
+    /// Who.
+    pub user: User,
+    /// The value of the cookie. A secret.
+    pub cookie: Zeroizing<String>,
+    /// The token against forged requests.
+    pub csrf: String,
+    /// When the session ends at the latest.
+    pub ends_at: Timestamp,
+}
+
+impl Hub {
+    /// Begins a session.
+    ///
+    /// # Errors
+    /// `unauthenticated`, the same for a wrong name and a wrong password; `blocked`.
+    pub async fn sign_in(&self, name: &str, password: &str, from: IpAddr, agent: &str) -> Outcome<SignedIn> {
+        let user = self.user_by_password(name, password, from).await?;
+        let now = self.clock.now();
+        let cookie = secret("").map_err(|_| Refusal::new(ProblemCode::Internal, "no random numbers"))?;
+        let ends_at = now.checked_add(SESSION_LIFE).unwrap_or(now);
+        let session = Session {
+            id_hash: Hidden(hash(&cookie)),
+            user: user.id,
+            csrf_hash: Hidden(hash(&format!("csrf {}", cookie.as_str()))),
+            address: from.to_string(),
+            user_agent: agent.chars().filter(|c| !c.is_control()).take(200).collect(),
+            created_at: now,
+            last_used: now,
+            expires_at: now.checked_add(IDLE).unwrap_or(now).min(ends_at),
+        };
+        self.db.create_session(self.tenant, &session).await?;
+        self.db.user_signed_in(self.tenant, user.id, now).await?;
+        let csrf = csrf::token(&cookie, now);
+        Ok(SignedIn { user, cookie, csrf, ends_at })
+    }
+
+    /// The user with this name and password.
+    ///
+    /// # Errors
+    /// As [`Hub::sign_in`].
+    pub async fn user_by_password(&self, name: &str, password: &str, from: IpAddr) -> Outcome<User> {
+        self.not_blocked(&BlockSubject::Address(counted_as(from))).await?;
+        let found = self.db.user_by_name(self.tenant, name).await?;
+        let active = found.filter(|user| user.status == UserStatus::Active);
+        if let Some(user) = &active {
+            self.not_blocked(&BlockSubject::Principal(user_key(user.id))).await?;
+        }
+        let kept = active.as_ref().and_then(|user| user.password.as_ref()).map(|hash| hash.0.as_str());
+        let matches = self.passwords.matches(kept, password).await;
+        match active.filter(|_| matches) {
+            Some(user) => {
+                self.failures.forgive(&user_key(user.id));
+                self.failures.forgive(&counted_as(from));
+                Ok(user)
+            }
+            None => {
+                let known = self.db.user_by_name(self.tenant, name).await?;
+                self.note_failure(from, known.map(|user| user_key(user.id))).await;
+                Err(Refusal::new(ProblemCode::Unauthenticated, "the name or the password is wrong"))
+            }
+        }
+    }
+
+    /// Who has this session's cookie; notes that it was used.
+    ///
+    /// # Errors
+    /// `unauthenticated` when it has ended.
+    pub async fn by_session(&self, cookie: &str, from: IpAddr) -> Outcome<Principal> {
+        let now = self.clock.now();
+        let id_hash = hash(cookie);
+        let ended = || Refusal::new(ProblemCode::Unauthenticated, "the session has ended; sign in again");
+        let Some(session) = self.db.session(self.tenant, &id_hash, now).await? else {
+            self.note_failure(from, None).await;
+            return Err(ended());
+        };
+        if now.duration_since(session.last_used) >= TOUCH_AFTER {
+            let at_most = session.created_at.checked_add(SESSION_LIFE).unwrap_or(now);
+            let until = now.checked_add(IDLE).unwrap_or(now).min(at_most);
+            self.db.touch_session(self.tenant, &id_hash, now, until).await?;
+        }
+        self.principal(&user_key(session.user), Proof::Session { id_hash }).await?.ok_or_else(ended)
+    }
+
+    /// Who a bearer token is of: one that the hub signed, or an API token.
+    ///
+    /// # Errors
+    /// `unauthenticated` when it is none, or is over.
+    pub async fn by_bearer(&self, token: &str, from: IpAddr) -> Outcome<Principal> {
+        let now = self.clock.now();
+        let wrong = || {
+            Refusal::new(
+                ProblemCode::Unauthenticated,
+                "the token is not valid, has expired or was revoked; get a new one",
+            )
+        };
+        let found = if token.starts_with(API_TOKEN_PREFIX) {
+            self.by_api_token(token, now).await?
+        } else {
+            match self.tokens.subject(token, now) {
+                Some(subject) => self.principal(&subject, Proof::Jwt).await?,
+                None => None,
+            }
+        };
+        match found {
+            Some(principal) => Ok(principal),
+            None => {
+                self.note_failure(from, None).await;
+                Err(wrong())
+            }
+        }
+    }
+
+    async fn by_api_token(&self, token: &str, now: Timestamp) -> Outcome<Option<Principal>> {
+        let kept = self.db.api_token_by_hash(self.tenant, &hash(token)).await?;
+        let in_force = kept.filter(|kept| kept.revoked_at.is_none() && kept.expires_at.is_none_or(|end| end > now));
+        let Some(kept) = in_force else { return Ok(None) };
+        if kept.last_used.is_none_or(|last| now.duration_since(last) >= TOUCH_AFTER) {
+            self.db.api_tokens_used(self.tenant, &[(kept.id, now)]).await?;
+        }
+        self.principal(&kept.principal, Proof::ApiToken { id: kept.id }).await
+    }
+
+    /// The principal called `key`, if it still is one: a user who was disabled is nobody, whatever token they hold.
+    async fn principal(&self, key: &str, proof: Proof) -> Outcome<Option<Principal>> {
+        let name = match key.split_once(':') {
+            Some(("user", id)) => {
+                let Ok(id) = id.parse::<Uuid>() else { return Ok(None) };
+                match self.db.user(self.tenant, id).await? {
+                    Some(user) if user.status == UserStatus::Active => user.name,
+                    _ => return Ok(None),
+                }
+            }
+            Some(("token", id)) => format!("token {id}"),
+            _ => return Ok(None),
+        };
+        self.not_blocked(&BlockSubject::Principal(key.to_owned())).await?;
+        let grants = self.db.permissions_of(self.tenant, key).await?;
+        Ok(Some(Principal { key: key.to_owned(), name, proof, grants }))
+    }
+
+    /// Refuses who is blocked.
+    ///
+    /// # Errors
+    /// `blocked`, with the time until when.
+    pub async fn not_blocked(&self, subject: &BlockSubject) -> Outcome<()> {
+        let now = self.clock.now();
+        let Some(block) = self.db.blocked(self.tenant, subject, now).await? else { return Ok(()) };
+        let (kind, value) = subject.parts();
+        let until = block.until.map_or_else(|| "for good".to_owned(), |until| format!("until {until}"));
+        let detail = format!("the {kind} {value} is blocked {until}: {}; an operator can lift it", block.reason);
+        let mut refusal = Refusal::new(ProblemCode::Blocked, detail);
+        if let Some(wait) = block.until.and_then(|until| Duration::try_from(until.duration_since(now)).ok()) {
+            refusal = refusal.after(wait);
+        }
+        Err(refusal)
+    }
+
+    /// Notes that somebody failed to say who they are, and blocks who has failed too often.
+    pub async fn note_failure(&self, from: IpAddr, principal: Option<String>) {
+        let now = self.clock.now();
+        let is_exempt = self.security.never_blocked.iter().any(|network| network.holds(from));
+        let address = counted_as(from);
+        let mut subjects = Vec::new();
+        if self.failures.note(&address, now) && !is_exempt {
+            subjects.push(BlockSubject::Address(address));
+        }
+        if let Some(principal) = principal
+            && self.failures.note(&principal, now)
+            && !is_exempt
+        {
+            subjects.push(BlockSubject::Principal(principal));
+        }
+        for subject in subjects {
+            if !self.security.auto_block {
+                continue;
+            }
+            let reason = "failed to authenticate too often".to_owned();
+            let until = now.checked_add(self.security.block_for).ok();
+            let (kind, value) = subject.parts();
+            tracing::warn!(kind, value, ?until, "blocked after failed authentication");
+            let details = serde_json::json!({"subject_kind": kind, "subject": value, "address": from.to_string()});
+            let block =
+                Block { subject: subject.clone(), until, reason, created_at: now, created_by: "hub".to_owned() };
+            if let Err(error) = self.db.block(self.tenant, &block).await {
+                tracing::error!(%error, "a block is not kept");
+            }
+            self.report("authentication_abuse", details).await;
+        }
+    }
+}
+
+/// How permissions and the audit log name a user.
+pub fn user_key(id: Uuid) -> String {
+    format!("user:{id}")
+}

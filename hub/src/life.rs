@@ -1,0 +1,236 @@
+//! The hub's life: `Options → start() → Running → stop()`.
+
+use crate::api::people::RequestRates;
+use crate::app::admission::Admission;
+use crate::app::heartbeats::Heartbeats;
+use crate::app::identity::Identities;
+use crate::app::intake::Intake;
+use crate::app::judge::{self, JudgeCounters};
+use crate::app::own_events::OwnStream;
+use crate::app::people::abuse::Failures;
+use crate::app::people::jwt::Tokens;
+use crate::app::people::password::Passwords;
+use crate::app::presence::Presence;
+use crate::app::rules::RuleSet;
+use crate::app::upkeep;
+use crate::authority::{AgentVerifier, HotCertificate, KeysError, KeysFolder, agent_server, people_server};
+use crate::clock::Clock;
+use crate::config::{ConfigError, HubSettings};
+use crate::refusal::Refusal;
+use crate::security::Security;
+use crate::server::{BindError, Listener};
+use crate::state::{Hub, Parts};
+use jiff::SignedDuration;
+use picket_hub_db::{DbError, Options as DbOptions, TenantId};
+use picket_hub_rules::Shard;
+use picket_protocol::BuildInfo;
+use picket_seal::Sealer;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::task::TaskTracker;
+
+/// Everything resolved: what a hub starts with.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Which build this is.
+    pub build: BuildInfo,
+    /// What was configured.
+    pub settings: HubSettings,
+    /// How it defends itself.
+    pub security: Security,
+    /// Where its keys lie.
+    pub keys: KeysFolder,
+    /// The folder with rules of the operator's own, where there is one.
+    pub rules_dir: Option<std::path::PathBuf>,
+    /// Where everything is kept.
+    pub database: String,
+    /// What time it is.
+    pub clock: Clock,
+}
+
+/// Why a hub did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A setting cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The keys cannot be used.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    /// The database cannot be used.
+    #[error(transparent)]
+    Database(#[from] DbError),
+    /// TLS cannot be set up.
+    #[error("TLS cannot be set up with the keys: {0}")]
+    Tls(#[from] rustls::Error),
+    /// A port cannot be had.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// Something else the hub needs could not be made ready.
+    #[error("the hub could not make itself ready: {0}")]
+    Unready(Refusal),
+    /// The system refused something.
+    #[error("the system refused: {0}")]
+    System(#[from] std::io::Error),
+}
+
+/// A hub that serves.
+pub struct Running {
+    hub: Arc<Hub>,
+    agents: SocketAddr,
+    api: SocketAddr,
+    stop: watch::Sender<bool>,
+    serving: Vec<JoinHandle<()>>,
+    writing: Vec<JoinHandle<()>>,
+}
+
+/// Starts a hub. When it returns, both ports serve.
+///
+/// # Errors
+/// What is missing, and what to do about it.
+pub async fn start(options: Options) -> Result<Running, StartError> {
+    let Options { build, settings, security, keys: folder, rules_dir, database, clock } = options;
+    let (agents_address, api_address) = (settings.agents_address()?, settings.api_address()?);
+    let public_url = settings.public_url()?;
+    let keys = folder.load()?;
+    let sealer = Sealer::new(Arc::new(folder.seal()?)).map_err(KeysError::Seal)?;
+    let db = picket_hub_db::open(&database, &DbOptions::default()).await?;
+    let tenant = TenantId::DEFAULT;
+    db.ensure_default_tenant(clock.now()).await?;
+    let (stop, stopped) = watch::channel(false);
+    let (wake, _) = watch::channel(0_u64);
+    let wake = Arc::new(wake);
+    let stored = {
+        let wake = Arc::clone(&wake);
+        move |new: u64| wake.send_modify(|count| *count = count.wrapping_add(new))
+    };
+    let limits = settings.limits.clone();
+    let max_bytes = usize::try_from(limits.intake.0).unwrap_or(usize::MAX);
+    let (intake, intake_task) = Intake::start(Arc::clone(&db), tenant, max_bytes, stored);
+    let (heartbeats, heartbeat_task) = Heartbeats::start(Arc::clone(&db), tenant);
+    let hot = Arc::new(HotCertificate::new(&keys.hub_chain(), &keys.hub.1)?);
+    let verifier = Arc::new(AgentVerifier::new(&keys.roots)?);
+    let passwords =
+        Passwords::new().map_err(|error| StartError::Unready(Refusal::new(Default::default(), error.to_string())))?;
+    let tokens = Tokens::new(&public_url);
+    tokens.load(&db, tenant, &sealer, clock.now()).await.map_err(StartError::Unready)?;
+    let hub = Arc::new(Hub::new(
+        Parts {
+            build,
+            clock,
+            db,
+            tenant,
+            grace: SignedDuration::try_from(settings.certificates.grace.get()).unwrap_or(SignedDuration::MAX),
+            identities: Identities::default(),
+            presence: Presence::default(),
+            intake,
+            heartbeats,
+            enrolments: Admission::new("enrolments", settings.enrolment.per_second),
+            connects: Admission::new("connections of agents", limits.connects_per_second),
+            passwords,
+            tokens,
+            failures: Failures::default(),
+            rates: {
+                let rates = &security.policies.rate_limiting;
+                let window = Duration::from_secs(u64::from(rates.window_seconds));
+                RequestRates::new(rates.default_limit, window, rates.burst_limit)
+            },
+            security,
+            own_stream: OwnStream::default(),
+            tasks: TaskTracker::new(),
+            stop: stopped.clone(),
+            wake,
+            found: watch::channel(0).0,
+            rules: RuleSet::new(rules_dir),
+            judged: JudgeCounters::default(),
+            replica: uuid::Uuid::now_v7(),
+            public_url,
+            sealer,
+            settings,
+        },
+        keys,
+    ));
+    hub.be_an_agent().await?;
+    hub.put_pack().await.map_err(StartError::Unready)?;
+    hub.put_files().await.map_err(StartError::Unready)?;
+    hub.load_rules().await.map_err(StartError::Unready)?;
+    let agents = Listener::bind(
+        "agents",
+        agents_address,
+        agent_server(Arc::clone(&verifier), Arc::clone(&hot))?,
+        crate::api::agent::router(Arc::clone(&hub)),
+        usize::try_from(limits.agents).unwrap_or(usize::MAX),
+    )
+    .await?;
+    let api = Listener::bind(
+        "api",
+        api_address,
+        people_server(Arc::clone(&hot))?,
+        crate::api::people::router(&hub),
+        usize::try_from(limits.api).unwrap_or(usize::MAX),
+    )
+    .await?;
+    let (agents_address, api_address) = (agents.address()?, api.address()?);
+    let drain = hub.settings.drain_limit.get();
+    let mut serving = vec![
+        tokio::spawn(agents.serve(stopped.clone(), drain)),
+        tokio::spawn(api.serve(stopped.clone(), drain)),
+        tokio::spawn(upkeep::run(Arc::clone(&hub), folder, hot, verifier)),
+    ];
+    serving.extend(Shard::ALL.map(|shard| tokio::spawn(judge::run(Arc::clone(&hub), shard))));
+    tracing::info!(agents = %agents_address, api = %api_address, url = hub.public_url, "the hub serves");
+    Ok(Running {
+        hub,
+        agents: agents_address,
+        api: api_address,
+        stop,
+        serving,
+        writing: vec![intake_task, heartbeat_task],
+    })
+}
+
+impl Running {
+    /// What everything in the hub shares.
+    pub fn hub(&self) -> &Arc<Hub> {
+        &self.hub
+    }
+
+    /// Where agents are heard.
+    pub fn agents_address(&self) -> SocketAddr {
+        self.agents
+    }
+
+    /// Where people and programs are answered.
+    pub fn api_address(&self) -> SocketAddr {
+        self.api
+    }
+
+    /// Stops: tells agents and viewers goodbye, lets open requests finish, stores what was accepted, closes the database.
+    pub async fn stop(self) {
+        let limit = self.hub.settings.drain_limit.get();
+        let _ = self.stop.send(true);
+        self.hub.tasks.close();
+        let ended = async {
+            for task in self.serving {
+                let _ = task.await;
+            }
+            self.hub.tasks.wait().await;
+        };
+        if tokio::time::timeout(limit + Duration::from_secs(5), ended).await.is_err() {
+            tracing::warn!(?limit, "connections were cut at the drain limit");
+        }
+        // What was accepted waits in the writers' queues; each writes until its queue is empty and nobody can fill it.
+        let db = Arc::clone(&self.hub.db);
+        drop(self.hub);
+        for mut task in self.writing {
+            if tokio::time::timeout(limit, &mut task).await.is_err() {
+                task.abort();
+            }
+        }
+        db.close().await;
+        tracing::info!("stopped");
+    }
+}

@@ -1,0 +1,104 @@
+//! From an agent's event to a finding, through the whole hub.
+
+use crate::fleet::{Fleet, Machine, eventually};
+use picket_hub_db::{Finding, FindingFilter, PageRequest, TenantId};
+use picket_protocol::hub::EventsAnswer;
+use serde_json::json;
+
+async fn findings(fleet: &Fleet) -> Vec<Finding> {
+    let db = &fleet.running.hub().db;
+    let page = db.findings(TenantId::DEFAULT, &FindingFilter::default(), &PageRequest::first(1000)).await;
+    page.unwrap().items
+}
+
+/// A line in which somebody changes `path`.
+fn changed(machine: &Machine, seq: u64, path: &str) -> String {
+    json!({
+        "schema": 1, "device_id": "x", "boot_id": machine.boot, "seq": seq, "class": "normal", "type": "file",
+        "details": {
+            "timestamp": "2026-11-21T12:00:00Z", "action": "modified", "path": path,
+            "kind": "file", "method": "fanotify", "confidence": "observed",
+        },
+    })
+    .to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_the_authorized_keys_becomes_one_finding_with_its_events_as_evidence() {
+    let fleet = Fleet::start().await;
+    let machine = fleet.machine().await;
+    let keys = "/root/.ssh/authorized_keys";
+    machine.send(&fleet, &changed(&machine, 1, keys)).await.ok::<EventsAnswer>();
+    machine.send(&fleet, &changed(&machine, 2, "/tmp/harmless")).await.ok::<EventsAnswer>();
+    machine.send(&fleet, &changed(&machine, 3, keys)).await.ok::<EventsAnswer>();
+    // A duplicate is no evidence.
+    machine.send(&fleet, &changed(&machine, 3, keys)).await.ok::<EventsAnswer>();
+    let found = eventually(async || {
+        let found = findings(&fleet).await;
+        found.first().filter(|finding| finding.event_count == 2).cloned()
+    })
+    .await;
+    assert_eq!(findings(&fleet).await.len(), 1);
+    assert_eq!(found.agent, Some(machine.id));
+    assert_eq!(found.entity.unwrap().value, keys);
+    let evidence = fleet.running.hub().db.evidence(TenantId::DEFAULT, found.id, &PageRequest::first(10)).await.unwrap();
+    assert_eq!(evidence.items.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_stored_and_not_judged_before_a_restart_is_judged_after_it_and_once() {
+    let fleet = Fleet::start().await;
+    let machine = fleet.machine().await;
+    for seq in 1..=20 {
+        machine.send(&fleet, &changed(&machine, seq, &format!("/etc/cron.d/job-{seq}"))).await.ok::<EventsAnswer>();
+    }
+    // Wherever the judge is by now.
+    let fleet = fleet.restart().await;
+    let all = eventually(async || {
+        let found = findings(&fleet).await;
+        (found.iter().map(|finding| finding.event_count).sum::<u64>() >= 20).then_some(found)
+    })
+    .await;
+    assert_eq!(all.iter().map(|finding| finding.event_count).sum::<u64>(), 20);
+    let fleet = fleet.restart().await;
+    machine.send(&fleet, &changed(&machine, 21, "/etc/cron.d/last")).await.ok::<EventsAnswer>();
+    let sum = eventually(async || {
+        let sum = findings(&fleet).await.iter().map(|finding| finding.event_count).sum::<u64>();
+        (sum > 20).then_some(sum)
+    })
+    .await;
+    assert_eq!(sum, 21);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_of_rules_d_is_in_force_without_a_restart() {
+    let fleet = Fleet::start().await;
+    let machine = fleet.machine().await;
+    let rule = r"title: A file of the test
+id: 6f1c1f0e-5d0e-4c5e-9c39-0c2f6ab0a001
+status: test
+description: Somebody changed the test's file.
+logsource:
+    product: linux
+    category: file_change
+detection:
+    selection:
+        TargetFilename|endswith: /test-file
+    condition: selection
+level: high
+";
+    let dir = fleet.dir.path().join("rules.d");
+    picket_durable::create_dir(&dir, 0o755).unwrap();
+    picket_durable::write_atomic(&dir.join("test.yml"), rule.as_bytes(), 0o644).unwrap();
+    let hub = fleet.running.hub();
+    assert!(hub.put_files().await.unwrap());
+    assert!(hub.load_rules().await.unwrap());
+    machine.send(&fleet, &changed(&machine, 1, "/srv/test-file")).await.ok::<EventsAnswer>();
+    let found = eventually(async || findings(&fleet).await.pop()).await;
+    assert_eq!((found.title.as_str(), found.rule_version), ("A file of the test", 1));
+    // The file goes, and the rule with it.
+    picket_durable::remove_if_present(&dir.join("test.yml")).unwrap();
+    assert!(hub.put_files().await.unwrap());
+    assert!(hub.load_rules().await.unwrap());
+    assert_eq!(hub.db.rule(TenantId::DEFAULT, &found.rule).await.unwrap(), None);
+}
