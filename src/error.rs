@@ -173,12 +173,12 @@ impl CommandError {
             Self::Keys(error) => key_code(error),
             Self::Identity(error) => identity_code(error),
             Self::Exchange(error) => exchange_code(error),
-            Self::Token(_) => ExitCode::Usage,
-            Self::NoHub => ExitCode::Config,
             Self::Outbox(OutboxError::OtherKeys(_)) => ExitCode::Keys,
             Self::NotInstalled(_) | Self::Update(EngineError::NotInstalled(_)) => ExitCode::NotInstalled,
-            Self::Config(_) | Self::Releases(_) | Self::Sensor(SensorError::Config(_)) => ExitCode::Config,
-            Self::Usage(_) | Self::CannotAsk(_) => ExitCode::Usage,
+            Self::Config(_) | Self::Releases(_) | Self::NoHub | Self::Sensor(SensorError::Config(_)) => {
+                ExitCode::Config
+            }
+            Self::Usage(_) | Self::CannotAsk(_) | Self::Token(_) => ExitCode::Usage,
             Self::Update(EngineError::Busy(_))
             | Self::Agent(BuildError::AlreadyRunning(_))
             | Self::Outbox(OutboxError::Lock(LockError::Held { .. })) => ExitCode::Busy,

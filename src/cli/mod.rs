@@ -96,7 +96,7 @@ pub(crate) enum Command {
     /// Make this machine an agent of a hub.
     ///
     /// The token says where the hub is and by which key it is known. It is read from --token-file, from
-    /// PICKET_ENROLL_TOKEN, or asked for; it is no argument, because others could see it. A run that was interrupted is
+    /// `PICKET_ENROLL_TOKEN`, or asked for; it is no argument, because others could see it. A run that was interrupted is
     /// gone on with by another one with the same token. An agent that runs takes its new identity by itself.
     #[command(visible_alias = "register")]
     Enroll(EnrollArgs),

@@ -18,12 +18,12 @@ pub(super) fn look(context: &Context<'_>, findings: &mut Findings) {
     let (identity, lost) = match identity(context) {
         Ok(found) => found,
         Err(CommandError::Identity(IdentityError::NotEnrolled)) => {
-            return match settings.via {
-                Via::Hub => {
-                    findings.error("hub", "this machine is not enrolled, and events wait for that", "`picket enroll`")
-                }
-                Via::Auto | Via::None => findings.ok("hub", "not enrolled; events are kept on this machine"),
-            };
+            if settings.via == Via::Hub {
+                findings.error("hub", "this machine is not enrolled, and events wait for that", "`picket enroll`");
+            } else {
+                findings.ok("hub", "not enrolled; events are kept on this machine");
+            }
+            return;
         }
         Err(CommandError::NotOwner(_) | CommandError::NeedsRoot(_)) => {
             return findings.warn("hub", "the identity can be seen by root only", "run `sudo picket doctor`");

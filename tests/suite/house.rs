@@ -51,7 +51,11 @@ const WORKSHOP: [&str; 15] = [
 fn rooms_know_the_workshop_and_the_protocol_and_never_each_other() {
     let packages = packages();
     // The program, the protocol, and the stand-in for async-nats' `nkeys`, which knows nobody.
-    assert_eq!(packages.len(), ROOMS.len() + HUB.len() + WORKSHOP.len() + 3, "a package has no place in the layer test");
+    assert_eq!(
+        packages.len(),
+        ROOMS.len() + HUB.len() + WORKSHOP.len() + 3,
+        "a package has no place in the layer test"
+    );
     for package in &packages {
         let name = package["name"].as_str().unwrap();
         let Some(short) = name.strip_prefix("picket-") else { continue };

@@ -3,9 +3,9 @@
 //! It looks every two seconds. So an enrolment, a renewal or a rollback by a command takes effect by itself, without a
 //! restart and without the command having to reach this process.
 
-use super::exchange::{self, ExchangeError};
 use super::heartbeat;
-use super::record::{Identity, IdentityError};
+use super::record::Identity;
+use super::renewing::{renew, renewal_reason};
 use super::schedule::{is_due, next_look};
 use super::settings::{UplinkSettings, Via};
 use super::state::{HubState, Standing};
@@ -17,7 +17,6 @@ use crate::keep::{Kept, told};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use picket_outbox::{Admission, Backoff, Breaker, Clock as _, SystemClock, random};
-use picket_pki::{Certificate, Renewal, renewal};
 use picket_protocol::BuildInfo;
 use picket_protocol::hub::{Heartbeat, StreamLedger};
 use picket_telemetry::Health;
@@ -86,21 +85,6 @@ pub(crate) fn destination(via: Via, standing: &Standing) -> Destination {
         (Via::None, _) | (Via::Auto, Standing::None | Standing::Lost(_)) => Destination::Store,
         (Via::Auto | Via::Hub, Standing::Enrolled) => Destination::Hub,
         (Via::Auto, Standing::Broken(_)) | (Via::Hub, _) => Destination::Nowhere,
-    }
-}
-
-/// Why the certificate is to be renewed now, if it is.
-pub(crate) fn renewal_reason(
-    certificate: &Certificate,
-    now: Timestamp,
-    asked: bool,
-    look_is_due: bool,
-) -> Option<&'static str> {
-    match renewal(certificate, now) {
-        _ if asked => Some("asked"),
-        Renewal::Expired => Some("expired"),
-        Renewal::Due if look_is_due => Some("due"),
-        Renewal::Due | Renewal::NotBefore(_) => None,
     }
 }
 
@@ -244,6 +228,11 @@ impl Keeper {
         self.parts.state.change(|state| {
             state.via = settings.via;
             state.standing = self.standing.clone();
+            if state.agent != self.live.as_ref().map(|live| live.identity.record.agent_id) {
+                // What another identity was heard of says nothing of this one.
+                (state.last_heard, state.last_error, state.wanted_since) = (None, None, None);
+                state.agent = self.live.as_ref().map(|live| live.identity.record.agent_id);
+            }
             state.hub = self.live.as_ref().map(|live| {
                 let record = &live.identity.record;
                 (record.hub.clone(), record.name.clone())
@@ -468,48 +457,6 @@ fn read_note(path: &Path) -> Option<StreamNote> {
     serde_json::from_slice(&bytes).ok()
 }
 
-/// Renews the certificate of `live`, unless somebody did meanwhile; what went wrong, and when to try again.
-fn renew(store: &CertStore, live: &Live, reason: &str) -> Result<(), (String, Option<Duration>)> {
-    let failed = |error: &IdentityError| (told(error), None);
-    let lock = match store.lock() {
-        Ok(lock) => lock,
-        Err(error) => return Err(failed(&error)),
-    };
-    if store.current() != Some(live.identity.generation) {
-        return Ok(());
-    }
-    let renewed = exchange::renew(&live.identity, reason, &live.options);
-    let outcome = match renewed {
-        Ok(set) => store.install(&lock, &set).map(|_| set).map_err(|error| failed(&error)),
-        Err(error) => {
-            let after = match &error {
-                ExchangeError::Call(call) => {
-                    if let (true, HubCallError::Problem(problem)) = (call.costs_identity(), call) {
-                        let _ =
-                            store.mark_lost(&live.identity, problem.code.as_str(), &problem.detail, Timestamp::now());
-                    }
-                    call.retry_after()
-                }
-                _ => None,
-            };
-            Err((told(&error), after))
-        }
-    };
-    match outcome {
-        Ok(set) => {
-            tracing::info!(serial = set.chain[0].serial, until = %set.chain[0].not_after, "the certificate is renewed");
-            store.count(|counts| (counts.renewed, counts.last_error) = (counts.renewed + 1, None));
-            Ok(())
-        }
-        Err((error, after)) => {
-            store.count(|counts| {
-                (counts.not_renewed, counts.last_error) = (counts.not_renewed + 1, Some(error.clone()));
-            });
-            Err((error, after))
-        }
-    }
-}
-
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -518,8 +465,6 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 mod tests {
     use super::*;
     use crate::hub::store::Lost;
-    use crate::hub::store::tests::Fleet;
-    use jiff::SignedDuration;
 
     #[test]
     fn events_go_where_the_operator_says_and_the_identity_allows() {
@@ -539,16 +484,5 @@ mod tests {
         ] {
             assert_eq!(destination(via, &standing), to, "{via:?} {standing:?}");
         }
-    }
-
-    #[test]
-    fn a_certificate_is_renewed_when_it_is_due_and_looked_at_when_it_expired_and_when_the_hub_asks() {
-        let leaf = Fleet::new().set("https://hub.example").chain.remove(0);
-        let at = |days: i64| Timestamp::now() + SignedDuration::from_hours(24 * days);
-        assert_eq!(renewal_reason(&leaf, at(0), false, true), None);
-        assert_eq!(renewal_reason(&leaf, at(0), true, false), Some("asked"));
-        assert_eq!(renewal_reason(&leaf, at(62), false, false), None, "it waits for its hour");
-        assert_eq!(renewal_reason(&leaf, at(62), false, true), Some("due"));
-        assert_eq!(renewal_reason(&leaf, at(91), false, false), Some("expired"));
     }
 }

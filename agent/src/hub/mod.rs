@@ -3,7 +3,7 @@
 //! ```text
 //! store, record, pending    the identity on disk: one switch for key, certificate, roots
 //! exchange                  enrolling, renewing, and how the answers are checked
-//! keeper                    the thread that looks after all of it
+//! keeper, renewing          the thread that looks after all of it
 //! talk, heartbeat           the WebSocket
 //! uplink                    where batches of events go
 //! pushed, taker             configuration that the hub gives
@@ -21,6 +21,7 @@ pub(crate) mod keeper;
 mod pending;
 pub mod pushed;
 mod record;
+mod renewing;
 mod schedule;
 mod settings;
 pub(crate) mod state;

@@ -56,6 +56,9 @@ pub struct NewSet {
     pub roots: Vec<Certificate>,
 }
 
+/// A file of a set: its name, its bytes, its mode.
+pub(super) type SetFile = (&'static str, Zeroizing<Vec<u8>>, u32);
+
 /// An identity that was read and fits together.
 #[derive(Debug, Clone)]
 pub struct Identity {
@@ -99,7 +102,7 @@ impl NewSet {
     ///
     /// # Errors
     /// When the record cannot be written as JSON.
-    pub(super) fn files(&self) -> Result<Vec<(&'static str, Zeroizing<Vec<u8>>, u32)>, serde_json::Error> {
+    pub(super) fn files(&self) -> Result<Vec<SetFile>, serde_json::Error> {
         let mut record = serde_json::to_vec_pretty(&self.record)?;
         record.push(b'\n');
         Ok(vec![

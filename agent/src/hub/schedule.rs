@@ -54,7 +54,7 @@ mod tests {
             let local = next.to_zoned(zone.clone());
             assert!((2..=4).contains(&local.hour()) && local.date().day() == 22, "{local}");
             assert_eq!(next_look(next, &zone, agent).duration_since(next).as_hours(), 24);
-            minutes.insert(local.hour() * 60 + local.minute());
+            minutes.insert((local.hour(), local.minute()));
         }
         assert!(minutes.len() > 60, "{}", minutes.len());
     }

@@ -50,6 +50,8 @@ impl RoundTrips {
 pub(crate) struct Snapshot {
     pub(crate) via: Via,
     pub(crate) standing: Standing,
+    /// Who the machine is there.
+    pub(crate) agent: Option<uuid::Uuid>,
     /// The hub's address and the agent's name there.
     pub(crate) hub: Option<(String, String)>,
     pub(crate) certificate: Option<Certificate>,
@@ -78,6 +80,7 @@ impl HubState {
         Self(Mutex::new(Snapshot {
             via,
             standing: Standing::None,
+            agent: None,
             hub: None,
             certificate: None,
             wanted_since: None,

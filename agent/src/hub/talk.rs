@@ -136,10 +136,9 @@ impl Keeper {
             }
         });
         let text = match heard.await {
-            Err(_) => return Err(End::Silent),
             Ok(Heard::Text(text)) => text,
             Ok(Heard::End(why)) => return Err(End::Gone(why)),
-            Ok(Heard::Sign) => return Err(End::Silent),
+            Err(_) | Ok(Heard::Sign) => return Err(End::Silent),
         };
         match Frame::read(&text) {
             Ok(Frame::Welcome(welcome)) if (WIRE.oldest..=WIRE.newest).contains(&welcome.wire) => Ok(welcome),

@@ -155,22 +155,22 @@ impl Walk<'_> {
     fn greeting(&mut self, greeting: Result<Greeting, DoorError>, took: Duration) -> Option<Greeting> {
         match greeting {
             Ok(greeting) => {
-                self.told(StepName::Tls, StepState::Ok, took, greeting.protocol.clone(), None);
+                self.told(StepName::Tls, StepState::Ok, took, &greeting.protocol, None);
                 let until = greeting.hub.not_after;
                 let message =
                     format!("{} vouches for {}, until {until}", greeting.root.subject, greeting.hub.names.join(", "));
-                self.told(StepName::Pin, StepState::Ok, Duration::ZERO, message, None);
+                self.told(StepName::Pin, StepState::Ok, Duration::ZERO, &message, None);
                 Some(greeting)
             }
             Err(DoorError::Certificate { reason, .. }) => {
-                self.told(StepName::Tls, StepState::Ok, took, "the hub shows a certificate".to_owned(), None);
+                self.told(StepName::Tls, StepState::Ok, took, "the hub shows a certificate", None);
                 let fix = pin_fix(&reason);
-                self.told(StepName::Pin, StepState::Failed, Duration::ZERO, reason.to_string(), Some(fix.to_owned()));
+                self.told(StepName::Pin, StepState::Failed, Duration::ZERO, &reason.to_string(), Some(fix.to_owned()));
                 None
             }
             Err(error) => {
                 let (message, fix) = door(&error);
-                self.told(StepName::Tls, StepState::Failed, took, message, fix);
+                self.told(StepName::Tls, StepState::Failed, took, &message, fix);
                 None
             }
         }
@@ -178,7 +178,7 @@ impl Walk<'_> {
 
     fn certificate(&mut self) -> Option<()> {
         let Some(identity) = self.goal.identity else {
-            let message = "none yet: this machine is not enrolled".to_owned();
+            let message = "none yet: this machine is not enrolled";
             self.told(
                 StepName::Certificate,
                 StepState::Warn,
@@ -212,7 +212,7 @@ impl Walk<'_> {
                 (StepState::Ok, format!("until {}, to be renewed after {at}", leaf.not_after), None)
             }
         };
-        self.told(StepName::Certificate, state, Duration::ZERO, message, fix.map(str::to_owned));
+        self.told(StepName::Certificate, state, Duration::ZERO, &message, fix.map(str::to_owned));
         (state != StepState::Failed).then_some(())
     }
 
@@ -221,7 +221,7 @@ impl Walk<'_> {
         let client = match HubClient::new(self.goal.hub, trust, self.options) {
             Ok(client) => client,
             Err(error) => {
-                self.told(StepName::Authorization, StepState::Failed, Duration::ZERO, error.to_string(), None);
+                self.told(StepName::Authorization, StepState::Failed, Duration::ZERO, &error.to_string(), None);
                 return None;
             }
         };
@@ -232,7 +232,7 @@ impl Walk<'_> {
             Ok(answer) => answer,
             Err(error) => {
                 let (message, fix) = call(&error);
-                self.told(StepName::Authorization, StepState::Failed, took, message, fix);
+                self.told(StepName::Authorization, StepState::Failed, took, &message, fix);
                 return None;
             }
         };
@@ -240,7 +240,7 @@ impl Walk<'_> {
         let fix = (state != StepState::Ok).then(|| {
             "set the clock of this machine or of the hub, for example with `timedatectl set-ntp true`".to_owned()
         });
-        self.told(StepName::Clock, state, Duration::ZERO, message, fix);
+        self.told(StepName::Clock, state, Duration::ZERO, &message, fix);
         if state == StepState::Failed {
             return None;
         }
@@ -250,13 +250,13 @@ impl Walk<'_> {
                 StepName::Authorization,
                 StepState::Failed,
                 took,
-                message,
+                &message,
                 Some("update the side that is behind".to_owned()),
             );
             return None;
         }
         let (state, message, fix) = authorization(self.goal.identity, &answer);
-        self.told(StepName::Authorization, state, took, message, fix);
+        self.told(StepName::Authorization, state, took, &message, fix);
         if state == StepState::Failed {
             return None;
         }
@@ -272,17 +272,17 @@ impl Walk<'_> {
         let began = Instant::now();
         match act() {
             Ok((message, value)) => {
-                self.told(step, StepState::Ok, began.elapsed(), message, None);
+                self.told(step, StepState::Ok, began.elapsed(), &message, None);
                 Some(value)
             }
             Err((message, fix)) => {
-                self.told(step, StepState::Failed, began.elapsed(), message, fix);
+                self.told(step, StepState::Failed, began.elapsed(), &message, fix);
                 None
             }
         }
     }
 
-    fn told(&mut self, step: StepName, state: StepState, took: Duration, message: String, fix: Option<String>) {
+    fn told(&mut self, step: StepName, state: StepState, took: Duration, message: &str, fix: Option<String>) {
         let took_ms = (took.as_secs_f64() * 10_000.0).round() / 10.0;
         let message = message.chars().filter(|c| !c.is_control()).collect();
         (self.tell)(Step { step, state, took_ms, message, fix });
