@@ -2,6 +2,7 @@
 
 use crate::exit_code::ExitCode;
 use picket_agent::BuildError;
+use picket_agent::hub::{ExchangeError, IdentityError, way_out};
 use picket_config::Problem;
 use picket_durable::LockError;
 use picket_hub::db::DbError;
@@ -11,6 +12,8 @@ use picket_installer::ApplyError;
 use picket_installer::uninstall::RemovalError;
 use picket_layout::{Layout, NoHome};
 use picket_outbox::OutboxError;
+use picket_pki::{ChainError, TokenError};
+use picket_protocol::hub::ProblemCode;
 use picket_release::ReleaseError;
 use picket_seal::{FileError, KeyError};
 use picket_sensor::SensorError;
@@ -18,6 +21,7 @@ use picket_service::ServiceError;
 use picket_store::StoreError;
 use picket_telemetry::logs::LogError;
 use picket_transport::UrlError;
+use picket_transport::hub::{DoorError, HubCallError};
 use picket_update::EngineError;
 use picket_update::archive::ArchiveError;
 use picket_update::trust::TrustError;
@@ -133,6 +137,28 @@ pub(crate) enum CommandError {
     /// The hub refuses what was asked.
     #[error(transparent)]
     HubRefused(#[from] Refusal),
+    /// The identity at the hub cannot be used.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The hub gave no certificate.
+    #[error(transparent)]
+    Exchange(#[from] ExchangeError),
+    /// What was given is no enrolment token.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// The machine is an agent already.
+    #[error("this machine is enrolled at {hub} as {name} ({agent}); nothing was changed")]
+    Enrolled {
+        /// Where.
+        hub: String,
+        /// Under which name.
+        name: String,
+        /// Who it is there.
+        agent: String,
+    },
+    /// The agent keeps to itself.
+    #[error("uplink.via is none: this machine speaks to no hub")]
+    NoHub,
     /// A file could not be read or written.
     #[error(transparent)]
     File(#[from] picket_durable::Error),
@@ -160,10 +186,14 @@ impl CommandError {
             Self::Hub(error) => hub_code(error),
             Self::Store(error) => store_code(error),
             Self::Keys(error) => key_code(error),
+            Self::Identity(error) => identity_code(error),
+            Self::Exchange(error) => exchange_code(error),
             Self::Outbox(OutboxError::OtherKeys(_)) => ExitCode::Keys,
             Self::NotInstalled(_) | Self::Update(EngineError::NotInstalled(_)) => ExitCode::NotInstalled,
-            Self::Config(_) | Self::Releases(_) | Self::Sensor(SensorError::Config(_)) => ExitCode::Config,
-            Self::Usage(_) | Self::CannotAsk(_) => ExitCode::Usage,
+            Self::Config(_) | Self::Releases(_) | Self::NoHub | Self::Sensor(SensorError::Config(_)) => {
+                ExitCode::Config
+            }
+            Self::Usage(_) | Self::CannotAsk(_) | Self::Token(_) => ExitCode::Usage,
             Self::Update(EngineError::Busy(_))
             | Self::Agent(BuildError::AlreadyRunning(_))
             | Self::Outbox(OutboxError::Lock(LockError::Held { .. })) => ExitCode::Busy,
@@ -192,6 +222,7 @@ impl CommandError {
             | Self::Release(_)
             | Self::Outbox(_)
             | Self::Exists(_)
+            | Self::Enrolled { .. }
             | Self::NotTaken(_)
             | Self::HubRefused(_)
             | Self::File(_)
@@ -222,6 +253,12 @@ impl CommandError {
             }
             Self::Exists(_) => Some("give another name, or --force to replace it".to_owned()),
             Self::Store(error) => store_hint(error),
+            Self::Identity(IdentityError::NotEnrolled) => {
+                Some("make a token on the hub with `picket hub token create`, then `picket enroll` here".to_owned())
+            }
+            Self::Exchange(error) => exchange_hint(error),
+            Self::Enrolled { .. } => Some("--force enrols it anew, under a new identity".to_owned()),
+            Self::NoHub => Some("set uplink.via to auto or hub".to_owned()),
             Self::Outbox(OutboxError::NotYet(_)) => {
                 Some("it may still do so; `picket cache status` shows what became of it".to_owned())
             }
@@ -297,6 +334,48 @@ fn key_code(error: &KeyError) -> ExitCode {
         | KeyError::Older { .. }
         | KeyError::Exposed { .. } => ExitCode::Keys,
         KeyError::Exists(_) | KeyError::Io(_) | KeyError::Random | KeyError::Active(_) => ExitCode::Failure,
+    }
+}
+
+fn identity_code(error: &IdentityError) -> ExitCode {
+    match error {
+        IdentityError::Busy => ExitCode::Busy,
+        IdentityError::Damaged { .. } => ExitCode::Damaged,
+        IdentityError::NotEnrolled | IdentityError::NoPrevious(_) => ExitCode::NotInstalled,
+        IdentityError::File(_) => ExitCode::Failure,
+    }
+}
+
+fn exchange_code(error: &ExchangeError) -> ExitCode {
+    match error {
+        ExchangeError::Call(HubCallError::Problem(problem)) => match problem.code {
+            ProblemCode::Overloaded
+            | ProblemCode::RateLimited
+            | ProblemCode::StorageUnavailable
+            | ProblemCode::Draining
+            | ProblemCode::Internal => ExitCode::Network,
+            _ => ExitCode::Refused,
+        },
+        ExchangeError::Door(DoorError::Certificate { .. }) | ExchangeError::Answer(_) => ExitCode::Untrusted,
+        ExchangeError::Door(_) | ExchangeError::Call(_) => ExitCode::Network,
+        ExchangeError::Pki(_) => ExitCode::Failure,
+    }
+}
+
+fn exchange_hint(error: &ExchangeError) -> Option<String> {
+    match error {
+        ExchangeError::Call(HubCallError::Problem(problem)) => way_out(problem.code).map(str::to_owned),
+        ExchangeError::Door(DoorError::Certificate { reason: ChainError::WrongPin { .. }, .. }) => Some(
+            "whoever answers is not the hub that made the token: a proxy that opens TLS, or another machine; do not go on"
+                .to_owned(),
+        ),
+        ExchangeError::Door(DoorError::Certificate { reason: ChainError::OutOfDate { .. }, .. }) => {
+            Some("set the clock of this machine, for example with `timedatectl set-ntp true`".to_owned())
+        }
+        ExchangeError::Door(_) | ExchangeError::Call(_) => {
+            Some("`picket test-connection` walks the way to the hub and names the step that fails".to_owned())
+        }
+        ExchangeError::Answer(_) | ExchangeError::Pki(_) => None,
     }
 }
 

@@ -32,17 +32,21 @@ pub enum ExitCode {
     NotTried = 21,
     /// The update was interrupted; the old version runs.
     Interrupted = 22,
-    /// A signature, a hash or an expiry date speaks against a release.
+    /// A signature, a hash, a pin or an expiry date speaks against a release or a hub.
     Untrusted = 30,
     /// The network or a server did not answer.
     Network = 31,
+    /// The hub was reached and refuses.
+    Refused = 32,
+    /// A person has to say yes on the hub first.
+    AwaitsApproval = 33,
     /// The configuration cannot be used (`EX_CONFIG`).
     Config = 78,
 }
 
 impl ExitCode {
     /// Every code with its meaning, for the manual.
-    pub(crate) const ALL: [(Self, &'static str); 16] = [
+    pub(crate) const ALL: [(Self, &'static str); 18] = [
         (Self::Success, "it is done, or there was nothing to do"),
         (Self::Failure, "it failed for a reason that has no number of its own"),
         (Self::Usage, "the command line is wrong"),
@@ -59,8 +63,10 @@ impl ExitCode {
         (Self::RolledBack, "the update was tried and rolled back; the old version runs"),
         (Self::NotTried, "the update was not tried"),
         (Self::Interrupted, "the update was interrupted; the old version runs"),
-        (Self::Untrusted, "a signature, a hash or an expiry date speaks against a release"),
+        (Self::Untrusted, "a signature, a hash, a pin or an expiry date speaks against a release or a hub"),
         (Self::Network, "the network or a server did not answer"),
+        (Self::Refused, "the hub was reached and refuses"),
+        (Self::AwaitsApproval, "a person has to approve this machine on the hub first"),
         (Self::Config, "the configuration cannot be used"),
     ];
 }

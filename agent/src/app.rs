@@ -10,11 +10,11 @@ use crate::collect::{Latest, Pace, Plan};
 use crate::config::{Config, ProcessLog};
 use crate::identity;
 use crate::local_api::{
-    AlertCollector, HealthApi, LedgerCollector, MetricsApi, Readiness, RecordsApi, Server, SystemCollector,
-    UpdateCollector, WatchCollector, correlation_header, told_to_stop,
+    AlertCollector, HealthApi, HubCollector, LedgerCollector, MetricsApi, Readiness, RecordsApi, Server,
+    SystemCollector, UpdateCollector, WatchCollector, correlation_header, told_to_stop,
 };
 use crate::notify;
-use crate::reload::{Load, Loaded};
+use crate::reload::{CheckLayer, Load, Loaded};
 use crate::update_watch::{UpdateAttempts, watch_update_status};
 use crate::watchdog::Watch;
 use crate::works::{Shared, Works};
@@ -54,6 +54,7 @@ pub enum BuildError {
 pub struct App {
     loaded: Loaded,
     load: Load,
+    check: CheckLayer,
     log: ProcessLog,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
@@ -76,11 +77,11 @@ pub struct Running {
 }
 
 impl App {
-    /// Takes the lock and sets up the registries.
+    /// Takes the lock and sets up the registries. `check` says what would be wrong with a layer of the hub's.
     ///
     /// # Errors
     /// See [`BuildError`]. Nothing here looks at the network.
-    pub fn build(loaded: Loaded, load: Load, log: ProcessLog) -> Result<Self, BuildError> {
+    pub fn build(loaded: Loaded, load: Load, check: CheckLayer, log: ProcessLog) -> Result<Self, BuildError> {
         #[cfg(feature = "faults")]
         match crate::fault::built_in() {
             Some(crate::fault::Fault::Crash) => {
@@ -123,6 +124,7 @@ impl App {
             started: Instant::now(),
             loaded,
             load,
+            check,
             log,
             _lock: lock,
         };
@@ -180,7 +182,7 @@ impl App {
             budget: Arc::clone(&self.budget),
             started: self.started,
         };
-        let works = Works::start(&shared, &self.loaded, Arc::clone(&self.load), &self.log)?;
+        let works = Works::start(&shared, &self.loaded, (Arc::clone(&self.load), Arc::clone(&self.check)), &self.log)?;
         let (bound, is_bound) = std::sync::mpsc::sync_channel(1);
         let health_thread = self.spawn_health(api.clone(), stopped.clone(), bound)?;
         let metrics_server = self.spawn_main(&runtime, api, &works, &stopped);
@@ -253,6 +255,7 @@ impl App {
         let ledger = LedgerCollector { kept: Arc::clone(&works.kept), pipeline: works.pipeline.clone() };
         self.metrics.register_collector(ledger);
         self.metrics.register_collector(AlertCollector { monitoring: Arc::clone(&works.monitoring) });
+        self.metrics.register_collector(HubCollector { hub: Arc::clone(&works.hub) });
         if let Some(watching) = &works.watching {
             self.metrics.register_collector(WatchCollector { watching: Arc::clone(watching) });
         }

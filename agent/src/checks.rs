@@ -72,6 +72,18 @@ pub(crate) const ALERT_CHANNELS: CheckSpec = CheckSpec {
     scope: CheckScope::External,
 };
 
+/// This machine is an agent of its hub, if it is to be one. Nothing that a new version of the program could be blamed for.
+pub(crate) const ENROLLED: CheckSpec =
+    CheckSpec { code: "enrolled", title: "Enrolment", severity: Severity::High, scope: CheckScope::External };
+
+/// The certificate for the hub holds and is renewed in time.
+pub(crate) const CERTIFICATES: CheckSpec =
+    CheckSpec { code: "certificates", title: "Certificates", severity: Severity::High, scope: CheckScope::External };
+
+/// The hub hears this machine. That it does not is no reason to go back to an older version.
+pub(crate) const HUB_CONNECTION: CheckSpec =
+    CheckSpec { code: "hub_connection", title: "Hub", severity: Severity::Medium, scope: CheckScope::External };
+
 /// The finding of [`CONFIG`]: keys that nobody declared are warnings.
 pub(crate) fn config_finding(warnings: &[String]) -> Finding {
     match warnings {

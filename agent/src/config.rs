@@ -2,6 +2,7 @@
 
 use crate::collect::CollectSettings;
 use crate::events::EventSettings;
+use crate::hub::UplinkSettings;
 use crate::watchdog::LimitSettings;
 use picket_config::{Interval, LoopbackAddr};
 use picket_filewatch::FileMonitorSettings;
@@ -74,12 +75,31 @@ pub struct Config {
     pub events: EventSettings,
     /// What is kept.
     pub keep: KeepConfig,
+    /// The hub.
+    pub hub: HubConfig,
     /// What is watched.
     pub watch: WatchConfig,
     /// Thresholds, alerts, channels.
     pub monitor: MonitorConfig,
     /// What is wrong with the configuration, though not wrong enough to keep the agent from starting.
     pub config_warnings: Vec<String>,
+}
+
+/// The hub: where what is known of it lies, and how it is reached.
+#[derive(Debug, Clone)]
+pub struct HubConfig {
+    /// The folder of the identity.
+    pub certs_dir: PathBuf,
+    /// Where the configuration that the hub gave is kept.
+    pub layer: PathBuf,
+    /// Where the sensor sees it.
+    pub published_layer: PathBuf,
+    /// Where it is noted from which stream on the hub has everything.
+    pub stream_note: PathBuf,
+    /// How requests introduce themselves.
+    pub user_agent: String,
+    /// What an operator set.
+    pub uplink: UplinkSettings,
 }
 
 /// What is kept, and where.

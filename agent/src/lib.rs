@@ -13,6 +13,7 @@ mod events;
 #[cfg(feature = "faults")]
 mod fault;
 mod heard;
+pub mod hub;
 mod identity;
 mod keep;
 mod local_api;
@@ -28,8 +29,8 @@ mod works;
 pub use app::{App, BuildError, Running};
 pub use collect::CollectSettings;
 pub use config::{
-    Config, HealthSettings, KeepConfig, ListenerSlot, MetricsSettings, MonitorConfig, ProcessLog, SensorLink,
-    WatchConfig,
+    Config, HealthSettings, HubConfig, KeepConfig, ListenerSlot, MetricsSettings, MonitorConfig, ProcessLog,
+    SensorLink, WatchConfig,
 };
 pub use events::{EventSettings, SinkKind};
 pub use identity::agent_id;

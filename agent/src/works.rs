@@ -7,10 +7,12 @@ use crate::collect::{Collectors, Group, Latest, OnSample, Pace, Sample, Taken};
 use crate::communications::keep_attempts;
 use crate::config::{Config, ProcessLog};
 use crate::events::{Counters, Pipeline, PipelineConfig, Thrift};
+use crate::hub::pushed::Effective;
+use crate::hub::{HubWorks, Needs};
 use crate::keep::Kept;
 use crate::monitoring::Monitoring;
 use crate::reload::{
-    Apply, Cause, Change, InForce, KeyValue, Load, Loaded, Reloader, RestoreMark, changes, digest, files,
+    Apply, Cause, Change, CheckLayer, InForce, KeyValue, Load, Loaded, Reloader, RestoreMark, changes, digest, files,
 };
 use crate::watch::{self, Watching};
 use crate::watchdog::{Step, Watch};
@@ -18,7 +20,7 @@ use picket_protocol::event::{ConfigEvent, EventBody, Sink};
 use picket_store::{Range, Table};
 use picket_telemetry::{Finding, Health, LogControl, Metrics, OperationMetrics, OperationRecord};
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 /// How much of the drain limit deliveries may take.
@@ -40,13 +42,19 @@ pub(crate) struct Works {
     pub(crate) monitoring: Arc<Monitoring>,
     pub(crate) pipeline: Option<Arc<Pipeline>>,
     pub(crate) watching: Option<Arc<Watching>>,
+    pub(crate) hub: Arc<HubWorks>,
     reloader: Reloader,
     collectors: Collectors,
 }
 
 impl Works {
     /// Starts all parts, in the order in which they need each other.
-    pub(crate) fn start(shared: &Shared, loaded: &Loaded, load: Load, log: &ProcessLog) -> Result<Self, BuildError> {
+    pub(crate) fn start(
+        shared: &Shared,
+        loaded: &Loaded,
+        (load, check): (Load, CheckLayer),
+        log: &ProcessLog,
+    ) -> Result<Self, BuildError> {
         let config = &loaded.config;
         let kept = Arc::new(Kept::open(config, &shared.health));
         let pipeline = match &kept.outbox {
@@ -82,7 +90,9 @@ impl Works {
         };
         let collectors = start_collectors(shared, &kept, &monitoring, pipeline.as_ref(), watching.as_ref())?;
         note_start(&kept, loaded, &sink);
+        let hub_slot: Arc<OnceLock<Arc<HubWorks>>> = Arc::default();
         let applier = Applier {
+            hub: Arc::clone(&hub_slot),
             health: Arc::clone(&shared.health),
             pace: shared.pace.clone(),
             budget: Arc::clone(&shared.budget),
@@ -96,9 +106,25 @@ impl Works {
             started: loaded.values.clone(),
             waiting: Vec::new(),
         };
-        let reloader =
-            Reloader::start(&config.config_dir, loaded.values.clone(), load, applier).map_err(BuildError::Runtime)?;
-        Ok(Self { kept, monitoring, pipeline, watching, reloader, collectors })
+        let effective = Effective { sha256: digest(&loaded.values), needs_restart: Vec::new() };
+        let effective = Arc::new(Mutex::new(effective));
+        let values = loaded.values.clone();
+        let reloader = Reloader::start(&config.config_dir, values, load, Arc::clone(&effective), applier)
+            .map_err(BuildError::Runtime)?;
+        let hub = HubWorks::start(Needs {
+            config: config.hub.clone(),
+            build: config.build.clone(),
+            update_status: config.update_status.clone(),
+            health: Arc::clone(&shared.health),
+            kept: Arc::clone(&kept),
+            check,
+            reload: reloader.asker(),
+            effective,
+            started: shared.started,
+        });
+        let hub = Arc::new(hub.map_err(BuildError::Runtime)?);
+        let _ = hub_slot.set(Arc::clone(&hub));
+        Ok(Self { kept, monitoring, pipeline, watching, hub, reloader, collectors })
     }
 
     /// Somebody asked for the configuration to be read anew.
@@ -108,6 +134,8 @@ impl Works {
 
     /// Ends the parts, those that make events before those that keep them.
     pub(crate) fn stop(self, limit: Duration) {
+        // It asks the reloader, and must not be waited on by it.
+        self.hub.stop();
         self.reloader.stop();
         drop(self.collectors);
         if let Some(pipeline) = &self.pipeline {
@@ -250,6 +278,8 @@ fn note(kept: &Kept, loaded: &Loaded, changed: &[Change], cause: Cause, sink: &S
 
 /// Hands a new configuration to all parts.
 struct Applier {
+    /// Started after the configuration is followed.
+    hub: Arc<OnceLock<Arc<HubWorks>>>,
     health: Arc<Health>,
     pace: Pace,
     budget: Arc<Watch>,
@@ -274,6 +304,9 @@ impl Apply for Applier {
         self.budget.reload(config.limits.clone());
         self.kept.configure(&config.keep);
         self.log.set_levels(&config.log);
+        if let Some(hub) = self.hub.get().filter(|_| touched("uplink")) {
+            hub.configure(&config.hub.uplink);
+        }
         if ["thresholds", "alerting", "performance_monitoring", "smtp"].iter().any(|group| touched(group)) {
             self.monitoring.configure(config.monitor.clone());
         }

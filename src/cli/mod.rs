@@ -5,6 +5,7 @@
 mod alerts;
 mod config_history;
 mod data;
+mod enroll;
 mod hub;
 mod release;
 mod update;
@@ -15,6 +16,7 @@ pub(crate) use data::{
     BackupArgs, CacheCommand, CleanArgs, CleanupArgs, DataCommand, ExportArgs, Format, RekeyArgs, RestoreArgs,
     TablesExportArgs, VerifyDataArgs,
 };
+pub(crate) use enroll::{CertCommand, EnrollArgs, RenewArgs, TestConnectionArgs, TokenArgs};
 pub(crate) use hub::{
     GrantArgs, HubCommand, HubConfigArgs, HubInitArgs, HubTokenCommand, HubUserCommand, TokenCreateArgs, UserAddArgs,
 };
@@ -95,6 +97,18 @@ pub(crate) enum Command {
     /// The sensor: what sees files and connections for the agent, started by the service manager.
     #[command(subcommand, hide = true)]
     Sensor(SensorCommand),
+    /// Make this machine an agent of a hub.
+    ///
+    /// The token says where the hub is and by which key it is known. It is read from --token-file, from
+    /// `PICKET_ENROLL_TOKEN`, or asked for; it is no argument, because others could see it. A run that was interrupted is
+    /// gone on with by another one with the same token. An agent that runs takes its new identity by itself.
+    #[command(visible_alias = "register")]
+    Enroll(EnrollArgs),
+    /// This machine's certificate for its hub.
+    #[command(subcommand)]
+    Cert(CertCommand),
+    /// Walk the way to the hub and name the step that fails: DNS, TCP, TLS, pin, certificate, clock, authorization.
+    TestConnection(TestConnectionArgs),
     /// Look for anything that is not as it should be.
     Doctor(JsonArgs),
     /// Show and check the configuration, and bring back an earlier one.

@@ -8,8 +8,10 @@ use crate::exit_code::ExitCode;
 use crate::process::Process;
 use crate::settings::{self, Settings};
 use crate::wiring;
-use picket_agent::reload::{Load, Loaded};
-use picket_agent::{App, Config, KeepConfig, ListenerSlot, MonitorConfig, ProcessLog, SensorLink, WatchConfig};
+use picket_agent::reload::{CheckLayer, Load, Loaded};
+use picket_agent::{
+    App, Config, HubConfig, KeepConfig, ListenerSlot, MonitorConfig, ProcessLog, SensorLink, WatchConfig,
+};
 use picket_config::{Gravity, Resolved};
 use picket_layout::Layout;
 use picket_monitor::channel::Sender;
@@ -41,7 +43,7 @@ pub(super) fn run(context: &Context<'_>, args: &ConfigArgs) -> Result<ExitCode, 
         tracing::warn!("{problem}");
     }
     let log = ProcessLog { listeners, control };
-    let app = App::build(loaded, loader(layout, context.process, args), log)?;
+    let app = App::build(loaded, loader(layout, context.process, args), checker(layout, context.process, args), log)?;
     let ended = app.spawn().and_then(picket_agent::Running::run_until_signal);
     export.end();
     ended?;
@@ -59,6 +61,12 @@ fn loader(layout: &Layout, process: &Process, args: &ConfigArgs) -> Load {
         }
         Ok(loaded(&layout, &process, resolved))
     })
+}
+
+/// Says what would be wrong with a configuration of the hub's.
+fn checker(layout: &Layout, process: &Process, args: &ConfigArgs) -> CheckLayer {
+    let (layout, process, args) = (layout.clone(), process.clone(), args.clone());
+    Arc::new(move |given| settings::check_hub_settings(&layout, &process, &args, given))
 }
 
 fn loaded(layout: &Layout, process: &Process, resolved: Resolved<Settings>) -> Loaded {
@@ -102,6 +110,14 @@ fn config(layout: &Layout, process: &Process, settings: Settings, config_warning
             data,
             outbox: settings.outbox,
         },
+        hub: HubConfig {
+            certs_dir: layout.certs_dir(),
+            layer: layout.hub_config(),
+            published_layer: layout.hub_config_published(),
+            stream_note: layout.hub_stream(),
+            user_agent: build::user_agent(),
+            uplink: settings.uplink,
+        },
         watch: WatchConfig {
             files: settings.file_monitor,
             network: settings.network_monitor,
@@ -131,6 +147,6 @@ pub(super) fn sender(device_id: &str) -> Sender {
     Sender { device_id: device_id.to_owned(), hostname: hostname(), user_agent: build::user_agent() }
 }
 
-fn hostname() -> String {
+pub(super) fn hostname() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }

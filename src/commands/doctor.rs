@@ -44,18 +44,18 @@ enum Severity {
 }
 
 #[derive(Default)]
-struct Findings(Vec<Finding>);
+pub(super) struct Findings(Vec<Finding>);
 
 impl Findings {
-    fn ok(&mut self, code: &'static str, message: impl Into<String>) {
+    pub(super) fn ok(&mut self, code: &'static str, message: impl Into<String>) {
         self.0.push(Finding { code, severity: Severity::Ok, message: message.into(), fix: None });
     }
 
-    fn warn(&mut self, code: &'static str, message: impl Into<String>, fix: impl Into<String>) {
+    pub(super) fn warn(&mut self, code: &'static str, message: impl Into<String>, fix: impl Into<String>) {
         self.0.push(Finding { code, severity: Severity::Warn, message: message.into(), fix: Some(fix.into()) });
     }
 
-    fn error(&mut self, code: &'static str, message: impl Into<String>, fix: impl Into<String>) {
+    pub(super) fn error(&mut self, code: &'static str, message: impl Into<String>, fix: impl Into<String>) {
         self.0.push(Finding { code, severity: Severity::Error, message: message.into(), fix: Some(fix.into()) });
     }
 }
@@ -68,6 +68,7 @@ pub(super) fn run(context: &Context<'_>, json: &JsonArgs) -> Result<ExitCode, Co
         updates(context, &mut findings);
     }
     configuration(context, &mut findings);
+    super::doctor_hub::look(context, &mut findings);
     machine(context, &mut findings);
     let worst = findings.0.iter().map(|finding| finding.severity).max().unwrap_or(Severity::Ok);
     if json.json {

@@ -3,9 +3,12 @@
 mod agent;
 mod alerts;
 mod cache;
+mod cert;
 mod config;
 mod data;
 mod doctor;
+mod doctor_hub;
+mod enroll;
 mod follow;
 mod hub;
 mod install;
@@ -16,6 +19,7 @@ mod sandbox;
 mod self_test;
 mod sensor;
 mod service;
+mod test_connection;
 mod uninstall;
 mod update;
 
@@ -131,6 +135,9 @@ fn dispatch(context: &Context<'_>, command: Command) -> Result<ExitCode, Command
         Command::Service(command) => service::run(context, command),
         Command::Agent(AgentCommand::Run(args)) => agent::run(context, &args),
         Command::Sensor(SensorCommand::Run(args)) => sensor::run(context, &args),
+        Command::Enroll(args) => enroll::run(context, &args),
+        Command::Cert(command) => cert::run(context, command),
+        Command::TestConnection(args) => test_connection::run(context, &args),
         Command::Doctor(args) => doctor::run(context, &args),
         Command::Config(command) => config::run(context, command),
         Command::Data(command) => data::run(context, command),

@@ -14,9 +14,9 @@ const MAX_ADDRESS: u64 = 4096;
 
 /// The hub's configuration, resolved.
 pub(crate) struct HubConfig {
-    /// The keys of hub.yaml.
+    /// The keys of `hub.yaml`.
     pub(crate) settings: HubSettings,
-    /// The keys of security_policies.yaml.
+    /// The keys of `security_policies.yaml`.
     pub(crate) policies: SecurityPolicies,
     /// Where everything is kept.
     pub(crate) database: String,

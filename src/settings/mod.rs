@@ -8,6 +8,8 @@ pub(crate) use scope::layout;
 use crate::cli::ConfigArgs;
 use crate::error::CommandError;
 use crate::process::Process;
+use picket_agent::hub::UplinkSettings;
+use picket_agent::hub::pushed::Layer;
 use picket_agent::reload::KeyValue;
 use picket_agent::{CollectSettings, EventSettings, HealthSettings, LimitSettings, MetricsSettings};
 use picket_config::{Effective, Gravity, Interval, Layers, Origin, Problem, Resolved};
@@ -52,6 +54,8 @@ picket_config::settings! {
         pub events: EventSettings = EventSettings::default(),
         /// The queue of events and their delivery.
         pub outbox: OutboxSettings = OutboxSettings::default(),
+        /// The way to the hub.
+        pub uplink: UplinkSettings = UplinkSettings::default(),
         /// What is kept on the machine.
         pub data: DataSettings = DataSettings::default(),
         /// For how many days what the machine measured, logged and saw is kept; unset, each kind has its own time in `data.retention`.
@@ -75,15 +79,64 @@ picket_config::settings! {
     }
 }
 
-/// Reads the configuration of `layout`'s installation, whatever is wrong with it.
+/// What a hub gave.
+pub(crate) type HubSettings = BTreeMap<String, serde_json::Value>;
+
+/// Reads the configuration of `layout`'s installation, whatever is wrong with it. What the hub gave and this version cannot
+/// use is left out as a whole, with a warning: it must not keep the agent from starting.
 pub(crate) fn read(layout: &Layout, process: &Process, args: &ConfigArgs) -> Resolved<Settings> {
+    let Some(given) = hub_settings(layout).filter(|given| !given.is_empty()) else {
+        return read_with(layout, process, args, &HubSettings::new());
+    };
+    let resolved = read_with(layout, process, args, &given);
+    if !resolved.problems.has_errors() {
+        return resolved;
+    }
+    let mut without = read_with(layout, process, args, &HubSettings::new());
+    if !without.problems.has_errors() {
+        let of_hub = |problem: &&Problem| problem.gravity == Gravity::Error;
+        let why = resolved.problems.0.iter().find(of_hub).map(ToString::to_string).unwrap_or_default();
+        let message = format!("what the hub gave is not in force: {why}");
+        without.problems.0.push(Problem::new(&Origin::Hub, "", Gravity::Warning, message));
+    }
+    without
+}
+
+/// What the hub gave: from the agent's state, or from where the sensor and others see it.
+fn hub_settings(layout: &Layout) -> Option<HubSettings> {
+    let kept = Layer::read(&layout.hub_config());
+    let denied = |error: &picket_durable::Error| error.source.kind() == std::io::ErrorKind::PermissionDenied;
+    let layer = match kept {
+        Err(error) if denied(&error) => Layer::read(&layout.hub_config_published()),
+        kept => kept,
+    };
+    layer.ok().flatten().map(|layer| layer.settings)
+}
+
+/// What would be wrong with the configuration if the hub had given this.
+pub(crate) fn check_hub_settings(
+    layout: &Layout,
+    process: &Process,
+    args: &ConfigArgs,
+    given: &HubSettings,
+) -> Result<(), Vec<String>> {
+    let problems = read_with(layout, process, args, given).problems.0;
+    // A key that this version does not know is as good as refused: who gave it should hear of it.
+    let bad = |problem: &&Problem| {
+        problem.gravity == Gravity::Error || (problem.gravity == Gravity::Unknown && problem.origin == Origin::Hub)
+    };
+    let bad: Vec<String> = problems.iter().filter(bad).map(ToString::to_string).collect();
+    if bad.is_empty() { Ok(()) } else { Err(bad) }
+}
+
+fn read_with(layout: &Layout, process: &Process, args: &ConfigArgs, given: &HubSettings) -> Resolved<Settings> {
     let layers = Layers::new::<Settings>();
     let layers = match &args.config {
         Some(file) => layers.file(file),
         None => layers.folder(layout.config_dir()),
     };
     let environment = process.environment.iter().map(|(name, value)| (name.clone(), value.clone()));
-    let mut layers = layers.environment(environment);
+    let mut layers = layers.hub(given).environment(environment);
     for (key, value) in &args.set {
         layers = layers.flag("--set", key, value);
     }

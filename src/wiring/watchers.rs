@@ -15,7 +15,7 @@ use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Reads the same configuration as the agent, and starts what it says.
 pub(crate) struct ConfiguredWatchers {
@@ -23,6 +23,8 @@ pub(crate) struct ConfiguredWatchers {
     process: Process,
     args: ConfigArgs,
     log: LogControl,
+    /// What the hub gave, as it was last seen: inode, length and time of change.
+    given: Mutex<Option<(u64, u64, i64, i64)>>,
 }
 
 impl ConfiguredWatchers {
@@ -31,17 +33,24 @@ impl ConfiguredWatchers {
 
     /// For the installation of `layout`, with the levels of the log that follow its configuration.
     pub(crate) fn new(layout: &Layout, process: &Process, args: &ConfigArgs, log: LogControl) -> Self {
-        Self { layout: layout.clone(), process: process.clone(), args: args.clone(), log }
+        Self { layout: layout.clone(), process: process.clone(), args: args.clone(), log, given: Mutex::default() }
     }
 }
 
 impl Plan for ConfiguredWatchers {
     fn fingerprint(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
-        for path in self.layout.config_files().iter().chain(&self.args.config) {
+        let look = |path: &Path| {
             let meta = std::fs::metadata(path).ok();
-            meta.map(|meta| (meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec())).hash(&mut hasher);
+            meta.map(|meta| (meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec()))
+        };
+        for path in self.layout.config_files().iter().chain(&self.args.config) {
+            look(path).hash(&mut hasher);
         }
+        // It goes with the agent's runtime folder while the agent restarts, and that changes nothing.
+        let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
+        *given = look(&self.layout.hub_config_published()).or(*given);
+        given.hash(&mut hasher);
         hasher.finish()
     }
 

@@ -3,13 +3,18 @@
 //! None of it can keep the agent from starting. A missing key, a store of a later version or a disk that gives nothing is a
 //! health check that fails and says what to do; the agent measures and answers all the same.
 
-mod uplink;
+pub(crate) mod uplink;
 
 use crate::checks;
 use crate::config::{Config, KeepConfig};
+use crate::hub::CertStore;
+use crate::hub::keeper::{Destination, destination};
+use crate::hub::state::Standing;
+use crate::hub::uplink::{Switch, Switched, Target};
 use picket_durable::LockError;
 use picket_outbox::delivery::{Delivery, DeliverySettings, DeliveryStatus};
 use picket_outbox::{Options, Outbox, OutboxError, QueueStatus, SystemClock};
+use picket_protocol::hub::{MAX_BATCH_BYTES, MAX_BATCH_RECORDS};
 use picket_seal::{Keyring, Sealer};
 use picket_store::{Policy, Store, StoreError, StoreOptions, Table};
 use picket_telemetry::{Finding, Health};
@@ -28,6 +33,8 @@ const HELD_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct Kept {
     pub(crate) store: Option<Arc<Store>>,
     pub(crate) outbox: Option<Arc<Outbox>>,
+    /// Where events go.
+    pub(crate) switch: Arc<Switch>,
     delivery: Mutex<Option<Delivery>>,
 }
 
@@ -50,15 +57,14 @@ impl Kept {
                 let finding = Finding::fail(told(&error));
                 health.set(checks::STORE, finding.clone());
                 health.set(checks::OUTBOX, finding);
-                return Self { store: None, outbox: None, delivery: Mutex::new(None) };
+                let switch = Arc::new(Switch::new(Target::Nowhere, None));
+                return Self { store: None, outbox: None, switch, delivery: Mutex::new(None) };
             }
         };
         let store = open_store(keep, &keyring, health);
         let outbox = open_outbox(keep, &keyring, health);
-        let delivery = match (&store, &outbox) {
-            (Some(store), Some(outbox)) => deliver_to_store(config, store, outbox),
-            _ => None,
-        };
+        let switch = Arc::new(Switch::new(first_target(config), store.as_ref().map(uplink::LocalUplink::new)));
+        let delivery = outbox.as_ref().and_then(|outbox| deliver(config, &switch, outbox));
         if let Some(store) = &store {
             let store = Arc::clone(store);
             health.probe(checks::STORE, move || store_finding(&store));
@@ -67,7 +73,21 @@ impl Kept {
             let outbox = Arc::clone(outbox);
             health.probe(checks::OUTBOX, move || outbox_finding(&outbox.status()));
         }
-        Self { store, outbox, delivery: Mutex::new(delivery) }
+        Self { store, outbox, switch, delivery: Mutex::new(delivery) }
+    }
+
+    /// Keeps nothing. For tests.
+    #[cfg(test)]
+    pub(crate) fn nothing() -> Self {
+        let switch = Arc::new(Switch::new(Target::Nowhere, None));
+        Self { store: None, outbox: None, switch, delivery: Mutex::new(None) }
+    }
+
+    /// Where events go has changed: what failed before is no reason to wait.
+    pub(crate) fn hurry(&self) {
+        if let Some(delivery) = self.delivery.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            delivery.hurry();
+        }
     }
 
     /// How queue and delivery stand.
@@ -204,10 +224,23 @@ fn open_outbox(keep: &KeepConfig, keyring: &Arc<Keyring>, health: &Health) -> Op
     }
 }
 
-/// While no hub takes them, events go from the outbox into this machine's own store.
-fn deliver_to_store(config: &Config, store: &Arc<Store>, outbox: &Arc<Outbox>) -> Option<Delivery> {
-    let settings = DeliverySettings::new(&config.keep.outbox, &config.device_id);
-    let uplink = Box::new(uplink::LocalUplink::new(Arc::clone(store)));
+/// Where events go until the hub's thread has looked: a machine without an identity has no reason to wait for that.
+fn first_target(config: &Config) -> Target {
+    let enrolled = CertStore::new(&config.hub.certs_dir).current().is_some();
+    let standing = if enrolled { Standing::Enrolled } else { Standing::None };
+    match destination(config.hub.uplink.via, &standing) {
+        Destination::Store => Target::Store,
+        Destination::Hub | Destination::Nowhere => Target::Nowhere,
+    }
+}
+
+/// Events go from the outbox to wherever the switch says.
+fn deliver(config: &Config, switch: &Arc<Switch>, outbox: &Arc<Outbox>) -> Option<Delivery> {
+    let mut settings = DeliverySettings::new(&config.keep.outbox, &config.device_id);
+    // What a hub takes at once.
+    settings.batch.bytes = settings.batch.bytes.min(MAX_BATCH_BYTES);
+    settings.batch.records = settings.batch.records.min(MAX_BATCH_RECORDS);
+    let uplink = Box::new(Switched(Arc::clone(switch)));
     match Delivery::start(Arc::clone(outbox), uplink, settings, Arc::new(SystemClock)) {
         Ok(delivery) => Some(delivery),
         Err(error) => {
@@ -323,7 +356,8 @@ mod tests {
         let keep = keep(dir.path());
         let keyring = picket_store::keyring(&keep.store_key, &keep.store_dir).unwrap();
         let store = open_store(&keep, &keyring, &Health::default());
-        let kept = Kept { store, outbox: None, delivery: Mutex::new(None) };
+        let switch = Arc::new(Switch::new(Target::Nowhere, None));
+        let kept = Kept { store, outbox: None, switch, delivery: Mutex::new(None) };
         kept.record_durable(Table::ConfigBackups, jiff::Timestamp::now(), &"a note");
         let reader = picket_store::Reader::open(&keep.store_dir, &keyring).unwrap();
         assert_eq!(reader.collect(Table::ConfigBackups, &picket_store::Range::default()).unwrap().len(), 1);

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use std::sync::Arc;
 
 /// Stores batches on this machine.
-pub(super) struct LocalUplink {
+pub(crate) struct LocalUplink {
     store: Arc<Store>,
 }
 
@@ -36,8 +36,8 @@ struct Details {
 }
 
 impl LocalUplink {
-    pub(super) fn new(store: Arc<Store>) -> Self {
-        Self { store }
+    pub(crate) fn new(store: &Arc<Store>) -> Self {
+        Self { store: Arc::clone(store) }
     }
 
     fn keep(&self, lines: &[u8]) -> Result<(), UplinkError> {
@@ -125,7 +125,7 @@ mod tests {
         let limits = BatchLimits { records: 700, bytes: 1 << 20 };
         let send = |store: &Arc<Store>, outbox: &Outbox| {
             let batch = outbox.next_batch(limits).unwrap().unwrap();
-            LocalUplink::new(Arc::clone(store)).send(&batch.encode("device").unwrap()).unwrap();
+            LocalUplink::new(store).send(&batch.encode("device").unwrap()).unwrap();
             batch
         };
         let (store, outbox) = open(dir.path());

@@ -19,6 +19,7 @@
 mod alert_metrics;
 mod correlation;
 mod health;
+mod hub_metrics;
 mod ledger_metrics;
 mod metrics;
 mod records;
@@ -30,6 +31,7 @@ mod watch_metrics;
 pub(crate) use alert_metrics::AlertCollector;
 pub(crate) use correlation::header as correlation_header;
 pub(crate) use health::{HealthApi, Readiness};
+pub(crate) use hub_metrics::HubCollector;
 pub(crate) use ledger_metrics::LedgerCollector;
 pub(crate) use metrics::MetricsApi;
 pub(crate) use records::RecordsApi;

@@ -43,6 +43,8 @@ pub enum Cause {
     Signal,
     /// `picket config restore`.
     Restore,
+    /// The hub gave one.
+    Hub,
 }
 
 impl Cause {
@@ -53,6 +55,7 @@ impl Cause {
             Self::File => "file",
             Self::Signal => "signal",
             Self::Restore => "restore",
+            Self::Hub => "hub",
         }
     }
 }
@@ -94,7 +97,7 @@ pub struct InForce {
 
 /// Keys that take effect at once; one that ends with a dot is a group. What is not here needs a restart: ports that are
 /// bound, names that are registered, files that are open.
-const LIVE: [&str; 16] = [
+const LIVE: [&str; 17] = [
     "alerting.",
     "collect.",
     "collection_interval",
@@ -110,6 +113,7 @@ const LIVE: [&str; 16] = [
     "smtp.",
     "thresholds",
     "update.",
+    "uplink.",
     "performance_monitoring.",
 ];
 

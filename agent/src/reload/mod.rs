@@ -3,13 +3,16 @@
 //! A configuration with an error changes nothing: the one in force stays in force, the health check `config` warns and the
 //! log says what is wrong with the new one. A good one is applied as far as it can be, and what needs a restart is named.
 
+mod ask;
 mod in_force;
 mod shown;
 
+pub(crate) use ask::Asker;
 pub use in_force::{Cause, Change, ConfigFile, InForce, KeyValue, RestoreMark, changes, digest, files};
 pub use shown::{Difference, differences};
 
 use crate::config::Config;
+use crate::hub::pushed::Effective;
 use notify::{RecursiveMode, Watcher as _};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -37,9 +40,16 @@ pub struct Loaded {
 /// Reads the configuration anew. The error is a sentence for each problem.
 pub type Load = Arc<dyn Fn() -> Result<Loaded, Vec<String>> + Send + Sync>;
 
+/// What would be wrong with the configuration if the hub's layer had these settings: a sentence for each problem.
+pub type CheckLayer = Arc<dyn Fn(&BTreeMap<String, serde_json::Value>) -> Result<(), Vec<String>> + Send + Sync>;
+
+/// Who waits for what came of it.
+type Reply = SyncSender<Result<Effective, Vec<String>>>;
+
 enum Wake {
     File,
     Signal,
+    Hub(Reply),
     Stop,
 }
 
@@ -70,6 +80,7 @@ impl Reloader {
         folder: &Path,
         in_force: BTreeMap<String, KeyValue>,
         load: Load,
+        effective: Arc<Mutex<Effective>>,
         mut apply: impl Apply + 'static,
     ) -> std::io::Result<Self> {
         let (wakes, inbox) = sync_channel(16);
@@ -79,11 +90,17 @@ impl Reloader {
         }
         let thread = std::thread::Builder::new().name("picket-config".to_owned()).spawn(move || {
             let _watcher = watcher;
-            let mut in_force = in_force;
+            let (started, mut in_force) = (in_force.clone(), in_force);
             // What the agent started with was read before anybody watched.
-            take(&load, &mut in_force, &mut apply, Cause::File);
-            while let Some(cause) = next(&inbox) {
-                take(&load, &mut in_force, &mut apply, cause);
+            let mut next_is: Option<(Cause, Option<Reply>)> = Some((Cause::File, None));
+            while let Some((cause, reply)) = next_is {
+                let taken = take(&load, &mut in_force, &mut apply, cause);
+                let now = effective_of(&started, &in_force);
+                effective.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&now);
+                if let Some(reply) = reply {
+                    let _ = reply.try_send(taken.map(|()| now));
+                }
+                next_is = next(&inbox);
             }
         })?;
         Ok(Self { wakes, thread: Mutex::new(Some(thread)) })
@@ -92,6 +109,11 @@ impl Reloader {
     /// Somebody asked for the configuration to be read anew.
     pub(crate) fn signal(&self) {
         let _ = self.wakes.try_send(Wake::Signal);
+    }
+
+    /// Lets the hub's thread have the configuration read anew and hear what came of it.
+    pub(crate) fn asker(&self) -> Asker {
+        Asker::of(self.wakes.clone())
     }
 
     /// Ends the thread.
@@ -104,7 +126,17 @@ impl Reloader {
     }
 }
 
-fn take(load: &Load, in_force: &mut BTreeMap<String, KeyValue>, apply: &mut impl Apply, cause: Cause) {
+fn effective_of(started: &BTreeMap<String, KeyValue>, in_force: &BTreeMap<String, KeyValue>) -> Effective {
+    let waiting = changes(started, in_force).into_iter().filter(|change| change.needs_restart);
+    Effective { sha256: digest(in_force), needs_restart: waiting.map(|change| change.key).collect() }
+}
+
+fn take(
+    load: &Load,
+    in_force: &mut BTreeMap<String, KeyValue>,
+    apply: &mut impl Apply,
+    cause: Cause,
+) -> Result<(), Vec<String>> {
     match load() {
         Err(problems) => {
             for problem in &problems {
@@ -112,11 +144,13 @@ fn take(load: &Load, in_force: &mut BTreeMap<String, KeyValue>, apply: &mut impl
             }
             tracing::error!("the new configuration cannot be used; the one in force stays in force");
             apply.refuse(&problems);
+            Err(problems)
         }
         Ok(loaded) => {
             let changes = changes(in_force, &loaded.values);
             if changes.is_empty() {
-                return apply.unchanged();
+                apply.unchanged();
+                return Ok(());
             }
             for change in &changes {
                 let waits = if change.needs_restart { "at the next start" } else { "now" };
@@ -129,14 +163,16 @@ fn take(load: &Load, in_force: &mut BTreeMap<String, KeyValue>, apply: &mut impl
             }
             *in_force = loaded.values.clone();
             apply.apply(&loaded, &changes, cause);
+            Ok(())
         }
     }
 }
 
 /// Waits for the next reason to read the configuration; `None` when told to stop.
-fn next(inbox: &Receiver<Wake>) -> Option<Cause> {
+fn next(inbox: &Receiver<Wake>) -> Option<(Cause, Option<Reply>)> {
     match inbox.recv() {
-        Ok(Wake::Signal) => return Some(Cause::Signal),
+        Ok(Wake::Signal) => return Some((Cause::Signal, None)),
+        Ok(Wake::Hub(reply)) => return Some((Cause::Hub, Some(reply))),
         Ok(Wake::Stop) | Err(_) => return None,
         Ok(Wake::File) => {}
     }
@@ -144,12 +180,13 @@ fn next(inbox: &Receiver<Wake>) -> Option<Cause> {
     while began.elapsed() < LATEST {
         match inbox.recv_timeout(QUIET) {
             Ok(Wake::File) => {}
-            Ok(Wake::Signal) => return Some(Cause::Signal),
+            Ok(Wake::Signal) => return Some((Cause::Signal, None)),
+            Ok(Wake::Hub(reply)) => return Some((Cause::Hub, Some(reply))),
             Ok(Wake::Stop) | Err(RecvTimeoutError::Disconnected) => return None,
             Err(RecvTimeoutError::Timeout) => break,
         }
     }
-    Some(Cause::File)
+    Some((Cause::File, None))
 }
 
 fn watch(folder: &Path, wakes: SyncSender<Wake>) -> notify::Result<notify::RecommendedWatcher> {
@@ -198,7 +235,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (told, heard) = std::sync::mpsc::channel();
         let load: Load = Arc::new(|| Err(vec!["config.yaml:1: no mapping".to_owned()]));
-        let reloader = Reloader::start(dir.path(), BTreeMap::new(), load, Told(told)).unwrap();
+        let reloader = Reloader::start(dir.path(), BTreeMap::new(), load, Arc::default(), Told(told)).unwrap();
         assert_eq!(heard.recv_timeout(Duration::from_secs(30)).unwrap(), "config.yaml:1: no mapping");
         reloader.stop();
     }

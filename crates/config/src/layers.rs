@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 
 /// Variables that begin with `PICKET_` but are no keys: they are read before any configuration is.
 const RESERVED: [&str; 10] = [
-    "PICKET_ENROLL_TOKEN",
     "PICKET_HUB_CONFIG",
     "PICKET_CONFIG",
     "PICKET_PREFIX",
@@ -15,6 +14,7 @@ const RESERVED: [&str; 10] = [
     "PICKET_COLOR",
     "PICKET_SUPERVISED",
     "PICKET_FAILPOINT",
+    "PICKET_ENROLL_TOKEN",
     "PICKET_RELEASE_PASSPHRASE",
     "PICKET_RELEASE_PASSPHRASE_FILE",
 ];
@@ -135,6 +135,15 @@ impl Layers {
         self
     }
 
+    /// Adds what the hub gave: dotted keys with their values.
+    #[must_use]
+    pub fn hub<'a>(mut self, settings: impl IntoIterator<Item = (&'a String, &'a serde_json::Value)>) -> Self {
+        for (key, value) in settings {
+            self.tree.merge(Node::at_key(key, Node::from_json(value, &Origin::Hub)));
+        }
+        self
+    }
+
     /// Adds one value from the command line; `option` is how the person typed it.
     #[must_use]
     pub fn flag(mut self, option: &str, key: &str, value: &str) -> Self {
@@ -243,6 +252,32 @@ mod tests {
                 "level=\"info\" (--level)".to_owned(),
                 format!("server.listen=\"127.0.0.1:7\" ({}:4)", file.display()),
                 "server.wait=\"10s\" (environment PICKET_SERVER_WAIT)".to_owned(),
+            ]
+        );
+    }
+
+    #[test]
+    fn the_hub_is_over_the_file_and_under_the_environment() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), "config.yaml", "level: info\nserver:\n  wait: 9s\n");
+        let given = [
+            ("level".to_owned(), serde_json::json!("debug")),
+            ("server.wait".to_owned(), serde_json::json!("7s")),
+            ("server.listen".to_owned(), serde_json::json!("127.0.0.1:9")),
+        ];
+        let resolved: Resolved<Outer> = Layers::new::<Outer>()
+            .folder(dir.path())
+            .hub(given.iter().map(|(key, value)| (key, value)))
+            .environment([("PICKET_SERVER_WAIT".into(), "10s".into())])
+            .resolve();
+        let told: Vec<String> =
+            resolved.effective().iter().map(|e| format!("{}={} ({})", e.key, e.value, e.origin)).collect();
+        assert_eq!(
+            told,
+            [
+                "level=\"debug\" (the hub)",
+                "server.listen=\"127.0.0.1:9\" (the hub)",
+                "server.wait=\"10s\" (environment PICKET_SERVER_WAIT)",
             ]
         );
     }

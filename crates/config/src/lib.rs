@@ -1,7 +1,7 @@
 //! Layered configuration that knows where every value came from and reports every error at once.
 //!
-//! The layers, later over earlier: built-in defaults, one file (YAML, JSON or TOML), the environment, command-line
-//! flags. Each layer is read into a tree of [`Node`]s that remember their origin; the trees are merged; the result is
+//! The layers, later over earlier: built-in defaults, one file (YAML, JSON or TOML), what the hub gave, the environment,
+//! command-line flags. Each layer is read into a tree of [`Node`]s that remember their origin; the trees are merged; the result is
 //! read into a typed struct declared with [`settings!`]. Reading never stops at the first problem: an operator who
 //! mistyped three keys is told of three, each with file, line and key.
 //!

@@ -17,6 +17,8 @@ pub enum Origin {
         /// The line, from 1, where the format's parser knows it.
         line: Option<usize>,
     },
+    /// By the hub.
+    Hub,
     /// In the environment.
     Environment {
         /// The variable's name.
@@ -35,6 +37,7 @@ impl fmt::Display for Origin {
             Self::Default => f.write_str("default"),
             Self::File { path, line: Some(line) } => write!(f, "{}:{line}", path.display()),
             Self::File { path, line: None } => write!(f, "{}", path.display()),
+            Self::Hub => f.write_str("the hub"),
             Self::Environment { variable } => write!(f, "environment {variable}"),
             Self::Flag { option } => f.write_str(option),
         }
@@ -142,12 +145,17 @@ impl Node {
         })
     }
 
-    /// A tree that holds only `text` at a dotted key.
-    pub fn single(key: &str, text: &str, origin: &Origin) -> Self {
-        let leaf = Self { value: Value::Text(text.to_owned()), origin: origin.clone() };
-        key.rsplit('.').fold(leaf, |node, part| Self {
+    /// A tree that holds only `node` at a dotted key.
+    pub(crate) fn at_key(key: &str, node: Self) -> Self {
+        let origin = node.origin.clone();
+        key.rsplit('.').fold(node, |node, part| Self {
             value: Value::Table(BTreeMap::from([(part.to_owned(), node)])),
             origin: origin.clone(),
         })
+    }
+
+    /// A tree that holds only `text` at a dotted key.
+    pub fn single(key: &str, text: &str, origin: &Origin) -> Self {
+        Self::at_key(key, Self { value: Value::Text(text.to_owned()), origin: origin.clone() })
     }
 }

@@ -104,6 +104,7 @@ impl Layout {
             row(self.config_dir().join("update.d"), Dir, ROOT_FOR_SERVICE, 0o750, Data),
             row(self.busy_hooks(), Dir, ROOT_FOR_SERVICE, 0o750, Data),
             row(self.state_dir(), Dir, SERVICE, 0o700, Data),
+            row(self.certs_dir(), Dir, SERVICE, 0o700, Data),
             row(self.update_dir(), Dir, ROOT, 0o700, Data),
             row(self.log_dir(), Dir, SERVICE, 0o750, Data),
             row(self.run_dir(), Dir, SERVICE, 0o750, Runtime),

@@ -10,6 +10,7 @@
 //! /usr/local/bin/picket              -> ../../../opt/picket/current/picket
 //! /etc/picket/                       root:picket 0750; config.{yaml,json,toml} 0640
 //! /var/lib/picket/                   picket:picket 0700   the agent's state
+//! /var/lib/picket/certs/             picket:picket 0700   who the machine is at its hub: certificate, key, roots
 //! /var/lib/picket-update/            root:root 0700   trust, journal, downloads: out of the agent's reach
 //! /var/log/picket/                   picket:picket 0750   logs, where no journal takes them
 //! /var/lib/picket-sensor/            picket-sensor:picket 0700   the sensor's state: out of the agent's reach
@@ -263,6 +264,26 @@ impl Layout {
     /// The folder of the queue of events.
     pub fn outbox_dir(&self) -> PathBuf {
         self.state.join("outbox")
+    }
+
+    /// The identity at the hub: certificate, key, roots.
+    pub fn certs_dir(&self) -> PathBuf {
+        self.state.join("certs")
+    }
+
+    /// The configuration that the hub gave.
+    pub fn hub_config(&self) -> PathBuf {
+        self.state.join("hub-config.json")
+    }
+
+    /// The same for the sensor, which may not look into the agent's state.
+    pub fn hub_config_published(&self) -> PathBuf {
+        self.run.join("hub-config.json")
+    }
+
+    /// From which stream of events on the hub has everything.
+    pub fn hub_stream(&self) -> PathBuf {
+        self.state.join("hub-stream.json")
     }
 
     /// Where people leave acknowledgements of alerts: a file each.

@@ -55,6 +55,11 @@ impl Breaker {
         Self { threshold: threshold.max(1), cool_down, failures: 0, opened: None, probing: false, times_opened: 0 }
     }
 
+    /// A closed one that goes on with the count of how often it opened.
+    pub(crate) fn renewed(&self, threshold: u32, cool_down: Duration) -> Self {
+        Self { times_opened: self.times_opened, ..Self::new(threshold, cool_down) }
+    }
+
     /// Whether an attempt may be made at `now`. After the cool-down the answer is [`Admission::Go`] once, until the
     /// attempt's outcome is told.
     pub fn admit(&mut self, now: Duration) -> Admission {

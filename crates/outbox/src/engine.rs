@@ -215,6 +215,15 @@ impl Engine {
         self.attempt("clean", false, |work, _| work.clean(request))
     }
 
+    /// Ends the present stream and begins another. Says which.
+    pub(crate) fn begin_stream(&mut self) -> Result<Uuid, OutboxError> {
+        let boot = wire_boot(&self.options.kernel_boot, Uuid::now_v7());
+        self.attempt("begin a stream in", false, |work, _| {
+            work.begin_boot(boot);
+            Ok(boot)
+        })
+    }
+
     /// Makes the database as full as it is now, or lets it grow again: what a full disk does, for tests.
     pub(crate) fn limit_growth(&mut self, full: bool) -> Result<(), OutboxError> {
         let pages: i64 = if full { 1 } else { 1_073_741_823 };

@@ -250,6 +250,13 @@ impl Outbox {
         self.ask(move |engine| engine.clean(request))
     }
 
+    /// Ends the present stream and begins another, with a boot id and books of its own: for a receiver that is to have all
+    /// of a stream, when the one before it has had a part. Events that wait keep their ids. Says which it is, and from which
+    /// it was durable on.
+    pub fn begin_stream(&self) -> Result<uuid::Uuid, OutboxError> {
+        self.ask(Engine::begin_stream)
+    }
+
     /// Makes the database refuse to grow, as a full disk does. For tests.
     #[doc(hidden)]
     pub fn limit_growth(&self, full: bool) -> Result<(), OutboxError> {

@@ -14,7 +14,7 @@ use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, TlsProvider, parse_p
 /// How many redirects are followed: GitHub's releases need two.
 const MAX_REDIRECTS: u32 = 5;
 /// The largest response header, in bytes: 64 KiB, as in common servers.
-const MAX_HEADER_BYTES: usize = 64 << 10;
+pub(crate) const MAX_HEADER_BYTES: usize = 64 << 10;
 
 /// Limits on waiting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -252,14 +252,14 @@ fn refused(url: &SafeUrl, response: &http::Response<ureq::Body>) -> TransportErr
     TransportError::Status { url: url.clone(), status: response.status().as_u16(), retry_after }
 }
 
-fn trace_headers(trace: Option<&TraceContext>) -> impl Iterator<Item = (&'static str, String)> {
+pub(crate) fn trace_headers(trace: Option<&TraceContext>) -> impl Iterator<Item = (&'static str, String)> {
     trace.into_iter().flat_map(|trace| {
         let parent = trace.parent.child().to_string();
         [(CORRELATION_HEADER, trace.correlation_id.to_string()), (TRACEPARENT_HEADER, parent)]
     })
 }
 
-fn header(headers: &HeaderMap, name: &http::HeaderName) -> Option<String> {
+pub(crate) fn header(headers: &HeaderMap, name: &http::HeaderName) -> Option<String> {
     headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
 }
 

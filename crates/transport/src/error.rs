@@ -19,6 +19,12 @@ pub enum TransportError {
     /// A list of authorities to trust has none.
     #[error("there is no certificate in the list of authorities (PEM is expected: -----BEGIN CERTIFICATE-----)")]
     Authorities,
+    /// The proxy that was named cannot be used.
+    #[error("the proxy cannot be used: {reason}")]
+    Proxy {
+        /// Why.
+        reason: String,
+    },
     /// No connection came about.
     #[error("{url}: no connection")]
     Unreachable {
@@ -106,7 +112,7 @@ impl TransportError {
         }
     }
 
-    fn from_io(url: SafeUrl, source: io::Error) -> Self {
+    pub(crate) fn from_io(url: SafeUrl, source: io::Error) -> Self {
         use io::ErrorKind as Kind;
         // rustls reports a refused certificate as an I/O error of the handshake.
         if let Some(tls) = source.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {

@@ -8,9 +8,12 @@
 //! No request has a total time limit, because a large file on a slow line is not an error; each has limits on
 //! connecting, on the wait for the answer and on the silence between two reads, and whoever reads a body bounds its
 //! size and may bound its rate.
+//!
+//! The way to a hub is in [`hub`]: its authorities are known by pins, and both sides show certificates.
 
 mod client;
 mod error;
+pub mod hub;
 mod url;
 
 pub use client::{Client, Post, Request, Response, Timeouts, read_error};

@@ -67,7 +67,8 @@ fn write_config(context: &Context<'_>, args: &HubInitArgs) -> Result<Option<Stri
     if args.names.is_empty() {
         return Ok(None);
     }
-    let list = args.names.iter().map(|name| format!("  - {}\n", quoted(name))).collect::<String>();
+    let list: Vec<String> = args.names.iter().map(|name| format!("  - {}\n", quoted(name))).collect();
+    let list = list.concat();
     let fleet = args.fleet.as_deref().map(|fleet| format!("fleet: {}\n", quoted(fleet))).unwrap_or_default();
     let text = format!(
         "# The hub's configuration. Every key with its meaning: picket hub --help, docs/reference/hub.md\n{fleet}names:\n{list}"

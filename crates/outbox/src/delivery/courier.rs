@@ -178,6 +178,15 @@ impl Courier {
         }
     }
 
+    /// Something changed that may let the next attempt work: what failed before is no reason to wait.
+    pub fn hurry(&mut self) {
+        let (base, cap) = self.settings.retry;
+        let (threshold, cool_down) = self.settings.breaker;
+        self.backoff = Backoff::new(base, cap);
+        self.breaker = self.breaker.renewed(threshold, cool_down);
+        self.not_before = Duration::ZERO;
+    }
+
     /// The delivery as it stands.
     pub fn status(&self, clock: &dyn Clock) -> DeliveryStatus {
         let now = clock.since_boot();

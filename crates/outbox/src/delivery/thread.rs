@@ -24,6 +24,8 @@ struct Inner {
     /// When to be done, once somebody asked.
     stop_by: Option<Instant>,
     ended: bool,
+    /// Somebody asked for an attempt at once.
+    hurry: bool,
 }
 
 impl Shared {
@@ -34,8 +36,8 @@ impl Shared {
     /// Waits so long, or until somebody asks to stop.
     fn pause(&self, wait: Duration) {
         let inner = self.lock();
-        let stopping = |inner: &mut Inner| inner.stop_by.is_none();
-        let _ = self.changed.wait_timeout_while(inner, wait, stopping);
+        let waiting = |inner: &mut Inner| inner.stop_by.is_none() && !inner.hurry;
+        let _ = self.changed.wait_timeout_while(inner, wait, waiting);
     }
 }
 
@@ -59,7 +61,7 @@ impl Delivery {
         let batch_wait = settings.batch_wait;
         let batch_bytes = settings.batch.bytes as u64;
         let courier = Courier::new(uplink, settings);
-        let inner = Inner { status: courier.status(clock.as_ref()), stop_by: None, ended: false };
+        let inner = Inner { status: courier.status(clock.as_ref()), stop_by: None, ended: false, hurry: false };
         let shared = Arc::new(Shared { inner: Mutex::new(inner), changed: Condvar::new() });
         let theirs = Arc::clone(&shared);
         let thread = std::thread::Builder::new().name("delivery".into()).spawn(move || {
@@ -73,6 +75,12 @@ impl Delivery {
     /// The delivery as it stood after the last attempt.
     pub fn status(&self) -> DeliveryStatus {
         self.shared.lock().status.clone()
+    }
+
+    /// Lets the next attempt be made at once, whatever failed before: the way to the receiver changed.
+    pub fn hurry(&self) {
+        self.shared.lock().hurry = true;
+        self.shared.changed.notify_all();
     }
 
     /// Delivers what waits, for at most `limit`, and ends the thread. Says whether it ended: an uplink without a time
@@ -148,6 +156,9 @@ impl Loop<'_> {
     }
 
     fn step(&mut self) -> Step {
+        if std::mem::take(&mut self.shared.lock().hurry) {
+            self.courier.hurry();
+        }
         let step = self.courier.step(self.outbox, self.clock);
         let status = self.courier.status(self.clock);
         self.shared.lock().status = status;

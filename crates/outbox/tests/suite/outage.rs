@@ -209,6 +209,22 @@ fn the_breaker_opens_lets_one_attempt_through_after_a_minute_and_closes() {
 }
 
 #[test]
+fn another_way_to_the_receiver_is_tried_at_once() {
+    let bench = Bench::quick();
+    let outbox = bench.open();
+    outbox.emit_durable(draft(Priority::Normal, 1, 10), WAIT).unwrap();
+    let line = Line::default();
+    let patience = UplinkError { retry_after: Some(Duration::from_secs(600)), ..error(UplinkErrorKind::Busy) };
+    line.0.lock().unwrap().answers.push_back(patience);
+    let mut courier = Courier::new(Box::new(line.clone()), settings());
+    assert_eq!(run(&mut courier, &outbox, bench.clock.as_ref()), Step::Wait(Duration::from_secs(600)));
+    assert!(matches!(run(&mut courier, &outbox, bench.clock.as_ref()), Step::Wait(_)));
+    courier.hurry();
+    assert_eq!(run(&mut courier, &outbox, bench.clock.as_ref()), Step::Idle);
+    assert_eq!(line.0.lock().unwrap().stored.len(), 1);
+}
+
+#[test]
 fn a_hub_that_asks_for_patience_gets_it() {
     let bench = Bench::quick();
     let outbox = bench.open();

@@ -45,6 +45,29 @@ fn a_sequence_goes_on_over_restarts_and_begins_anew_with_a_boot() {
 }
 
 #[test]
+fn a_stream_that_begins_has_books_of_its_own_and_takes_nothing_from_the_one_before() {
+    let bench = Bench::new();
+    let outbox = bench.open();
+    let before = outbox.emit_durable(draft(Priority::Normal, 1, 10), WAIT).unwrap();
+    let handed_out = outbox.next_batch(ALL).unwrap().unwrap();
+    let stream = outbox.begin_stream().unwrap();
+    let after = outbox.emit_durable(draft(Priority::Normal, 3, 10), WAIT).unwrap();
+    assert!(stream != before.boot_id && (after.boot_id, after.seq) == (stream, 1));
+    // What was handed out of the one before is handed out as it was, and is acknowledged in its books.
+    assert_eq!(outbox.next_batch(ALL).unwrap().unwrap().records, handed_out.records);
+    assert!(outbox.acknowledge(&handed_out).unwrap());
+    let status = outbox.status();
+    let books: Vec<_> = status.boots.iter().map(|boot| (boot.boot, boot.ledger.normal.clone())).collect();
+    assert_eq!((books[0].0, books[0].1.acknowledged, books[0].1.queued), (before.boot_id, 1, 0));
+    assert_eq!((books[1].0, books[1].1.emitted, books[1].1.queued), (stream, 3, 3));
+    assert!(status.ledger_holds);
+    drop(outbox);
+    // The process that comes after goes on with it.
+    let next = bench.open().emit_durable(draft(Priority::Low, 1, 1), WAIT).unwrap();
+    assert_eq!((next.boot_id, next.seq), (stream, 2));
+}
+
+#[test]
 fn what_was_handed_out_is_handed_out_again_until_it_is_acknowledged() {
     let bench = Bench::new();
     let outbox = bench.open();
