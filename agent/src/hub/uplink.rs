@@ -169,7 +169,14 @@ fn is_about_the_batch(code: picket_protocol::hub::ProblemCode) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hub::settings::UplinkSettings;
+    use crate::hub::store::tests::Fleet;
+    use crate::keep::uplink::tests::{emit, kept, open};
+    use picket_outbox::delivery::{Courier, DeliverySettings, Step};
+    use picket_outbox::{ManualClock, OutboxSettings};
     use picket_protocol::hub::{Problem, ProblemCode};
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
 
     fn kind(code: ProblemCode) -> UplinkErrorKind {
         uplink_error(&HubCallError::Problem(Box::new(Problem::new(code, "x")))).kind
@@ -204,5 +211,89 @@ mod tests {
         let batch = EncodedBatch { bytes: Vec::new(), uncompressed_bytes: 0, records: 0 };
         let error = Switched(Arc::clone(&switch)).send(&batch).unwrap_err();
         assert_eq!(error.kind, UplinkErrorKind::Busy);
+    }
+
+    /// A hub that answers each request with the next of these.
+    fn hub(fleet: &Fleet, answers: Vec<Result<EventsAnswer, ProblemCode>>) -> (String, std::thread::JoinHandle<()>) {
+        let names = picket_pki::HubNames::new(["127.0.0.1"]).unwrap();
+        let (leaf, key) = fleet.intermediate.hub(&names, jiff::Timestamp::now()).unwrap();
+        let chain = [&leaf, fleet.intermediate.certificate()].map(|each| each.der().clone()).into();
+        let config = rustls::ServerConfig::builder_with_provider(picket_transport::provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain, key.to_der())
+            .unwrap();
+        let (listener, config) = (TcpListener::bind("127.0.0.1:0").unwrap(), Arc::new(config));
+        let url = format!("https://{}", listener.local_addr().unwrap());
+        let thread = std::thread::spawn(move || {
+            for answer in answers {
+                let (tcp, _) = listener.accept().unwrap();
+                tcp.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+                let mut tls =
+                    rustls::StreamOwned::new(rustls::ServerConnection::new(Arc::clone(&config)).unwrap(), tcp);
+                let (mut head, mut byte) = (Vec::new(), [0]);
+                while !head.ends_with(b"\r\n\r\n") {
+                    tls.read_exact(&mut byte).unwrap();
+                    head.push(byte[0]);
+                }
+                let head = String::from_utf8(head).unwrap().to_lowercase();
+                assert!(head.contains("picket-records: ") && head.contains("picket-raw-bytes: "), "{head}");
+                let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+                tls.read_exact(&mut vec![0; length.unwrap()]).unwrap();
+                let (status, kind, body) = match answer {
+                    Ok(answer) => (200, "application/json", serde_json::to_string(&answer).unwrap()),
+                    Err(code) => {
+                        let problem = Problem::new(code, "by hand");
+                        (problem.status, "application/problem+json", serde_json::to_string(&problem).unwrap())
+                    }
+                };
+                let length = body.len();
+                let head = format!(
+                    "HTTP/1.1 {status} x\r\npicket-wire: 1\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n"
+                );
+                tls.write_all(format!("{head}Connection: close\r\n\r\n{body}").as_bytes()).unwrap();
+                tls.conn.send_close_notify();
+                tls.flush().unwrap();
+            }
+        });
+        (url, thread)
+    }
+
+    #[test]
+    fn what_the_hub_has_or_will_never_take_is_kept_here_once_however_often_it_was_sent() {
+        let (dir, fleet) = (tempfile::tempdir().unwrap(), Fleet::new());
+        let (store, outbox) = open(dir.path());
+        emit(&outbox, 4);
+        let stored = |stored| Ok(EventsAnswer { stored, duplicates: 0, hub_time: jiff::Timestamp::now() });
+        // Too large as a whole; then halves; of the second half, one event will never be taken.
+        let answers = vec![
+            Err(ProblemCode::Overloaded),
+            Err(ProblemCode::TooLarge),
+            stored(2),
+            Err(ProblemCode::Invalid),
+            stored(1),
+            Err(ProblemCode::Invalid),
+        ];
+        let (url, thread) = hub(&fleet, answers);
+        let trust = picket_transport::hub::HubTrust { roots: vec![fleet.root.certificate().clone()], identity: None };
+        let settings = UplinkSettings { proxy: "none".into(), ..UplinkSettings::default() };
+        let client = HubClient::new(&url, &trust, &settings.options("test")).unwrap();
+        let switch = Switch::new(Target::Hub { client, keep: true }, Some(LocalUplink::new(&store)));
+        let clock = ManualClock::new(jiff::Timestamp::now());
+        let delivery = DeliverySettings::new(&OutboxSettings::default(), "device");
+        let mut courier = Courier::new(Box::new(Switched(Arc::new(switch))), delivery);
+        // One more than the waits it takes: the gap that tells of the event that is given up finds no hub.
+        for _ in 0..8 {
+            if outbox.ledger().total().gap_total() > 0 {
+                break;
+            }
+            while let Step::Delivered(_) | Step::Again = courier.step(&outbox, &clock) {}
+            clock.advance(Duration::from_secs(600));
+        }
+        thread.join().unwrap();
+        let total = outbox.ledger().total();
+        assert_eq!((total.acknowledged, total.gap_total()), (3, 1));
+        assert_eq!(kept(&store), 4, "each of them, once");
     }
 }

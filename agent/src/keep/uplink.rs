@@ -79,7 +79,7 @@ fn failed(error: &StoreError) -> UplinkError {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use picket_outbox::{BatchLimits, Options, Outbox, OutboxSettings, SystemClock};
     use picket_protocol::event::{ConfigEvent, EventBody};
@@ -88,7 +88,7 @@ mod tests {
     use std::path::Path;
     use std::time::Duration;
 
-    fn open(dir: &Path) -> (Arc<Store>, Outbox) {
+    pub(crate) fn open(dir: &Path) -> (Arc<Store>, Outbox) {
         let keyring = Arc::new(Keyring::open_or_create(&dir.join("store.key")).unwrap());
         let store = Store::open(StoreOptions::new(dir.join("store"), Arc::clone(&keyring))).unwrap();
         let outbox = Outbox::open(Options {
@@ -101,7 +101,7 @@ mod tests {
         (Arc::new(store), outbox.unwrap())
     }
 
-    fn emit(outbox: &Outbox, count: usize) {
+    pub(crate) fn emit(outbox: &Outbox, count: usize) {
         for _ in 0..count {
             let body = EventBody::Config(ConfigEvent {
                 timestamp: jiff::Timestamp::now(),
@@ -115,7 +115,7 @@ mod tests {
         outbox.flush(Duration::from_secs(20)).unwrap();
     }
 
-    fn kept(store: &Store) -> usize {
+    pub(crate) fn kept(store: &Store) -> usize {
         store.reader().unwrap().collect(Table::Events, &Range::default()).unwrap().len()
     }
 
