@@ -13,6 +13,7 @@ mod data;
 mod docs;
 mod hostile;
 mod house;
+mod hub;
 mod install;
 mod killpoints;
 mod ownership;

@@ -49,6 +49,7 @@ pub fn routes(hub: &Arc<Hub>) -> Guarded {
     Guarded::new(Arc::clone(hub))
         .merge(rest::auth::routes)
         .merge(rest::agents::routes)
+        .merge(rest::books::routes)
         .merge(rest::events::routes)
         .merge(rest::findings::routes)
         .merge(rest::rules::routes)

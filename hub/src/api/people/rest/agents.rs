@@ -15,9 +15,9 @@ use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
-use picket_hub_db::{Agent, AgentFilter, AgentStatus, AgentUpdate, Certificate, NewAgent, StreamBook};
+use picket_hub_db::{Agent, AgentFilter, AgentStatus, AgentUpdate, Certificate, NewAgent};
 use picket_pki::{AgentIdentity, CsrKey};
-use picket_protocol::hub::{CertificateAnswer, Frame, ProblemCode, StreamLedger};
+use picket_protocol::hub::{CertificateAnswer, Frame, ProblemCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -39,7 +39,6 @@ pub(in crate::api::people) fn routes(routes: Guarded) -> Guarded {
         .route(Action::AgentsRead, routes!(show))
         .route(Action::AgentsWrite, routes!(update))
         .route(Action::AgentsDelete, routes!(remove))
-        .route(Action::AgentsRead, routes!(books))
         .route(Action::AgentsRead, routes!(certificates))
         .route(Action::AgentsWrite, routes!(renew_certificate))
 }
@@ -343,70 +342,6 @@ async fn remove(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// The books of one stream of events: an agent's boot.
-#[derive(Serialize, ToSchema)]
-struct StreamBookView {
-    /// Which boot.
-    boot_id: Uuid,
-    /// For how many events the stored rows stand.
-    stored: u64,
-    /// How many events are missing, as gaps told.
-    gaps: u64,
-    /// Rows stored.
-    records: u64,
-    /// Rows that came again.
-    duplicates: u64,
-    /// What the agent says that happened; absent if it has not told.
-    emitted: Option<u64>,
-    /// What still waits on the machine, with gaps that it has not told yet.
-    waiting: Option<u64>,
-    /// `emitted - stored - gaps - waiting`: 0 when all is accounted for; below 0 for what was stored after the agent
-    /// counted; above 0, events are lost.
-    unaccounted: Option<i64>,
-    /// When the last batch came.
-    #[schema(value_type = String, format = DateTime)]
-    last_seen: Timestamp,
-}
-
-/// An agent's books: `stored + gaps + waiting = emitted`, for each stream.
-#[utoipa::path(get, path = "/api/v1/agents/{agent_id}/books", tag = "agents", params(("agent_id" = Uuid, Path), PageQuery),
-    responses((status = 200, body = Paged<StreamBookView>)))]
-async fn books(
-    State(hub): State<Arc<Hub>>,
-    Extension(caller): Extension<Caller>,
-    InPath(id): InPath<Uuid>,
-    InQuery(page): InQuery<PageQuery>,
-) -> Outcome<Json<Paged<StreamBookView>>> {
-    let agent = seen(&hub, &caller, id).await?;
-    let told: Vec<StreamLedger> =
-        agent.report.ledger.and_then(|told| serde_json::from_value(told).ok()).unwrap_or_default();
-    let books = hub.db.stream_books(hub.tenant, id, &page.request()?).await?;
-    Ok(Json(Paged::of(books, |book| Some(balance(&book, &told)))))
-}
-
-/// The hub's books of a stream beside the agent's.
-fn balance(book: &StreamBook, told: &[StreamLedger]) -> StreamBookView {
-    let ledger = told.iter().find(|ledger| ledger.boot_id == book.boot_id);
-    let totals = book.totals;
-    let sums = ledger.map(|ledger| {
-        let (emitted, _, queued, _) = ledger.total();
-        (emitted, queued.saturating_add(ledger.untold))
-    });
-    let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
-    StreamBookView {
-        boot_id: book.boot_id,
-        stored: totals.stored,
-        gaps: totals.gaps,
-        records: totals.records,
-        duplicates: totals.duplicates,
-        emitted: sums.map(|(emitted, _)| emitted),
-        waiting: sums.map(|(_, waiting)| waiting),
-        unaccounted: sums
-            .map(|(emitted, waiting)| signed(emitted) - signed(totals.stored) - signed(totals.gaps) - signed(waiting)),
-        last_seen: book.last_seen,
-    }
-}
-
 /// A certificate of an agent's.
 #[derive(Serialize, ToSchema)]
 #[schema(as = Certificate)]
@@ -480,7 +415,7 @@ async fn renew_certificate(
 }
 
 /// The agent, if the caller may see it.
-async fn seen(hub: &Hub, caller: &Caller, id: Uuid) -> Outcome<Agent> {
+pub(super) async fn seen(hub: &Hub, caller: &Caller, id: Uuid) -> Outcome<Agent> {
     let agent = hub.db.agent(hub.tenant, id).await?;
     agent.filter(|agent| caller.scope.holds(&agent.tags)).ok_or_else(|| absent("agent"))
 }

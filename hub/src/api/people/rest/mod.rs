@@ -2,6 +2,7 @@
 
 pub(super) mod agents;
 pub(super) mod auth;
+pub(super) mod books;
 pub(super) mod cases;
 pub(super) mod configs;
 pub(super) mod enrolment;

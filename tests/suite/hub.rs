@@ -1,0 +1,137 @@
+//! The hub as a process, and an agent of its: from the keys to a finding.
+
+use crate::agent::Foreground;
+use picket_testkit::{Build, Fault, Prefix, build, wait_until};
+use rustix::process::{Pid, Signal, kill_process};
+use std::fs::{self, File};
+use std::net::TcpListener;
+use std::process::{Child, Command};
+
+/// A hub in the foreground.
+struct Hub {
+    prefix: Prefix,
+    build: Build,
+    child: Option<Child>,
+}
+
+impl Hub {
+    /// Keys, configuration and administrator, and nothing that runs.
+    fn made() -> Self {
+        let (build, prefix) = (build("1.0.0", Fault::None), Prefix::new("http://127.0.0.1:9"));
+        fs::write(prefix.path("password"), "correct horse battery\n").unwrap();
+        let password = prefix.path("password").display().to_string();
+        let init = ["hub", "init", "--name", "127.0.0.1", "--password-file", &password, "--json"];
+        let made = prefix.run_with(&build.exe, &init).expect(0).json();
+        assert_eq!(made["made"].as_array().unwrap().len(), 5);
+        let ports = [free_port(), free_port()];
+        let file = prefix.path("etc/picket/hub.yaml");
+        let text = fs::read_to_string(&file).unwrap();
+        let listen =
+            format!("listen: {{agents: \"127.0.0.1:{}\", api: \"127.0.0.1:{}\"}}\nheartbeat: 1s\n", ports[0], ports[1]);
+        fs::write(&file, format!("{text}{listen}")).unwrap();
+        Self { prefix, build, child: None }
+    }
+
+    fn start(&mut self) {
+        let log = File::options().create(true).append(true).open(self.prefix.path("hub.log")).unwrap();
+        let before = self.said("the hub serves");
+        let child = Command::new(&self.build.exe)
+            .args(["hub", "serve"])
+            .env("PICKET_PREFIX", self.prefix.path(""))
+            .env("NO_COLOR", "1")
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.child = Some(child);
+        wait_until("the hub to serve", || self.said("the hub serves") > before);
+    }
+
+    fn stop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+            assert!(child.wait().unwrap().success());
+        }
+    }
+
+    fn picket(&self, arguments: &[&str]) -> picket_testkit::Ran {
+        self.prefix.run_with(&self.build.exe, arguments)
+    }
+
+    /// How often the log has these words.
+    fn said(&self, words: &str) -> usize {
+        fs::read_to_string(self.prefix.path("hub.log")).unwrap_or_default().matches(words).count()
+    }
+}
+
+impl Drop for Hub {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+#[test]
+fn a_machine_enrols_and_what_it_sees_becomes_a_finding_also_when_the_hub_was_away() {
+    let mut hub = Hub::made();
+    hub.start();
+    let token = hub.prefix.path("token").display().to_string();
+    hub.picket(&["hub", "token", "create", "--tag", "web", "--out", &token]).expect(0);
+    let watched = tempfile::tempdir().unwrap();
+    let keys = watched.path().join(".ssh");
+    fs::create_dir(&keys).unwrap();
+    let paths = format!(
+        "file_monitor: {{paths: [\"{}\"]}}\nupdate:\n  releases: http://127.0.0.1:9\n",
+        watched.path().display()
+    );
+    let machine = Prefix::with_config(&paths);
+    let enrolled = machine.run_with(&hub.build.exe, &["enroll", "--token-file", &token, "--name", "web-1"]).expect(0);
+    assert!(enrolled.stdout.contains("web-1"), "{}", enrolled.stdout);
+    // The token is used up, and its words say what to do.
+    let other = Prefix::new("http://127.0.0.1:9");
+    let refused = other.run_with(&hub.build.exe, &["enroll", "--token-file", &token]);
+    assert_ne!(refused.code, 0);
+    assert!(refused.stderr.contains("token create"), "{}", refused.stderr);
+
+    machine.run_with(&hub.build.exe, &["test-connection"]).expect(0);
+    machine.run_with(&hub.build.exe, &["cert", "check"]).expect(0);
+    let mut agent = Foreground::start(&hub.build, machine, &[]);
+    wait_until("the watcher to see", || {
+        agent.prefix.health("/health").is_some_and(|(_, health)| health["checks"]["files"]["status"] == "pass")
+    });
+    fs::write(keys.join("authorized_keys"), "ssh-ed25519 AAAA").unwrap();
+    wait_until("a finding", || hub.said("a finding") == 1);
+
+    hub.stop();
+    fs::write(watched.path().join("ld.so.preload"), "/tmp/evil.so").unwrap();
+    fs::create_dir_all(watched.path().join("etc/cron.d")).unwrap();
+    fs::remove_file(keys.join("authorized_keys")).unwrap();
+    fs::write(keys.join("authorized_keys2"), "ssh-ed25519 BBBB").unwrap();
+    hub.start();
+    wait_until("what was seen meanwhile", || hub.said("a finding") > 1);
+    agent.stop();
+    hub.stop();
+    hub.picket(&["hub", "audit-verify"]).expect(0);
+}
+
+#[test]
+fn a_hub_without_keys_or_with_a_torn_database_says_what_to_do_and_ends() {
+    let empty = Prefix::new("http://127.0.0.1:9");
+    let build = build("1.0.0", Fault::None);
+    fs::write(empty.path("etc/picket/hub.yaml"), "names: [127.0.0.1]\n").unwrap();
+    let refused = empty.run_with(&build.exe, &["hub", "serve"]).expect(9);
+    assert!(refused.stderr.contains("picket hub init"), "{}", refused.stderr);
+
+    let hub = Hub::made();
+    let database = hub.prefix.path("var/lib/picket-hub/hub.db");
+    let mut bytes = fs::read(&database).unwrap();
+    bytes[..4096].fill(0x5a);
+    fs::write(&database, bytes).unwrap();
+    let torn = hub.picket(&["hub", "serve"]).expect(8);
+    assert!(torn.stderr.contains("damaged") || torn.stderr.contains("not a database"), "{}", torn.stderr);
+}
