@@ -5,7 +5,7 @@
 //! - A machine knows its hub by **pins**: the SHA-256 of the root's public key (SPKI, RFC 7469 §2.4). Hub certificates come and
 //!   go; while the root is replaced, two pins hold.
 //! - A machine makes its own key and asks for a certificate (CSR, RFC 2986). Whose certificate it becomes is said by the
-//!   enrolment token, never by the request: [`Authority::issue_agent`] takes nothing from it but the public key.
+//!   enrolment token, never by the request: [`Authority::agent`] takes nothing from it but the public key.
 //! - Everything here is a function of its arguments: nothing reads a clock or a file.
 //!
 //! Keys are ECDSA P-256 (FIPS 186-5), the one kind that every TLS library in use accepts.
