@@ -259,9 +259,10 @@ fn evaluate(engine: &dyn RuleEngine, shard: Shard, events: &[StoredEvent]) -> (V
     let mut places = Places::new();
     for event in events {
         let Some(view) = view(event) else { continue };
-        let found = engine.evaluate(shard, &view);
-        if !found.is_empty() {
-            matches.extend(found);
+        // A fault of the engine costs the judgement of one event, and is named; not that of the run, nor the judge.
+        match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| engine.evaluate(shard, &view))) {
+            Ok(found) => matches.extend(found),
+            Err(_) => tracing::error!(event = %event.id, shard = shard.as_str(), "the engine failed at an event"),
         }
         places.insert(event.id, (event.position, event.timestamp));
     }
