@@ -65,6 +65,21 @@ impl HealthApi {
             .with_state(self)
     }
 
+    /// `/livez` and `/readyz` alone: what an orchestrator may ask from elsewhere.
+    pub fn probes(self) -> Router {
+        Router::new().route("/livez", get(livez)).route("/readyz", get(readyz)).with_state(self)
+    }
+
+    /// The answer to `/health`.
+    pub fn health(&self) -> Response {
+        let report = self.health.report(&self.build, &self.agent_id, self.uptime());
+        let status = match report.status {
+            OverallStatus::Healthy => StatusCode::OK,
+            OverallStatus::Unhealthy => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        json(status, &report)
+    }
+
     /// `/health` alone, for the metrics server.
     pub fn health_route(self) -> Router {
         Router::new().route("/health", get(health)).with_state(self)
@@ -92,10 +107,5 @@ async fn readyz(State(api): State<HealthApi>) -> Response {
 }
 
 async fn health(State(api): State<HealthApi>) -> Response {
-    let report = api.health.report(&api.build, &api.agent_id, api.uptime());
-    let status = match report.status {
-        OverallStatus::Healthy => StatusCode::OK,
-        OverallStatus::Unhealthy => StatusCode::SERVICE_UNAVAILABLE,
-    };
-    json(status, &report)
+    api.health()
 }

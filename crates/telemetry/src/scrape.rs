@@ -36,6 +36,29 @@ impl Scrape<'_> {
         Ok(())
     }
 
+    /// One measure for each set of labels; the unit becomes the end of the name.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn measures<'l>(
+        &mut self,
+        name: &str,
+        help: &str,
+        unit: &Unit,
+        kind: MetricType,
+        values: impl IntoIterator<Item = (Labels<'l>, f64)>,
+    ) -> Result<(), Error> {
+        let mut family = self.0.encode_descriptor(name, help, Some(unit), kind)?;
+        for (labels, value) in values {
+            let sample = family.encode_family(&labels)?;
+            match kind {
+                MetricType::Counter => ConstCounter::new(value).encode(sample)?,
+                _ => ConstGauge::new(value).encode(sample)?,
+            }
+        }
+        Ok(())
+    }
+
     /// A value that only grows.
     ///
     /// # Errors
