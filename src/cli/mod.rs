@@ -175,8 +175,10 @@ pub(crate) enum Command {
 pub(crate) enum ReferencePart {
     /// Every command with its options, and the exit codes.
     Cli,
-    /// Every configuration key.
+    /// Every configuration key of an agent.
     Config,
+    /// Every configuration key of a hub.
+    Hub,
 }
 
 /// A command that can report in JSON.

@@ -155,6 +155,7 @@ fn dispatch(context: &Context<'_>, command: Command) -> Result<ExitCode, Command
         Command::Man { dir } => manual::man(context, dir.as_deref()),
         Command::Reference { part: ReferencePart::Cli } => Ok(manual::cli_reference(context)),
         Command::Reference { part: ReferencePart::Config } => Ok(manual::config_reference(context)),
+        Command::Reference { part: ReferencePart::Hub } => Ok(manual::hub_reference(context)),
         Command::Sandbox { scratch, network, program } => Err(sandbox::run(scratch, network, &program)),
     }
 }

@@ -26,6 +26,11 @@ fn the_reference_of_configuration_keys_is_fresh() {
 }
 
 #[test]
+fn the_reference_of_the_hubs_configuration_keys_is_fresh() {
+    assert_fresh(["reference", "hub"], "docs/reference/hub.md");
+}
+
+#[test]
 fn the_schema_of_events_is_fresh() {
     assert_fresh(["events", "schema"], "docs/reference/event.schema.json");
 }

@@ -56,7 +56,12 @@ impl KeyDoc {
 
     /// The environment variable that sets this key: `update.soak` is `PICKET_UPDATE_SOAK`.
     pub fn variable(&self) -> String {
-        format!("PICKET_{}", self.key.replace('.', "_").to_uppercase())
+        self.variable_under("PICKET_")
+    }
+
+    /// The same for a program whose variables begin with `prefix`.
+    pub fn variable_under(&self, prefix: &str) -> String {
+        format!("{prefix}{}", self.key.replace('.', "_").to_uppercase())
     }
 }
 

@@ -147,6 +147,9 @@ pub(crate) struct Windows {
     arrivals: u64,
     /// The running maximum of receive times, µs.
     latest: i64,
+    /// The same with every silence cut to a timespan, µs: what was received before an outage of the hub, or of a site, still
+    /// meets what is received after it, if it happened within a timespan.
+    seen: i64,
     swept: i64,
     pub groups_evicted: u64,
     pub entries_evicted: u64,
@@ -185,11 +188,13 @@ impl Windows {
 
     /// Takes an event in, and says whether it completes something.
     pub fn arrive(&mut self, plan: &Plan, arrival: Arrival, room: Room) -> Option<Met> {
-        let seen = self.latest.max(arrival.event.received_at().as_microsecond());
+        let latest = self.latest.max(arrival.event.received_at().as_microsecond());
+        let seen = self.seen + (latest - self.latest).min(plan.timespan);
         let entry = plan.entry(arrival, seen)?;
         let key = plan.key(arrival);
         self.arrivals += 1;
-        self.latest = seen;
+        self.latest = latest;
+        self.seen = seen;
         let oldest = seen - horizon(plan.timespan);
         self.sweep(plan, oldest);
         self.make_room(room);

@@ -5,7 +5,7 @@ use picket_hub_db::{Finding, FindingFilter, PageRequest, TenantId};
 use picket_protocol::hub::EventsAnswer;
 use serde_json::json;
 
-async fn findings(fleet: &Fleet) -> Vec<Finding> {
+pub async fn findings(fleet: &Fleet) -> Vec<Finding> {
     let db = &fleet.running.hub().db;
     let page = db.findings(TenantId::DEFAULT, &FindingFilter::default(), &PageRequest::first(1000)).await;
     page.unwrap().items
@@ -101,4 +101,58 @@ level: high
     assert!(hub.put_files().await.unwrap());
     assert!(hub.load_rules().await.unwrap());
     assert_eq!(hub.db.rule(TenantId::DEFAULT, &found.rule).await.unwrap(), None);
+}
+
+/// A rule of one file.
+const ONE: &str = r"title: A file of the test
+id: 6f1c1f0e-5d0e-4c5e-9c39-0c2f6ab0a002
+status: test
+description: Somebody changed the test's file.
+logsource:
+    product: linux
+    category: file_change
+detection:
+    selection:
+        TargetFilename|endswith: /test-file
+    condition: selection
+level: low
+";
+/// A rule that needs three events of that file within two minutes.
+const THREE: &str = r"title: A file of the test, again and again
+id: 6f1c1f0e-5d0e-4c5e-9c39-0c2f6ab0a003
+status: test
+description: Somebody keeps changing the test's file.
+correlation:
+    type: event_count
+    rules:
+        - 6f1c1f0e-5d0e-4c5e-9c39-0c2f6ab0a002
+    group-by:
+        - TargetFilename
+    timespan: 2m
+    condition:
+        gte: 3
+    generate: true
+level: high
+";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_correlation_holds_over_an_outage_of_the_hub_that_is_longer_than_its_window() {
+    let fleet = Fleet::start().await;
+    let dir = fleet.dir.path().join("rules.d");
+    picket_durable::create_dir(&dir, 0o755).unwrap();
+    picket_durable::write_atomic(&dir.join("one.yml"), ONE.as_bytes(), 0o644).unwrap();
+    picket_durable::write_atomic(&dir.join("three.yml"), THREE.as_bytes(), 0o644).unwrap();
+    let hub = fleet.running.hub();
+    assert!(hub.put_files().await.unwrap() && hub.load_rules().await.unwrap());
+    let machine = fleet.machine().await;
+    machine.send(&fleet, &changed(&machine, 1, "/srv/test-file")).await.ok::<EventsAnswer>();
+    machine.send(&fleet, &changed(&machine, 2, "/srv/test-file")).await.ok::<EventsAnswer>();
+    eventually(async || findings(&fleet).await.first().filter(|finding| finding.event_count == 2).cloned()).await;
+    // The machine sees the third a moment after the second, and can deliver it when the hub is back, an hour later.
+    fleet.forward(std::time::Duration::from_secs(3600));
+    let fleet = fleet.restart().await;
+    machine.send(&fleet, &changed(&machine, 3, "/srv/test-file")).await.ok::<EventsAnswer>();
+    let again = |found: Vec<Finding>| found.into_iter().find(|finding| finding.title.ends_with("again and again"));
+    let found = eventually(async || again(findings(&fleet).await)).await;
+    assert_eq!(found.event_count, 3);
 }
