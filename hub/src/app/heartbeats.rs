@@ -1,6 +1,6 @@
 //! The way of heartbeats into the database: many in one transaction, an answer to each once it is stored.
 
-use crate::refusal::{Outcome, Refusal};
+use crate::refusal::{Outcome, Refusal, storage};
 use picket_hub_db::{AgentSeen, Database, SeenOutcome, TenantId};
 use picket_protocol::hub::ProblemCode;
 use std::sync::Arc;
@@ -106,7 +106,7 @@ async fn write(
             }
             Err(error) => {
                 counters.failed.fetch_add(1, Ordering::Relaxed);
-                let refusal = Refusal::from(error);
+                let refusal = storage(error);
                 for done in done {
                     let _ = done.send(Err(refusal.clone()));
                 }

@@ -4,7 +4,7 @@
 //! whether the hub knows it, whether it is revoked, and whether it still holds. What the database says is remembered for a
 //! short time, and forgotten at once when this hub or a replica revokes anything.
 
-use crate::refusal::{Outcome, Refusal};
+use crate::refusal::{Outcome, Refusal, storage};
 use crate::state::Hub;
 use jiff::{SignedDuration, Timestamp};
 use picket_hub_db::TenantId;
@@ -105,7 +105,7 @@ impl Hub {
         if let Some(standing) = self.identities.recall(&certificate.serial) {
             return Ok(Some(standing));
         }
-        let Some(found) = self.db.certificate(self.tenant, &certificate.serial).await? else { return Ok(None) };
+        let Some(found) = self.db.certificate(self.tenant, &certificate.serial).await.map_err(storage)? else { return Ok(None) };
         let standing = Standing {
             agent: found.issued.agent,
             key_hash: found.issued.key_hash,

@@ -5,7 +5,7 @@
 //! under load transactions grow, and one sync of the disk serves many agents. Bytes are reserved before a batch is
 //! unpacked; when none are left, agents are told to come back.
 
-use crate::refusal::{Outcome, Refusal};
+use crate::refusal::{Outcome, Refusal, storage};
 use jiff::Timestamp;
 use picket_hub_db::{Database, INGEST_MAX_EVENTS, IngestBatch, IngestOutcome, TenantId};
 use picket_protocol::hub::ProblemCode;
@@ -205,7 +205,7 @@ impl Writer {
             }
             Err(error) => {
                 self.counters.failed.fetch_add(1, Ordering::Relaxed);
-                let refusal = Refusal::from(error);
+                let refusal = storage(error);
                 for waiting in together {
                     let _ = waiting.done.send(Err(refusal.clone()));
                 }
