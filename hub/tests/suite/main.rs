@@ -4,5 +4,6 @@
 mod fleet;
 mod judge;
 mod people;
+mod poison;
 mod sockets;
 mod wire;

@@ -54,7 +54,7 @@ pub(super) fn wrong(operation: &'static str, error: &tokio_postgres::Error) -> F
         "23" if *code == SqlState::FOREIGN_KEY_VIOLATION => {
             DbError::not_found(operation, "row that this one refers to")
         }
-        "22" | "23" => DbError::Invalid { operation, why: why() },
+        "22" | "23" | "54" => DbError::Invalid { operation, why: why() },
         // Nothing is wrong with what was asked: a password, a right or a database is being changed, or is gone.
         "28" | "3D" => {
             let why = format!("the server does not let the hub in: {}", why());

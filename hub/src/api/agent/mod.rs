@@ -118,9 +118,9 @@ async fn events(
     let room = hub.intake.reserve(raw_bytes)?;
     // zstd makes nothing larger than this (zstd.h, ZSTD_COMPRESSBOUND).
     let packed = body::bytes(body, raw_bytes + raw_bytes / 256 + 64).await.map_err(|refusal| slow(refusal, raw_bytes))?;
-    let streams = batch::read(&packed, raw_bytes)?;
-    drop(packed);
     let now = hub.clock.now();
+    let streams = batch::read(&packed, raw_bytes, now)?;
+    drop(packed);
     let stored = hub.intake.store(agent.id, streams, now, room).await?;
     Ok(Json(EventsAnswer { stored: stored.new, duplicates: stored.duplicates, hub_time: hub.clock.now() }))
 }
