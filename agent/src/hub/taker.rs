@@ -92,7 +92,8 @@ impl Taker {
     /// What became of the last document, with the configuration in force at present.
     pub(crate) fn status(&self, record: &HubRecord) -> Option<ConfigStatus> {
         let status = self.layer(record)?.status?;
-        let effective = self.effective();
+        let mut effective = self.effective();
+        effective.needs_restart.truncate(pushed::MAX_ERRORS);
         Some(ConfigStatus { effective_sha256: effective.sha256, needs_restart: effective.needs_restart, ..status })
     }
 
