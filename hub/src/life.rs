@@ -2,6 +2,7 @@
 
 use crate::api::people::RequestRates;
 use crate::app::admission::Admission;
+use crate::app::belonging::{self, BelongingError};
 use crate::app::heartbeats::Heartbeats;
 use crate::app::identity::Identities;
 use crate::app::intake::Intake;
@@ -64,6 +65,9 @@ pub enum StartError {
     /// The database cannot be used.
     #[error(transparent)]
     Database(#[from] DbError),
+    /// Keys and database are not of one hub.
+    #[error(transparent)]
+    Belonging(#[from] BelongingError),
     /// TLS cannot be set up.
     #[error("TLS cannot be set up with the keys: {0}")]
     Tls(#[from] rustls::Error),
@@ -124,6 +128,7 @@ pub async fn assemble(options: Options) -> Result<Assembled, StartError> {
     let db = picket_hub_db::open(&database, &DbOptions::default()).await?;
     let tenant = TenantId::DEFAULT;
     db.ensure_default_tenant(clock.now()).await?;
+    belonging::check(&*db, tenant, &keys.pins(), &folder, clock.now()).await?;
     let (stop, stopped) = watch::channel(false);
     let (wake, _) = watch::channel(0_u64);
     let wake = Arc::new(wake);

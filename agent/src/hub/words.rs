@@ -21,9 +21,10 @@ pub fn way_out(code: ProblemCode) -> Option<&'static str> {
         Code::CertificateRequired => Some("enrol first with `picket enroll`"),
         Code::CertificateExpired => Some("renew it with `picket cert renew`"),
         Code::RenewalTooLate => Some("enrol again with `picket enroll --force` and a new token"),
-        Code::CertificateSuperseded => {
-            Some("another copy of this machine may use its identity; enrol this one anew with `picket enroll --force`")
-        }
+        Code::CertificateSuperseded => Some(
+            "go back to the certificate before with `picket cert rollback`; if that does not help, another copy of \
+                 this machine may use its identity: enrol this one anew with `picket enroll --force`",
+        ),
         Code::Revoked | Code::UnknownAgent => {
             Some("if this machine is to come back, enrol it again with `picket enroll --force` and a new token")
         }

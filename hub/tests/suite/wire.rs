@@ -138,6 +138,17 @@ async fn without_a_certificate_of_this_hub_nobody_is_an_agent() {
     let leaf = keys.intermediate.agent(identity, &request, fleet.now()).unwrap();
     let stranger = Machine { id: machine.id, chain: keys.agent_chain(leaf), key, boot: machine.boot };
     let refused = stranger.send(&fleet, &machine.lines(1..=1)).await.problem();
+    assert_eq!(refused.code, ProblemCode::CertificateSuperseded, "the agent is known, and keeps its identity");
+    assert_eq!(
+        stranger.renew(&fleet, &PrivateKey::generate().unwrap()).await.problem().code,
+        ProblemCode::CertificateSuperseded
+    );
+    let nobody = AgentIdentity { tenant: 1, agent: uuid::Uuid::now_v7() };
+    let key = PrivateKey::generate().unwrap();
+    let request = CsrKey::from_request(&key.request("x").unwrap()).unwrap();
+    let leaf = keys.intermediate.agent(nobody, &request, fleet.now()).unwrap();
+    let gone = Machine { id: nobody.agent, chain: keys.agent_chain(leaf), key, boot: machine.boot };
+    let refused = gone.send(&fleet, &machine.lines(1..=1)).await.problem();
     assert_eq!(refused.code, ProblemCode::UnknownAgent);
     // One of another authority does not get through the handshake at all.
     let other = Authority::root("other", fleet.now()).unwrap();

@@ -117,7 +117,8 @@ async fn events(
     // Before the first byte of the body: what has no room is not read.
     let room = hub.intake.reserve(raw_bytes)?;
     // zstd makes nothing larger than this (zstd.h, ZSTD_COMPRESSBOUND).
-    let packed = body::bytes(body, raw_bytes + raw_bytes / 256 + 64).await.map_err(|refusal| slow(refusal, raw_bytes))?;
+    let packed =
+        body::bytes(body, raw_bytes + raw_bytes / 256 + 64).await.map_err(|refusal| slow(refusal, raw_bytes))?;
     let now = hub.clock.now();
     let streams = batch::read(&packed, raw_bytes, now)?;
     drop(packed);
