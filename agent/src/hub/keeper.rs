@@ -223,7 +223,10 @@ impl Keeper {
         self.not_before = Instant::now();
         self.backoff.succeed();
         self.breaker = Breaker::new(BREAKER.0, BREAKER.1);
-        self.next_look = None;
+        self.next_look = self
+            .live
+            .as_ref()
+            .and_then(|live| first_look(self.store.is_rolled_back(), Timestamp::now(), live.identity.record.agent_id));
         let wanted = self.live.is_some() && settings.via != Via::None;
         self.parts.state.change(|state| {
             state.via = settings.via;
@@ -263,7 +266,7 @@ impl Keeper {
                         return false;
                     }
                 }
-                Target::Hub { client, keep }
+                Target::Hub { client, serial: live.identity.leaf().serial.clone(), keep }
             }
             (Destination::Store, _) => {
                 // What goes into the store alone is a part that the hub will not have.
@@ -394,8 +397,7 @@ impl Keeper {
         self.breaker.fail(SystemClock.since_boot());
         let wait = self.backoff.fail(random());
         // A hub that turns away a whole fleet at once gives each its time; a little more spreads those with the same.
-        let asked = asked.map(|asked| asked + wait.min(Duration::from_secs(1)));
-        wait.max(asked.unwrap_or_default())
+        after(asked, wait)
     }
 
     fn note_refusal(&mut self, live: &Live, error: &HubCallError) {
@@ -410,7 +412,10 @@ impl Keeper {
     }
 
     fn lose(&self, live: &Live, code: &str, detail: &str) {
-        if let Err(error) = self.store.mark_lost(&live.identity, code, detail, Timestamp::now()) {
+        let serial = &live.identity.leaf().serial;
+        let marked = self.store.lock();
+        if let Err(error) = marked.and_then(|lock| self.store.mark_lost(&lock, serial, code, detail, Timestamp::now()))
+        {
             tracing::error!(error = told(&error), code, "the hub took the identity back, and that cannot be noted");
         }
         self.parts.recheck.store(true, Ordering::Relaxed);
@@ -445,7 +450,20 @@ impl Keeper {
     }
 }
 
-fn go_live(identity: Identity, options: HubOptions) -> Result<Live, picket_transport::TransportError> {
+/// The first look at a certificate that was just taken over: now. Who went back to the one before wants it for more than a
+/// moment, and it is looked at in the night.
+fn first_look(rolled_back: bool, now: Timestamp, agent: Uuid) -> Option<Timestamp> {
+    rolled_back.then(|| next_look(now, &TimeZone::system(), agent))
+}
+
+/// How long to wait when the hub asked for `asked`, and we would have waited for `wait`. The hub's word is bounded: it may be
+/// any number.
+fn after(asked: Option<Duration>, wait: Duration) -> Duration {
+    let asked = asked.map(|asked| asked.min(MAX_AWAY) + wait.min(Duration::from_secs(1)));
+    wait.max(asked.unwrap_or_default())
+}
+
+pub(super) fn go_live(identity: Identity, options: HubOptions) -> Result<Live, picket_transport::TransportError> {
     let trust = identity.trust();
     let client = HubClient::new(&identity.record.hub, &trust, &options)?;
     let route = Route::new(&identity.record.hub, &options.proxy)?;
@@ -465,6 +483,23 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 mod tests {
     use super::*;
     use crate::hub::store::Lost;
+
+    #[test]
+    fn however_long_a_hub_asks_to_be_left_alone_the_wait_is_bounded() {
+        let second = Duration::from_secs(1);
+        assert_eq!(after(None, 3 * second), 3 * second);
+        assert_eq!(after(Some(20 * second), 3 * second), 21 * second);
+        for endless in [Duration::from_secs(u64::MAX), Duration::from_millis(u64::MAX), Duration::MAX] {
+            assert_eq!(after(Some(endless), second), MAX_AWAY + second);
+        }
+    }
+
+    #[test]
+    fn a_certificate_that_somebody_went_back_to_is_not_renewed_the_next_moment() {
+        let (now, agent) = (Timestamp::now(), Uuid::now_v7());
+        assert_eq!(first_look(false, now, agent), None, "a new one is looked at now");
+        assert!(!is_due(first_look(true, now, agent).unwrap(), now));
+    }
 
     #[test]
     fn events_go_where_the_operator_says_and_the_identity_allows() {
