@@ -3,10 +3,11 @@
 //! It looks every two seconds. So an enrolment, a renewal or a rollback by a command takes effect by itself, without a
 //! restart and without the command having to reach this process.
 
+use super::coming_back;
 use super::heartbeat;
 use super::record::Identity;
 use super::renewing::{renew, renewal_reason};
-use super::schedule::{is_due, next_look};
+use super::schedule::{first_look, is_due, next_look};
 use super::settings::{UplinkSettings, Via};
 use super::state::{HubState, Standing};
 use super::store::CertStore;
@@ -110,6 +111,9 @@ pub(crate) struct Keeper {
     renewal_backoff: Backoff,
     renew_not_before: Instant,
     next_look: Option<Timestamp>,
+    asking: Option<JoinHandle<bool>>,
+    /// When it was asked last whether a lost identity is known again.
+    asked_at: Option<Timestamp>,
     pub(super) asked: bool,
     backoff: Backoff,
     breaker: Breaker,
@@ -135,6 +139,8 @@ impl Keeper {
             renewal_backoff: Backoff::new(RENEWAL_RETRY.0, RENEWAL_RETRY.1),
             renew_not_before: Instant::now(),
             next_look: None,
+            asking: None,
+            asked_at: None,
             asked: false,
             backoff: Backoff::new(CONNECT_RETRY.0, CONNECT_RETRY.1),
             breaker: Breaker::new(BREAKER.0, BREAKER.1),
@@ -192,7 +198,26 @@ impl Keeper {
             self.adopt();
         }
         self.renew_if_due();
+        self.ask_if_lost().await;
         changed
+    }
+
+    /// Asks once a day whether a lost identity is known again; if it is, the next look takes it up.
+    async fn ask_if_lost(&mut self) {
+        if let Some(asking) = self.asking.take_if(|asking| asking.is_finished()) {
+            if asking.await.unwrap_or(false) {
+                self.parts.recheck.store(true, Ordering::Relaxed);
+            }
+            return;
+        }
+        let Standing::Lost(lost) = &self.standing else { return };
+        let now = Timestamp::now();
+        if self.asking.is_some() || self.seen.1.via == Via::None || !coming_back::is_due(lost.at, self.asked_at, now) {
+            return;
+        }
+        self.asked_at = Some(now);
+        let (store, options) = (self.store.clone(), self.seen.1.options(&self.parts.config.user_agent));
+        self.asking = Some(tokio::task::spawn_blocking(move || coming_back::ask(&store, &options)));
     }
 
     /// Reads what is in force, and lets everything follow.
@@ -450,12 +475,6 @@ impl Keeper {
     }
 }
 
-/// The first look at a certificate that was just taken over: now. Who went back to the one before wants it for more than a
-/// moment, and it is looked at in the night.
-fn first_look(rolled_back: bool, now: Timestamp, agent: Uuid) -> Option<Timestamp> {
-    rolled_back.then(|| next_look(now, &TimeZone::system(), agent))
-}
-
 /// How long to wait when the hub asked for `asked`, and we would have waited for `wait`. The hub's word is bounded: it may be
 /// any number.
 fn after(asked: Option<Duration>, wait: Duration) -> Duration {
@@ -492,13 +511,6 @@ mod tests {
         for endless in [Duration::from_secs(u64::MAX), Duration::from_millis(u64::MAX), Duration::MAX] {
             assert_eq!(after(Some(endless), second), MAX_AWAY + second);
         }
-    }
-
-    #[test]
-    fn a_certificate_that_somebody_went_back_to_is_not_renewed_the_next_moment() {
-        let (now, agent) = (Timestamp::now(), Uuid::now_v7());
-        assert_eq!(first_look(false, now, agent), None, "a new one is looked at now");
-        assert!(!is_due(first_look(true, now, agent).unwrap(), now));
     }
 
     #[test]

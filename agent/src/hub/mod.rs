@@ -4,6 +4,7 @@
 //! store, record, pending    the identity on disk: one switch for key, certificate, roots
 //! exchange                  enrolling, renewing, and how the answers are checked
 //! keeper, renewing          the thread that looks after all of it
+//! coming_back               asking whether a lost identity is known again
 //! talk, heartbeat           the WebSocket
 //! uplink                    where batches of events go
 //! pushed, taker             configuration that the hub gives
@@ -15,6 +16,7 @@
 //! same. Only two words of the hub's own cost an identity, and even they delete no key.
 
 mod clock;
+mod coming_back;
 mod exchange;
 mod heartbeat;
 pub(crate) mod keeper;

@@ -293,6 +293,18 @@ impl CertStore {
         Ok(true)
     }
 
+    /// Takes back that the identity with this certificate is lost.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn found_again(&self, _lock: &Lock, serial: &str) -> Result<(), IdentityError> {
+        let lost: Option<Lost> = self.small("lost.json");
+        if lost.is_some_and(|lost| lost.serial == serial) {
+            picket_durable::remove_if_present(&self.dir.join("lost.json"))?;
+        }
+        Ok(())
+    }
+
     /// Whether somebody went back to the certificate before: it is the older of the two.
     pub fn is_rolled_back(&self) -> bool {
         self.linked("previous") > self.current()
