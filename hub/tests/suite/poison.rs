@@ -48,18 +48,20 @@ fn streams(seq: u64) -> Streams {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_that_cannot_be_stored_is_refused_alone_and_nobody_is_told_that_it_is_wrong() {
     let (good, bad) = ([Uuid::now_v7(), Uuid::now_v7(), Uuid::now_v7()], Uuid::now_v7());
-    let (_server, db) = server(&[good[0], good[1], good[2], bad]).await;
+    let (server, db) = server(&[good[0], good[1], good[2], bad]).await;
     let (intake, _task) = Intake::start(Arc::clone(&db), T, 1 << 20, |_| {});
-    let now = Timestamp::now();
-    let store = |agent, at| intake.store(agent, streams(1), at, intake.reserve(100).unwrap());
-    // While the first is stored, the others gather. No partition can be made for the day of the bad one.
+    let store = |agent, seq| intake.store(agent, streams(seq), Timestamp::now(), intake.reserve(100).unwrap());
+    store(bad, 1).await.unwrap();
+    // Its books are full: a number that the database cannot count to.
+    server.sql("hub", &format!("UPDATE streams SET stored = 9223372036854775807 WHERE agent_id = '{bad}'"));
+    // While the first is stored, the others gather.
     let (first, poisoned, second, third) =
-        tokio::join!(store(good[0], now), store(bad, Timestamp::MIN), store(good[1], now), store(good[2], now));
+        tokio::join!(store(good[0], 1), store(bad, 2), store(good[1], 1), store(good[2], 1));
     for stored in [first, second, third] {
         assert_eq!(stored.unwrap().new, 1);
     }
     assert_eq!(poisoned.unwrap_err().code(), ProblemCode::StorageUnavailable);
-    assert_eq!(intake.counters().events.load(Ordering::Relaxed), 3);
+    assert_eq!(intake.counters().events.load(Ordering::Relaxed), 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]
