@@ -127,9 +127,6 @@ impl<'a> Bench<'a> {
         self.warm_up().await?;
         loop {
             self.keep().await?;
-            if self.hub.rules.take_cold(self.shard) {
-                self.warm_up().await?;
-            }
             wake.borrow_and_update();
             let tail = self.hub.db.events_after(self.hub.tenant, self.read, &[db_shard(self.shard)], RUN).await?;
             self.read = tail.next;
@@ -192,7 +189,19 @@ impl<'a> Bench<'a> {
         let began = Instant::now();
         let count = events.len() as u64;
         let (engine, shard) = (Arc::clone(self.hub.rules.engine()), self.shard);
+        // The set is not replaced from the last look whether anything of it is cold until the events are judged.
+        let settled = loop {
+            let settled = self.hub.rules.settled().await;
+            if !self.hub.rules.take_cold(shard) {
+                break settled;
+            }
+            drop(settled);
+            // All of it anew: what is shown twice would be counted twice.
+            engine.forget(shard);
+            self.warm_up().await?;
+        };
         let evaluated = tokio::task::spawn_blocking(move || evaluate(engine.as_ref(), shard, &events)).await;
+        drop(settled);
         let (matches, places) = evaluated.unwrap_or_default();
         let changes = self.changes(matches, places).await?;
         let commit = JudgeCommit { from: self.committed, to, state: None, now: self.hub.clock.now(), changes };
