@@ -204,6 +204,18 @@ mod tests {
     }
 
     #[test]
+    fn a_configuration_that_the_hub_takes_back_is_not_in_force_any_more() {
+        let bench = Bench::new();
+        let taker = bench.taker();
+        taker.take(&bench.record, &bench.signed(1, &[("log_level", json!("debug"))])).unwrap();
+        let status = taker.take(&bench.record, &bench.signed(2, &[])).unwrap();
+        assert_eq!(status.state, ConfigState::Applied);
+        for path in [&taker.path, &taker.published] {
+            assert!(Layer::read(path).unwrap().unwrap().settings.is_empty());
+        }
+    }
+
+    #[test]
     fn the_layer_of_another_enrolment_is_left_behind() {
         let bench = Bench::new();
         let taker = bench.taker();

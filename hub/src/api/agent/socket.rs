@@ -18,6 +18,8 @@ use uuid::Uuid;
 
 /// How long the agent may take to say hello.
 const HELLO_LIMIT: Duration = Duration::from_secs(10);
+/// After how many heartbeats a configuration is sent again that the agent says nothing of.
+const OFFER_AGAIN: u32 = 10;
 /// How many heartbeats may be missed before the connection is taken for dead.
 const MISSED: u32 = 3;
 /// How long one frame may take to be written.
@@ -71,7 +73,7 @@ pub(super) async fn serve(hub: Arc<Hub>, agent: KnownAgent, address: IpAddr, mut
     }
     hub.presence.join(agent.id, connection);
     tracing::debug!(agent = %agent.id, %address, version = %hello.version, "an agent is connected");
-    let mut talk = Talk { hub: &hub, agent: &agent, machine: &machine, stream: &mut stream, offered: false };
+    let mut talk = Talk { hub: &hub, agent: &agent, machine: &machine, stream: &mut stream, offered: 0 };
     let end = talk.run(&mut told, interval).await;
     hub.presence.leave(agent.id, id);
     if let End::Replaced(other) = &end
@@ -88,8 +90,8 @@ struct Talk<'a> {
     agent: &'a KnownAgent,
     machine: &'a Machine,
     stream: &'a mut Socket,
-    /// Whether it was looked at which configuration the agent should have.
-    offered: bool,
+    /// For how many heartbeats it is not looked at which configuration the agent should have.
+    offered: u32,
 }
 
 impl Talk<'_> {
@@ -172,14 +174,18 @@ impl Talk<'_> {
                 }
                 let heard = Frame::Heard { seq, hub_time: self.hub.clock.now() };
                 send(self.stream, &heard).await?;
-                if !std::mem::replace(&mut self.offered, true) {
-                    // What changes later is sent when it changes.
+                // Looked at each time: what was decided on another replica, or found no room among the frames, comes with
+                // the next heartbeat. An agent that was sent one may take a while, or not believe it.
+                if self.offered == 0 {
                     let offer = self.hub.offer_config(self.agent.id, heartbeat.config.as_ref()).await;
-                    self.offered = offer.is_ok();
+                    self.offered = if offer.is_ok_and(|sent| sent) { OFFER_AGAIN } else { 0 };
+                } else {
+                    self.offered -= 1;
                 }
                 Ok(())
             }
             Frame::ConfigStatus(status) => {
+                self.offered = 0;
                 if let Err(refusal) = self.hub.note_config_status(self.agent.id, &status).await {
                     tracing::debug!(agent = %self.agent.id, %refusal, "the state of a configuration is not kept");
                 }
