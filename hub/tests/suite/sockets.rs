@@ -3,7 +3,10 @@
 use crate::fleet::{Fleet, Machine, eventually};
 use crate::people::{Person, person, unlimited};
 use futures_util::{SinkExt as _, StreamExt as _};
-use picket_hub_db::{AgentStatus, Assignment, ConfigTarget, ConfigVersion, TenantId};
+use picket_hub_db::{
+    AgentStatus, Assignment, ConfigTarget, ConfigVersion, EventFilter, Finding, FindingFilter, PageRequest, TenantId,
+};
+use picket_hub_rules::{RuleKey, Suspension};
 use picket_protocol::hub::{
     AgentHealth, ByeReason, CertificateState, ConfigDocument, ConfigState, ConfigStatus, EventsAnswer, Frame,
     Heartbeat, Hello, SOCKET_PATH, WIRE,
@@ -171,6 +174,60 @@ async fn two_machines_with_one_identity_are_told_apart_and_reported() {
     let boots: Vec<&str> =
         told["data"]["machines"].as_array().unwrap().iter().map(|m| m["boot_id"].as_str().unwrap()).collect();
     assert_eq!(boots, [first_boot.to_string(), second_boot.to_string()]);
+    let finding = clone_found(&fleet).await;
+    assert_eq!(finding.entity.unwrap().value, machine.id.to_string());
+}
+
+/// The finding that an identity is used by two machines.
+async fn clone_found(fleet: &Fleet) -> Finding {
+    let db = &fleet.running.hub().db;
+    eventually(async || {
+        let page = db.findings(TenantId::DEFAULT, &FindingFilter::default(), &PageRequest::first(100)).await.unwrap();
+        page.items.into_iter().find(|finding| finding.title == "One Identity Used By Two Machines")
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_superseded_certificate_that_is_used_beside_the_newer_one_becomes_a_finding() {
+    let fleet = Fleet::start().await;
+    let old = fleet.machine().await;
+    let key = picket_pki::PrivateKey::generate().unwrap();
+    let answer: picket_protocol::hub::CertificateAnswer = old.renew(&fleet, &key).await.ok();
+    let chain = picket_pki::certificates_from_pem(&answer.certificate).unwrap();
+    let new = Machine { id: old.id, key, chain, boot: old.boot };
+    // The copy shares everything with its original but the renewed key.
+    let boot = Uuid::now_v7();
+    let beat = async |machine: &Machine| {
+        let mut socket = connected(&fleet, machine, hello(boot, "m")).await;
+        socket.send(Message::text(heartbeat(machine, 1, boot).write())).await.unwrap();
+        assert!(matches!(next_frame(&mut socket).await, Frame::Heard { seq: 1, .. }));
+    };
+    beat(&old).await;
+    beat(&new).await;
+    let told = async || {
+        let filter = EventFilter { kind: Some("cloned_identity".into()), ..EventFilter::default() };
+        let page = fleet.running.hub().db.events(TenantId::DEFAULT, &filter, &PageRequest::first(10)).await.unwrap();
+        page.items.len()
+    };
+    assert_eq!(told().await, 0, "a renewal is none");
+    beat(&old).await;
+    assert_eq!(told().await, 1);
+    assert_eq!(clone_found(&fleet).await.entity.unwrap().value, old.id.to_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_that_is_suspended_becomes_a_finding() {
+    let fleet = Fleet::start().await;
+    let rule = RuleKey { id: Uuid::now_v7(), version: 1 };
+    let why = Suspension::Exploding { matches: 1001, budget: 1000 };
+    fleet.running.hub().note_suspension(rule, &why).await;
+    let db = &fleet.running.hub().db;
+    eventually(async || {
+        let page = db.findings(TenantId::DEFAULT, &FindingFilter::default(), &PageRequest::first(100)).await.unwrap();
+        page.items.into_iter().find(|finding| finding.title == "Detection Rule Suspended")
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

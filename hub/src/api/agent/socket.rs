@@ -153,11 +153,13 @@ impl Talk<'_> {
             Frame::Heartbeat(heartbeat) => {
                 let seq = heartbeat.seq;
                 match self.hub.heartbeats.store(self.seen(&heartbeat)).await {
-                    Ok(SeenOutcome::Noted { boot_returned: true, previous_boot, .. }) => {
-                        let before = Machine { boot_id: previous_boot, ..self.machine.clone() };
-                        self.hub.twins(self.agent.id, &[before, self.machine.clone()]).await;
-                    }
-                    Ok(SeenOutcome::Noted { was, .. }) => {
+                    Ok(SeenOutcome::Noted { was, boot_returned, previous_boot, previous_key }) => {
+                        if boot_returned {
+                            let before = Machine { boot_id: previous_boot, ..self.machine.clone() };
+                            self.hub.twins(self.agent.id, &[before, self.machine.clone()]).await;
+                        } else if let Some(key) = previous_key {
+                            self.another_key(previous_boot, &key).await;
+                        }
                         if was != AgentStatus::Online {
                             let _ = self.hub.agent_changes.send(self.agent.id);
                         }
@@ -203,6 +205,24 @@ impl Talk<'_> {
             | Frame::RenewCertificate { .. }
             | Frame::Unknown => Ok(()),
         }
+    }
+
+    /// The heartbeat before this one was of another key. After a renewal it is the key before; if this one's certificate has
+    /// been superseded, whoever has the newer one is another machine, or went back to the one before.
+    async fn another_key(&self, previous_boot: Option<Uuid>, key: &[u8; 32]) {
+        let hub = self.hub;
+        let own = hub.db.certificate(hub.tenant, &self.agent.serial).await;
+        if !own.is_ok_and(|own| own.is_some_and(|own| own.superseded_at.is_some())) {
+            return;
+        }
+        let others = hub.db.certificates_by_key(hub.tenant, key).await.unwrap_or_default();
+        let newer = others.into_iter().find(|other| other.issued.agent == self.agent.id);
+        let before = Machine {
+            boot_id: previous_boot.or(self.machine.boot_id),
+            serial: newer.map(|newer| newer.issued.serial).unwrap_or_default(),
+            ..self.machine.clone()
+        };
+        hub.twins(self.agent.id, &[before, self.machine.clone()]).await;
     }
 
     fn seen(&self, heartbeat: &Heartbeat) -> AgentSeen {
