@@ -35,7 +35,7 @@ use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
 /// Everything resolved: what a hub starts with.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Options {
     /// Which build this is.
     pub build: BuildInfo,
@@ -51,6 +51,18 @@ pub struct Options {
     pub database: String,
     /// What time it is.
     pub clock: Clock,
+}
+
+impl std::fmt::Debug for Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Not the database: its address may hold a password.
+        f.debug_struct("Options")
+            .field("build", &self.build)
+            .field("settings", &self.settings)
+            .field("keys", &self.keys)
+            .field("rules_dir", &self.rules_dir)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Why a hub did not start.

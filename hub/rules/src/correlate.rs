@@ -15,8 +15,7 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use uuid::Uuid;
 
-use crate::found::cut;
-use crate::found::{Correlated, CorrelationKind, MAX_EVIDENCE};
+use crate::found::{Correlated, CorrelationKind, MAX_EVIDENCE, cut};
 use crate::rule::MAX_GROUP_ENTRIES;
 use crate::view::EventView;
 
