@@ -13,7 +13,7 @@ pub fn way_out(code: ProblemCode) -> Option<&'static str> {
             Some("enrol from an address that the token allows, or make a token that allows this one")
         }
         Code::EnrolmentDenied => Some("ask who operates the hub why, and enrol again with a new token"),
-        Code::CsrInvalid => Some("try again with --force, which makes a new key; if it stays, report it"),
+        Code::CsrInvalid => Some("try again, which makes a new key; if it stays, report it"),
         Code::ClockSkew => {
             Some("set the clock of this machine, for example with `timedatectl set-ntp true`, and try again")
         }
