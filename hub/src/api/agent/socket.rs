@@ -158,7 +158,7 @@ impl Talk<'_> {
                             let before = Machine { boot_id: previous_boot, ..self.machine.clone() };
                             self.hub.twins(self.agent.id, &[before, self.machine.clone()]).await;
                         } else if let Some(key) = previous_key {
-                            self.another_key(previous_boot, &key).await;
+                            another_key(self.hub, self.agent, self.machine, previous_boot, &key).await;
                         }
                         if was != AgentStatus::Online {
                             let _ = self.hub.agent_changes.send(self.agent.id);
@@ -207,24 +207,6 @@ impl Talk<'_> {
         }
     }
 
-    /// The heartbeat before this one was of another key. After a renewal it is the key before; if this one's certificate has
-    /// been superseded, whoever has the newer one is another machine, or went back to the one before.
-    async fn another_key(&self, previous_boot: Option<Uuid>, key: &[u8; 32]) {
-        let hub = self.hub;
-        let own = hub.db.certificate(hub.tenant, &self.agent.serial).await;
-        if !own.is_ok_and(|own| own.is_some_and(|own| own.superseded_at.is_some())) {
-            return;
-        }
-        let others = hub.db.certificates_by_key(hub.tenant, key).await.unwrap_or_default();
-        let newer = others.into_iter().find(|other| other.issued.agent == self.agent.id);
-        let before = Machine {
-            boot_id: previous_boot.or(self.machine.boot_id),
-            serial: newer.map(|newer| newer.issued.serial).unwrap_or_default(),
-            ..self.machine.clone()
-        };
-        hub.twins(self.agent.id, &[before, self.machine.clone()]).await;
-    }
-
     fn seen(&self, heartbeat: &Heartbeat) -> AgentSeen {
         let json = |value: serde_json::Result<serde_json::Value>| value.ok();
         AgentSeen {
@@ -240,6 +222,23 @@ impl Talk<'_> {
             ..AgentSeen::new(self.agent.id, self.hub.clock.now())
         }
     }
+}
+
+/// The heartbeat before this one was of another key. After a renewal it is the key before; if this one's certificate has been
+/// superseded, whoever has the newer one is another machine, or went back to the one before.
+async fn another_key(hub: &Hub, agent: &KnownAgent, machine: &Machine, previous_boot: Option<Uuid>, key: &[u8; 32]) {
+    let own = hub.db.certificate(hub.tenant, &agent.serial).await;
+    if !own.is_ok_and(|own| own.is_some_and(|own| own.superseded_at.is_some())) {
+        return;
+    }
+    let others = hub.db.certificates_by_key(hub.tenant, key).await.unwrap_or_default();
+    let newer = others.into_iter().find(|other| other.issued.agent == agent.id);
+    let before = Machine {
+        boot_id: previous_boot.or(machine.boot_id),
+        serial: newer.map(|newer| newer.issued.serial).unwrap_or_default(),
+        ..machine.clone()
+    };
+    hub.twins(agent.id, &[before, machine.clone()]).await;
 }
 
 async fn hello(stream: &mut Socket) -> Result<Hello, End> {
