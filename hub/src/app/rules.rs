@@ -151,8 +151,10 @@ impl Hub {
     pub async fn put_files(&self) -> Outcome<bool> {
         let Some(dir) = self.rules.dir.clone() else { return Ok(false) };
         let folder = dir.clone();
-        let read = tokio::task::spawn_blocking(move || read_files(&folder)).await.unwrap_or_default();
-        let Files { files, mut refused, trouble } = read;
+        let read = tokio::task::spawn_blocking(move || read_files(&folder)).await;
+        // A reader that failed has read nothing, which is not that there is nothing.
+        let failed = |error: tokio::task::JoinError| Files { trouble: Some(error.to_string()), ..Files::default() };
+        let Files { files, mut refused, trouble } = read.unwrap_or_else(failed);
         let whole = trouble.is_none();
         // Who never had a folder needs none.
         self.rules.note_trouble(&dir, trouble.filter(|_| dir.exists() || !self.rules.known_files().0.is_empty()));
