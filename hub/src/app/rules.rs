@@ -38,8 +38,8 @@ pub struct RuleSet {
     refused_files: Mutex<Refused>,
     /// Which rules of the database were refused the last time, by their ids.
     refused_rules: Mutex<Refused>,
-    /// What the files of `rules.d` were like the last time, and whether these were all.
-    files: Mutex<(BTreeMap<PathBuf, [u8; 32]>, bool)>,
+    /// What `rules.d` was like the last time.
+    files: Mutex<Seen>,
     /// What kept the folder from being read the last time: told once.
     trouble: Mutex<Option<String>>,
     /// Held shared while events are judged, and alone while the set is replaced and the cold shards are named: no event is
@@ -48,6 +48,8 @@ pub struct RuleSet {
     dir: Option<PathBuf>,
 }
 
+/// The files of a folder with their digests, and why these may not be all.
+type Seen = (BTreeMap<PathBuf, [u8; 32]>, Option<String>);
 /// What is wrong with what cannot be used, by its name.
 type Refused = BTreeMap<String, Vec<Problem>>;
 
@@ -95,7 +97,7 @@ impl RuleSet {
         self.settled.read().await
     }
 
-    fn known_files(&self) -> (BTreeMap<PathBuf, [u8; 32]>, bool) {
+    fn known_files(&self) -> Seen {
         self.files.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -157,10 +159,11 @@ impl Hub {
         let Files { files, mut refused, trouble } = read.unwrap_or_else(failed);
         let whole = trouble.is_none();
         // Who never had a folder needs none.
-        self.rules.note_trouble(&dir, trouble.filter(|_| dir.exists() || !self.rules.known_files().0.is_empty()));
+        let told = trouble.clone().filter(|_| dir.exists() || !self.rules.known_files().0.is_empty());
+        self.rules.note_trouble(&dir, told);
         let seen: BTreeMap<PathBuf, [u8; 32]> =
             files.iter().map(|(path, text)| (path.clone(), super::people::hash(text))).collect();
-        let seen = (seen, whole);
+        let seen = (seen, trouble);
         if self.rules.known_files() == seen {
             return Ok(false);
         }
