@@ -159,8 +159,8 @@ impl Hub {
         let Files { files, mut refused, trouble } = read.unwrap_or_else(failed);
         let whole = trouble.is_none();
         // Who never had a folder needs none.
-        let told = trouble.clone().filter(|_| dir.exists() || !self.rules.known_files().0.is_empty());
-        self.rules.note_trouble(&dir, told);
+        let trouble_told = trouble.clone().filter(|_| dir.exists() || !self.rules.known_files().0.is_empty());
+        self.rules.note_trouble(&dir, trouble_told);
         let seen: BTreeMap<PathBuf, [u8; 32]> =
             files.iter().map(|(path, text)| (path.clone(), super::people::hash(text))).collect();
         let seen = (seen, trouble);
