@@ -299,7 +299,7 @@ impl CommandError {
 fn hub_code(error: &StartError) -> ExitCode {
     match error {
         StartError::Config(_) => ExitCode::Config,
-        StartError::Keys(_) => ExitCode::Keys,
+        StartError::Keys(_) | StartError::Belonging(_) => ExitCode::Keys,
         StartError::Database(DbError::Corrupt { .. }) => ExitCode::Damaged,
         StartError::Database(DbError::Unavailable { .. }) => ExitCode::Network,
         StartError::Database(_)

@@ -1,6 +1,6 @@
 //! What the hub needs to know to run.
 
-use picket_config::{ByteSize, Interval, LoopbackAddr};
+use picket_config::{ByteSize, Confidential, Interval, LoopbackAddr};
 use picket_hub_db::Network;
 use picket_telemetry::{LogFormat, LogLevel};
 use std::net::SocketAddr;
@@ -109,7 +109,7 @@ picket_config::settings! {
         /// Where the hub listens.
         pub listen: ListenSettings = ListenSettings::default(),
         /// Where everything is kept: `sqlite:` and a file, or `postgres://…`; empty is a file in the hub's own folder.
-        pub database: String = String::new(),
+        pub database: Confidential = Confidential::default(),
         /// A file that holds the database's address, for one with a password in it.
         pub database_file: String = String::new(),
         /// How replicas tell each other.
@@ -198,6 +198,12 @@ fn address(key: &'static str, text: &str) -> Result<SocketAddr, ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_databases_password_is_not_shown_to_who_looks_for_faults() {
+        let settings = HubSettings { database: "postgres://ada:hunter2@db/hub".into(), ..HubSettings::default() };
+        assert!(!format!("{settings:?}").contains("hunter2"));
+    }
 
     #[test]
     fn the_address_in_tokens_is_the_first_name_unless_another_is_given() {

@@ -2,6 +2,7 @@
 
 use crate::api::people::RequestRates;
 use crate::app::admission::{Admission, Each, Turns};
+use crate::app::belonging::{self, BelongingError};
 use crate::app::heartbeats::Heartbeats;
 use crate::app::identity::Identities;
 use crate::app::intake::Intake;
@@ -47,7 +48,7 @@ const RENEWAL_BURST: u32 = 5;
 const BATCHES_EACH: u32 = 2;
 
 /// Everything resolved: what a hub starts with.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Options {
     /// Which build this is.
     pub build: BuildInfo,
@@ -65,6 +66,18 @@ pub struct Options {
     pub clock: Clock,
 }
 
+impl std::fmt::Debug for Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Not the database: its address may hold a password.
+        f.debug_struct("Options")
+            .field("build", &self.build)
+            .field("settings", &self.settings)
+            .field("keys", &self.keys)
+            .field("rules_dir", &self.rules_dir)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Why a hub did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -80,6 +93,9 @@ pub enum StartError {
     /// There is no way to the other replicas.
     #[error(transparent)]
     Bus(#[from] NoBus),
+    /// Keys and database are not of one hub.
+    #[error(transparent)]
+    Belonging(#[from] BelongingError),
     /// TLS cannot be set up.
     #[error("TLS cannot be set up with the keys: {0}")]
     Tls(#[from] rustls::Error),
@@ -145,6 +161,7 @@ pub async fn assemble(options: Options) -> Result<Assembled, StartError> {
     let db = picket_hub_db::open(&database, &DbOptions::default()).await?;
     let tenant = TenantId::DEFAULT;
     db.ensure_default_tenant(clock.now()).await?;
+    belonging::check(&*db, tenant, &keys.pins(), &folder, clock.now()).await?;
     let (stop, stopped) = watch::channel(false);
     let (replicas, to_say) = bus::open(&settings.bus).await?;
     let replicas = Arc::new(replicas);

@@ -75,6 +75,19 @@ impl From<DbError> for Refusal {
     }
 }
 
+/// What the database's failure means for an **agent**. Nothing that the database says is about what the agent sent: that
+/// was looked at before, and an agent that hears `invalid` gives up the events it sent. So it hears to come again.
+pub fn storage(error: DbError) -> Refusal {
+    match &error {
+        DbError::Invalid { .. } => {
+            tracing::error!(%error, "the database refused what an agent sent");
+            Refusal::new(ProblemCode::StorageUnavailable, "the hub's database refused to store this; its log says why")
+                .after(Duration::from_secs(10))
+        }
+        _ => error.into(),
+    }
+}
+
 impl From<PkiError> for Refusal {
     fn from(error: PkiError) -> Self {
         tracing::error!(%error, "a certificate could not be made");
@@ -110,6 +123,16 @@ mod tests {
         assert_eq!(response.status(), 503);
         assert_eq!(response.headers()[RETRY_AFTER], "2");
         assert_eq!(response.headers()[CONTENT_TYPE], PROBLEM_MEDIA_TYPE);
+    }
+
+    #[test]
+    fn nothing_that_the_database_says_makes_an_agent_give_up_what_it_sent() {
+        let why = "invalid byte sequence for encoding \"UTF8\" (22021)".to_owned();
+        let refusal = storage(DbError::Invalid { operation: "store events", why });
+        assert_eq!((refusal.code(), refusal.0.status), (ProblemCode::StorageUnavailable, 503));
+        assert!(refusal.0.retry_after.is_some() && !refusal.to_string().contains("22021"), "{refusal}");
+        let busy = storage(DbError::Busy { operation: "store events", why: String::new() });
+        assert_eq!(busy.code(), ProblemCode::Overloaded);
     }
 
     #[test]

@@ -119,6 +119,11 @@ fn check(context: &Context<'_>, json: &JsonArgs) -> Result<ExitCode, CommandErro
 fn renew_now(context: &Context<'_>, args: &RenewArgs) -> Result<ExitCode, CommandError> {
     context.require_root("renewing the certificate")?;
     let options = uplink(context)?.options(&build::user_agent());
+    identity(context)?;
+    let store = CertStore::new(context.layout.certs_dir());
+    // Held over the network, too: the agent must not renew the same certificate at the same time. What is renewed is read
+    // under it: it may have been renewed a moment ago.
+    let lock = as_owner(&context.layout, || Ok(store.lock()?))?;
     let (identity, _) = identity(context)?;
     let reason = match renewal(identity.leaf(), Timestamp::now()) {
         Renewal::NotBefore(at) if !args.force => {
@@ -134,9 +139,6 @@ fn renew_now(context: &Context<'_>, args: &RenewArgs) -> Result<ExitCode, Comman
         Renewal::Due => "due",
         Renewal::Expired => "expired",
     };
-    let store = CertStore::new(context.layout.certs_dir());
-    // Held over the network, too: the agent must not renew the same certificate at the same time.
-    let lock = as_owner(&context.layout, || Ok(store.lock()?))?;
     let renewed = renew(&identity, reason, &options).map_err(CommandError::from);
     let installed = as_owner(&context.layout, || {
         let outcome = renewed.and_then(|set| {

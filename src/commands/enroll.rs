@@ -191,7 +191,13 @@ fn once(context: &Context<'_>, task: &Task<'_>) -> Result<Outcome, CommandError>
     if earlier && context.verbose > 0 {
         context.output.say("an enrolment with this token was begun before; it is gone on with, with the same key");
     }
-    match enrol(token, key, about, options)? {
+    let answer = enrol(token, key, about, options).inspect_err(|error| {
+        if error.refuses_the_key() {
+            // No answer is lost with it: the next run makes a new one.
+            let _ = as_owner(&context.layout, || Ok(store.end_pending(&store.lock()?)?));
+        }
+    });
+    match answer? {
         Enrolment::Pending(pending) => Ok(Outcome::Waits(pending)),
         Enrolment::Done(set) => as_owner(&context.layout, || install(store, &set)),
     }

@@ -58,7 +58,7 @@ pub(crate) fn resolve(layout: &Layout, process: &Process, args: &HubConfigArgs) 
     } else if settings.database.is_empty() {
         format!("sqlite:{}", layout.hub_dir().join("hub.db").display())
     } else {
-        settings.database.clone()
+        settings.database.reveal().to_owned()
     };
     let unknown = problems.0.iter().filter(|problem| problem.gravity == Gravity::Unknown);
     let warnings = unknown.map(ToString::to_string).collect();

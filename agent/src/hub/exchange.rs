@@ -11,7 +11,7 @@ use picket_pki::{
 use picket_protocol::event::EventId;
 use picket_protocol::hub::{
     CERTIFICATE_PATH, CertificateAnswer, CertificateRequest, Clock, ENROL_PATH, EnrolAnswer, EnrolRequest, Enrolled,
-    Machine, Pending,
+    Machine, Pending, ProblemCode,
 };
 use picket_protocol::trace::TraceContext;
 use picket_transport::TransportError;
@@ -38,6 +38,13 @@ pub enum ExchangeError {
 impl From<TransportError> for ExchangeError {
     fn from(error: TransportError) -> Self {
         Self::Call(error.into())
+    }
+}
+
+impl ExchangeError {
+    /// Whether the hub cannot use the request for a certificate, and so will not with the same key again.
+    pub fn refuses_the_key(&self) -> bool {
+        matches!(self, Self::Call(error) if error.code() == Some(ProblemCode::CsrInvalid))
     }
 }
 
@@ -178,6 +185,15 @@ mod tests {
     use crate::hub::store::tests::Fleet;
     use jiff::SignedDuration;
     use picket_pki::{Authority, CsrKey, certificates_to_pem};
+
+    #[test]
+    fn only_a_request_that_the_hub_cannot_use_costs_its_key() {
+        for code in ProblemCode::ALL {
+            let problem = Box::new(picket_protocol::hub::Problem::new(*code, "x"));
+            let error = ExchangeError::from(HubCallError::Problem(problem));
+            assert_eq!(error.refuses_the_key(), *code == ProblemCode::CsrInvalid, "{code:?}");
+        }
+    }
 
     fn key_text() -> String {
         let key = ed25519_dalek::SigningKey::from_bytes(&[7; 32]);

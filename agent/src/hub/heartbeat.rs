@@ -4,20 +4,18 @@ use super::clock::ms;
 use picket_outbox::QueueStatus;
 use picket_pki::Certificate;
 use picket_protocol::event::Priority;
-use picket_protocol::hub::{AgentHealth, CertificateState, ClassAccount, StreamLedger, UpdateState};
+use picket_protocol::hub::{
+    AgentHealth, CertificateState, ClassAccount, HEARTBEAT_MAX_CHECKS, HEARTBEAT_MAX_LEDGERS, HEARTBEAT_MAX_TEXT,
+    StreamLedger, UpdateState,
+};
 use picket_protocol::update_status::{UPDATE_STATUS_MAX_BYTES, UpdateOutcome, UpdateStatus};
 use picket_protocol::{CheckStatus, HealthReport};
 use std::path::Path;
 use uuid::Uuid;
 
-/// The most streams whose books are told.
-const MAX_STREAMS: usize = 8;
-/// The most checks that are told, and the longest words of one.
-const MAX_CHECKS: (usize, usize) = (32, 256);
-
 /// The health report in short.
 pub(crate) fn health(report: &HealthReport) -> AgentHealth {
-    let (checks, chars) = MAX_CHECKS;
+    let (checks, chars) = HEARTBEAT_MAX_CHECKS;
     let not_passing = report.checks.iter().filter(|(_, check)| check.status != CheckStatus::Pass);
     let short = |text: &str| text.chars().take(chars).collect();
     let not_passing = not_passing.take(checks).map(|(code, check)| (code.clone(), short(&check.message))).collect();
@@ -28,7 +26,7 @@ pub(crate) fn health(report: &HealthReport) -> AgentHealth {
 pub(crate) fn ledgers(queue: &QueueStatus, first: Uuid) -> Vec<StreamLedger> {
     let from = queue.boots.iter().position(|boot| boot.boot == first).unwrap_or(0);
     let boots = &queue.boots[from..];
-    let boots = &boots[boots.len().saturating_sub(MAX_STREAMS)..];
+    let boots = &boots[boots.len().saturating_sub(HEARTBEAT_MAX_LEDGERS)..];
     let account = |account: &picket_outbox::Account| ClassAccount {
         emitted: account.emitted,
         acknowledged: account.acknowledged,
@@ -56,7 +54,7 @@ pub(crate) fn certificate(certificate: &Certificate, counts: &super::Counts) -> 
         serial: certificate.serial.clone(),
         not_after: certificate.not_after,
         renewed: counts.renewed,
-        last_error: counts.last_error.clone(),
+        last_error: counts.last_error.as_ref().map(|text| text.chars().take(HEARTBEAT_MAX_TEXT).collect()),
     }
 }
 

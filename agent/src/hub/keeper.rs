@@ -3,10 +3,11 @@
 //! It looks every two seconds. So an enrolment, a renewal or a rollback by a command takes effect by itself, without a
 //! restart and without the command having to reach this process.
 
+use super::coming_back;
 use super::heartbeat;
 use super::record::Identity;
 use super::renewing::{renew, renewal_reason};
-use super::schedule::{is_due, next_look};
+use super::schedule::{first_look, is_due, next_look};
 use super::settings::{UplinkSettings, Via};
 use super::state::{HubState, Standing};
 use super::store::CertStore;
@@ -110,6 +111,9 @@ pub(crate) struct Keeper {
     renewal_backoff: Backoff,
     renew_not_before: Instant,
     next_look: Option<Timestamp>,
+    asking: Option<JoinHandle<bool>>,
+    /// When it was asked last whether a lost identity is known again.
+    asked_at: Option<Timestamp>,
     pub(super) asked: bool,
     backoff: Backoff,
     breaker: Breaker,
@@ -135,6 +139,8 @@ impl Keeper {
             renewal_backoff: Backoff::new(RENEWAL_RETRY.0, RENEWAL_RETRY.1),
             renew_not_before: Instant::now(),
             next_look: None,
+            asking: None,
+            asked_at: None,
             asked: false,
             backoff: Backoff::new(CONNECT_RETRY.0, CONNECT_RETRY.1),
             breaker: Breaker::new(BREAKER.0, BREAKER.1),
@@ -192,7 +198,26 @@ impl Keeper {
             self.adopt();
         }
         self.renew_if_due();
+        self.ask_if_lost().await;
         changed
+    }
+
+    /// Asks once a day whether a lost identity is known again; if it is, the next look takes it up.
+    async fn ask_if_lost(&mut self) {
+        if let Some(asking) = self.asking.take_if(|asking| asking.is_finished()) {
+            if asking.await.unwrap_or(false) {
+                self.parts.recheck.store(true, Ordering::Relaxed);
+            }
+            return;
+        }
+        let Standing::Lost(lost) = &self.standing else { return };
+        let now = Timestamp::now();
+        if self.asking.is_some() || self.seen.1.via == Via::None || !coming_back::is_due(lost.at, self.asked_at, now) {
+            return;
+        }
+        self.asked_at = Some(now);
+        let (store, options) = (self.store.clone(), self.seen.1.options(&self.parts.config.user_agent));
+        self.asking = Some(tokio::task::spawn_blocking(move || coming_back::ask(&store, &options)));
     }
 
     /// Reads what is in force, and lets everything follow.
@@ -223,7 +248,10 @@ impl Keeper {
         self.not_before = Instant::now();
         self.backoff.succeed();
         self.breaker = Breaker::new(BREAKER.0, BREAKER.1);
-        self.next_look = None;
+        self.next_look = self
+            .live
+            .as_ref()
+            .and_then(|live| first_look(self.store.is_rolled_back(), Timestamp::now(), live.identity.record.agent_id));
         let wanted = self.live.is_some() && settings.via != Via::None;
         self.parts.state.change(|state| {
             state.via = settings.via;
@@ -263,7 +291,7 @@ impl Keeper {
                         return false;
                     }
                 }
-                Target::Hub { client, keep }
+                Target::Hub { client, serial: live.identity.leaf().serial.clone(), keep }
             }
             (Destination::Store, _) => {
                 // What goes into the store alone is a part that the hub will not have.
@@ -394,8 +422,7 @@ impl Keeper {
         self.breaker.fail(SystemClock.since_boot());
         let wait = self.backoff.fail(random());
         // A hub that turns away a whole fleet at once gives each its time; a little more spreads those with the same.
-        let asked = asked.map(|asked| asked + wait.min(Duration::from_secs(1)));
-        wait.max(asked.unwrap_or_default())
+        after(asked, wait)
     }
 
     fn note_refusal(&mut self, live: &Live, error: &HubCallError) {
@@ -410,7 +437,10 @@ impl Keeper {
     }
 
     fn lose(&self, live: &Live, code: &str, detail: &str) {
-        if let Err(error) = self.store.mark_lost(&live.identity, code, detail, Timestamp::now()) {
+        let serial = &live.identity.leaf().serial;
+        let marked = self.store.lock();
+        if let Err(error) = marked.and_then(|lock| self.store.mark_lost(&lock, serial, code, detail, Timestamp::now()))
+        {
             tracing::error!(error = told(&error), code, "the hub took the identity back, and that cannot be noted");
         }
         self.parts.recheck.store(true, Ordering::Relaxed);
@@ -445,7 +475,14 @@ impl Keeper {
     }
 }
 
-fn go_live(identity: Identity, options: HubOptions) -> Result<Live, picket_transport::TransportError> {
+/// How long to wait when the hub asked for `asked`, and we would have waited for `wait`. The hub's word is bounded: it may be
+/// any number.
+fn after(asked: Option<Duration>, wait: Duration) -> Duration {
+    let asked = asked.map(|asked| asked.min(MAX_AWAY) + wait.min(Duration::from_secs(1)));
+    wait.max(asked.unwrap_or_default())
+}
+
+pub(super) fn go_live(identity: Identity, options: HubOptions) -> Result<Live, picket_transport::TransportError> {
     let trust = identity.trust();
     let client = HubClient::new(&identity.record.hub, &trust, &options)?;
     let route = Route::new(&identity.record.hub, &options.proxy)?;
@@ -465,6 +502,16 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 mod tests {
     use super::*;
     use crate::hub::store::Lost;
+
+    #[test]
+    fn however_long_a_hub_asks_to_be_left_alone_the_wait_is_bounded() {
+        let second = Duration::from_secs(1);
+        assert_eq!(after(None, 3 * second), 3 * second);
+        assert_eq!(after(Some(20 * second), 3 * second), 21 * second);
+        for endless in [Duration::from_secs(u64::MAX), Duration::from_millis(u64::MAX), Duration::MAX] {
+            assert_eq!(after(Some(endless), second), MAX_AWAY + second);
+        }
+    }
 
     #[test]
     fn events_go_where_the_operator_says_and_the_identity_allows() {

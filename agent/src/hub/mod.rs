@@ -4,6 +4,7 @@
 //! store, record, pending    the identity on disk: one switch for key, certificate, roots
 //! exchange                  enrolling, renewing, and how the answers are checked
 //! keeper, renewing          the thread that looks after all of it
+//! coming_back               asking whether a lost identity is known again
 //! talk, heartbeat           the WebSocket
 //! uplink                    where batches of events go
 //! pushed, taker             configuration that the hub gives
@@ -15,6 +16,7 @@
 //! same. Only two words of the hub's own cost an identity, and even they delete no key.
 
 mod clock;
+mod coming_back;
 mod exchange;
 mod heartbeat;
 pub(crate) mod keeper;
@@ -146,18 +148,16 @@ impl HubWorks {
 /// A delivery that the hub refuses may be the first to hear that the identity is lost.
 fn watch_refusals(kept: &Arc<Kept>, certs: &CertStore, recheck: &Arc<AtomicBool>, wake: &Arc<Notify>) {
     let (certs, recheck, wake) = (certs.clone(), Arc::clone(recheck), Arc::clone(wake));
-    kept.switch.on_refusal(Box::new(move |error| {
+    kept.switch.on_refusal(Box::new(move |error, serial| {
         let picket_transport::hub::HubCallError::Problem(problem) = error else { return };
         if !error.costs_identity() {
             return;
         }
-        if let Ok(Some(identity)) = certs.load()
-            && certs.lost(&identity).is_none()
-        {
-            let marked = certs.mark_lost(&identity, problem.code.as_str(), &problem.detail, Timestamp::now());
-            if let Err(error) = marked {
-                tracing::error!(error = crate::keep::told(&error), "the hub took the identity back");
-            }
+        // While another process changes the identity, nothing is noted: if the hub means the new one, it says so again.
+        let (code, detail) = (problem.code.as_str(), &problem.detail);
+        let marked = certs.lock().and_then(|lock| certs.mark_lost(&lock, serial, code, detail, Timestamp::now()));
+        if let Err(error) = marked {
+            tracing::error!(error = crate::keep::told(&error), "the hub took the identity back");
         }
         recheck.store(true, Ordering::Relaxed);
         wake.notify_one();

@@ -19,7 +19,7 @@ use uuid::Uuid;
 /// The longest kept layer, in bytes: a frame with its document and what became of it.
 const MAX_BYTES: u64 = 1 << 20;
 /// The most lines of errors that are told.
-const MAX_ERRORS: usize = 32;
+pub(super) const MAX_ERRORS: usize = 32;
 
 /// The keys that a hub may set; one that ends with a dot is a group. A list of what is allowed, not of what is forbidden: a
 /// key that a later version adds is the machine's own until somebody puts it here.

@@ -42,8 +42,9 @@ pub(super) fn renew(store: &CertStore, live: &Live, reason: &str) -> Result<(), 
             let after = match &error {
                 ExchangeError::Call(call) => {
                     if let (true, HubCallError::Problem(problem)) = (call.costs_identity(), call) {
-                        let _ =
-                            store.mark_lost(&live.identity, problem.code.as_str(), &problem.detail, Timestamp::now());
+                        let serial = &live.identity.leaf().serial;
+                        let (code, detail) = (problem.code.as_str(), &problem.detail);
+                        let _ = store.mark_lost(&lock, serial, code, detail, Timestamp::now());
                     }
                     call.retry_after()
                 }

@@ -34,6 +34,12 @@ pub(crate) fn next_look(now: Timestamp, zone: &TimeZone, agent: Uuid) -> Timesta
     candidates.into_iter().find(|at| *at > now).unwrap_or_else(|| now.saturating_add(WINDOW).unwrap_or(now))
 }
 
+/// The first look at a certificate that was just taken over: now. Who went back to the one before wants it for more than a
+/// moment, and it is looked at in the night.
+pub(crate) fn first_look(rolled_back: bool, now: Timestamp, agent: Uuid) -> Option<Timestamp> {
+    rolled_back.then(|| next_look(now, &TimeZone::system(), agent))
+}
+
 /// Whether the look planned for `planned` is due; one that a wrong clock planned is.
 pub(crate) fn is_due(planned: Timestamp, now: Timestamp) -> bool {
     now >= planned || planned.duration_since(now) > A_DAY
@@ -57,6 +63,13 @@ mod tests {
             minutes.insert((local.hour(), local.minute()));
         }
         assert!(minutes.len() > 60, "{}", minutes.len());
+    }
+
+    #[test]
+    fn a_certificate_that_somebody_went_back_to_is_not_renewed_the_next_moment() {
+        let (now, agent) = (Timestamp::now(), Uuid::now_v7());
+        assert_eq!(first_look(false, now, agent), None, "a new one is looked at now");
+        assert!(!is_due(first_look(true, now, agent).unwrap(), now));
     }
 
     #[test]

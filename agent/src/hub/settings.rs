@@ -1,6 +1,6 @@
 //! What an operator can set about the way to the hub. Nothing of it may be set by the hub itself.
 
-use picket_config::Interval;
+use picket_config::{Confidential, Interval};
 use picket_transport::Timeouts;
 use picket_transport::hub::{HubOptions, ProxyChoice};
 use std::time::Duration;
@@ -25,7 +25,7 @@ picket_config::settings! {
         /// Whether what goes to the hub is kept in the machine's own store, too.
         pub keep_local: bool = true,
         /// The proxy on the way: `auto` is what `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` say, `none` is none, else `http://host:port`.
-        pub proxy: String = "auto".to_owned(),
+        pub proxy: Confidential = "auto".into(),
         /// How long a connection with TLS may take.
         pub connect_timeout: Interval = Interval::seconds(15),
         /// How long an answer may take to begin.
@@ -44,11 +44,24 @@ impl UplinkSettings {
             user_agent: user_agent.to_owned(),
             timeouts: Timeouts { connect, response, stall: response },
             limit: least(self.request_timeout),
-            proxy: match self.proxy.as_str() {
+            proxy: match self.proxy.reveal() {
                 "auto" | "" => ProxyChoice::Environment,
                 "none" => ProxyChoice::None,
                 address => ProxyChoice::Named(address.to_owned()),
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_proxys_password_is_not_shown_to_who_looks_for_faults() {
+        let settings = UplinkSettings { proxy: "http://ada:hunter2@proxy:3128".into(), ..UplinkSettings::default() };
+        let options = settings.options("test");
+        assert!(matches!(&options.proxy, ProxyChoice::Named(address) if address.contains("hunter2")));
+        assert!(!format!("{settings:?} {options:?}").contains("hunter2"));
     }
 }

@@ -270,21 +270,44 @@ impl CertStore {
         self.small::<Lost>("lost.json").filter(|lost| lost.serial == identity.leaf().serial)
     }
 
-    /// Notes that the hub took `identity` back. Nothing is deleted.
+    /// Notes that the hub took the identity with this certificate back, if it is the one in force still: what was refused may
+    /// have been asked with one that was replaced meanwhile. Nothing is deleted. Says whether it was noted.
     ///
     /// # Errors
     /// What the disk says.
     pub fn mark_lost(
         &self,
-        identity: &Identity,
+        _lock: &Lock,
+        serial: &str,
         code: &str,
         detail: &str,
         now: Timestamp,
-    ) -> Result<(), IdentityError> {
+    ) -> Result<bool, IdentityError> {
+        let in_force = self.load()?.filter(|identity| identity.leaf().serial == serial);
+        if in_force.is_none_or(|identity| self.lost(&identity).is_some()) {
+            return Ok(false);
+        }
         let detail = detail.chars().filter(|c| !c.is_control()).take(500).collect();
-        let serial = identity.leaf().serial.clone();
-        let lost = Lost { at: now, code: code.to_owned(), detail, serial };
-        Ok(picket_durable::write_json(&self.dir.join("lost.json"), &lost, 0o600)?)
+        let lost = Lost { at: now, code: code.to_owned(), detail, serial: serial.to_owned() };
+        picket_durable::write_json(&self.dir.join("lost.json"), &lost, 0o600)?;
+        Ok(true)
+    }
+
+    /// Takes back that the identity with this certificate is lost.
+    ///
+    /// # Errors
+    /// What the disk says.
+    pub fn found_again(&self, _lock: &Lock, serial: &str) -> Result<(), IdentityError> {
+        let lost: Option<Lost> = self.small("lost.json");
+        if lost.is_some_and(|lost| lost.serial == serial) {
+            picket_durable::remove_if_present(&self.dir.join("lost.json"))?;
+        }
+        Ok(())
+    }
+
+    /// Whether somebody went back to the certificate before: it is the older of the two.
+    pub fn is_rolled_back(&self) -> bool {
+        self.linked("previous") > self.current()
     }
 
     /// What was counted.
@@ -413,8 +436,11 @@ pub(crate) mod tests {
         let one = store.install(&lock, &fleet.set("https://one")).unwrap();
         assert!(matches!(store.rollback(&lock, Timestamp::now()), Err(IdentityError::NoPrevious(_))));
         let two = store.install(&lock, &fleet.set("https://two")).unwrap();
+        assert!(!store.is_rolled_back());
         assert_eq!(store.rollback(&lock, Timestamp::now()).unwrap().generation, one);
+        assert!(store.is_rolled_back());
         assert_eq!(store.rollback(&lock, Timestamp::now()).unwrap().generation, two, "and forth again");
+        assert!(!store.is_rolled_back());
         let later = |hours| Timestamp::now() + SignedDuration::from_hours(hours);
         store.tidy(&lock, later(6 * 24));
         assert!(store.load_previous().is_ok());
@@ -469,11 +495,25 @@ pub(crate) mod tests {
         store.install(&lock, &fleet.set("https://one")).unwrap();
         let identity = store.load().unwrap().unwrap();
         assert_eq!(store.lost(&identity), None);
-        store.mark_lost(&identity, "revoked", "stolen\u{1b}", Timestamp::now()).unwrap();
+        let serial = &identity.leaf().serial;
+        assert!(store.mark_lost(&lock, serial, "revoked", "stolen\u{1b}", Timestamp::now()).unwrap());
+        assert!(!store.mark_lost(&lock, serial, "revoked", "again", Timestamp::now()).unwrap());
         assert_eq!(store.lost(&identity).unwrap().detail, "stolen");
         assert!(store.load().unwrap().is_some());
         // Enrolled anew, nothing is lost.
         store.install(&lock, &fleet.set("https://one")).unwrap();
+        assert_eq!(store.lost(&store.load().unwrap().unwrap()), None);
+    }
+
+    #[test]
+    fn a_refusal_of_a_certificate_that_was_replaced_meanwhile_costs_nothing() {
+        let fleet = Fleet::new();
+        let (_dir, store) = store();
+        let lock = store.lock().unwrap();
+        store.install(&lock, &fleet.set("https://one")).unwrap();
+        let before = store.load().unwrap().unwrap().leaf().serial.clone();
+        store.install(&lock, &fleet.set("https://one")).unwrap();
+        assert!(!store.mark_lost(&lock, &before, "revoked", "stolen", Timestamp::now()).unwrap());
         assert_eq!(store.lost(&store.load().unwrap().unwrap()), None);
     }
 

@@ -92,7 +92,8 @@ impl Taker {
     /// What became of the last document, with the configuration in force at present.
     pub(crate) fn status(&self, record: &HubRecord) -> Option<ConfigStatus> {
         let status = self.layer(record)?.status?;
-        let effective = self.effective();
+        let mut effective = self.effective();
+        effective.needs_restart.truncate(pushed::MAX_ERRORS);
         Some(ConfigStatus { effective_sha256: effective.sha256, needs_restart: effective.needs_restart, ..status })
     }
 
@@ -200,6 +201,18 @@ mod tests {
         let status = taker.take(&bench.record, &bench.signed(1, &[("log_level", json!("debug"))])).unwrap();
         assert_eq!((status.state, status.errors.len()), (ConfigState::Refused, 1));
         assert!(Layer::read(&taker.path).unwrap().unwrap().settings.is_empty());
+    }
+
+    #[test]
+    fn a_configuration_that_the_hub_takes_back_is_not_in_force_any_more() {
+        let bench = Bench::new();
+        let taker = bench.taker();
+        taker.take(&bench.record, &bench.signed(1, &[("log_level", json!("debug"))])).unwrap();
+        let status = taker.take(&bench.record, &bench.signed(2, &[])).unwrap();
+        assert_eq!(status.state, ConfigState::Applied);
+        for path in [&taker.path, &taker.published] {
+            assert!(Layer::read(path).unwrap().unwrap().settings.is_empty());
+        }
     }
 
     #[test]

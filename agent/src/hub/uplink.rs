@@ -39,13 +39,15 @@ pub(crate) enum Target {
     Hub {
         /// Who calls it.
         client: HubClient,
+        /// With which certificate.
+        serial: String,
         /// Whether they are kept here, too.
         keep: bool,
     },
 }
 
-/// What is told of a refusal by the hub.
-type OnRefusal = Box<dyn Fn(&HubCallError) + Send + Sync>;
+/// What is told of a refusal by the hub, and of which certificate.
+type OnRefusal = Box<dyn Fn(&HubCallError, &str) + Send + Sync>;
 
 /// The target, which can be changed while batches are sent.
 pub(crate) struct Switch {
@@ -87,7 +89,7 @@ impl Switch {
         }
     }
 
-    fn to_hub(&self, client: &HubClient, batch: &EncodedBatch) -> Result<Accepted, UplinkError> {
+    fn to_hub(&self, client: &HubClient, serial: &str, batch: &EncodedBatch) -> Result<Accepted, UplinkError> {
         let headers =
             [(RAW_BYTES_HEADER, batch.uncompressed_bytes.to_string()), (RECORDS_HEADER, batch.records.to_string())];
         let trace = TraceContext::start();
@@ -100,7 +102,7 @@ impl Switch {
             }
             Err(error) => {
                 if let Some(hear) = self.on_refusal.get() {
-                    hear(&error);
+                    hear(&error, serial);
                 }
                 Err(uplink_error(&error))
             }
@@ -116,8 +118,8 @@ impl Uplink for Switched {
         let switch = &self.0;
         let target = switch.target.read().unwrap_or_else(PoisonError::into_inner).clone();
         match (target, &switch.store) {
-            (Target::Hub { client, keep }, _) => {
-                let sent = switch.to_hub(&client, batch);
+            (Target::Hub { client, serial, keep }, _) => {
+                let sent = switch.to_hub(&client, &serial, batch);
                 // What the hub will never take is given up once it is alone.
                 let last_word = |error: &UplinkError| error.kind == UplinkErrorKind::Rejected && batch.records == 1;
                 if keep && sent.as_ref().map_or_else(last_word, |_| true) {
@@ -279,7 +281,8 @@ mod tests {
         let trust = picket_transport::hub::HubTrust { roots: vec![fleet.root.certificate().clone()], identity: None };
         let settings = UplinkSettings { proxy: "none".into(), ..UplinkSettings::default() };
         let client = HubClient::new(&url, &trust, &settings.options("test")).unwrap();
-        let switch = Switch::new(Target::Hub { client, keep: true }, Some(LocalUplink::new(&store)));
+        let target = Target::Hub { client, serial: String::new(), keep: true };
+        let switch = Switch::new(target, Some(LocalUplink::new(&store)));
         let clock = ManualClock::new(jiff::Timestamp::now());
         let delivery = DeliverySettings::new(&OutboxSettings::default(), "device");
         let mut courier = Courier::new(Box::new(Switched(Arc::new(switch))), delivery);

@@ -13,7 +13,7 @@ pub fn way_out(code: ProblemCode) -> Option<&'static str> {
             Some("enrol from an address that the token allows, or make a token that allows this one")
         }
         Code::EnrolmentDenied => Some("ask who operates the hub why, and enrol again with a new token"),
-        Code::CsrInvalid => Some("try again with --force, which makes a new key; if it stays, report it"),
+        Code::CsrInvalid => Some("try again, which makes a new key; if it stays, report it"),
         Code::ClockSkew => {
             Some("set the clock of this machine, for example with `timedatectl set-ntp true`, and try again")
         }
@@ -21,9 +21,10 @@ pub fn way_out(code: ProblemCode) -> Option<&'static str> {
         Code::CertificateRequired => Some("enrol first with `picket enroll`"),
         Code::CertificateExpired => Some("renew it with `picket cert renew`"),
         Code::RenewalTooLate => Some("enrol again with `picket enroll --force` and a new token"),
-        Code::CertificateSuperseded => {
-            Some("another copy of this machine may use its identity; enrol this one anew with `picket enroll --force`")
-        }
+        Code::CertificateSuperseded => Some(
+            "go back to the certificate before with `picket cert rollback`; if that does not help, another copy of \
+                 this machine may use its identity: enrol this one anew with `picket enroll --force`",
+        ),
         Code::Revoked | Code::UnknownAgent => {
             Some("if this machine is to come back, enrol it again with `picket enroll --force` and a new token")
         }

@@ -63,6 +63,13 @@ fn redacted(key: &str, value: &Value) -> Value {
         }
         Value::Array(items) => Value::Array(items.iter().map(|item| redacted(key, item)).collect()),
         Value::String(text) if is_secret(key) && !text.is_empty() => HIDDEN.into(),
+        Value::String(text) if last(key) == "proxy" && text.contains('@') => {
+            // With or without a scheme, and whatever stands in the password.
+            let (scheme, rest) = text.split_once("://").map_or(("", text.as_str()), |(scheme, rest)| (scheme, rest));
+            let host = rest.rsplit('@').next().unwrap_or_default();
+            let slashes = if scheme.is_empty() { "" } else { "://" };
+            format!("{scheme}{slashes}…@{host}").into()
+        }
         Value::String(text) if text.contains("://") => address(text, is_webhook(key)).into(),
         other => other.clone(),
     }
@@ -136,6 +143,9 @@ mod tests {
         for (key, value, shown) in [
             ("update.releases", "https://ann:pw@example.com:8443/r?t=1#x", "https://…@example.com:8443/r?…"),
             ("update.releases", "https://example.com/r", "https://example.com/r"),
+            ("uplink.proxy", "http://ann:p/w@proxy:3128", "http://…@proxy:3128"),
+            ("uplink.proxy", "ann:pw@proxy:3128", "…@proxy:3128"),
+            ("uplink.proxy", "http://proxy:3128", "http://proxy:3128"),
             ("x.url", "https://example.com", "https://example.com"),
             ("x.url", "https://example.com/?token=1", "https://example.com/?…"),
             ("x.password", "hunter2", HIDDEN),

@@ -23,7 +23,7 @@ mod values;
 pub use layers::{Effective, Layers, Resolved, documentation};
 pub use node::{Node, Origin, Value};
 pub use setting::{Fields, Gravity, KeyDoc, Problem, Problems, Setting};
-pub use values::{ByteSize, Choice, Interval, LoopbackAddr};
+pub use values::{ByteSize, Choice, Confidential, Interval, LoopbackAddr};
 
 #[doc(hidden)]
 pub mod private {

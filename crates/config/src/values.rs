@@ -314,6 +314,59 @@ impl Setting for f64 {
     }
 }
 
+/// A text that may hold a password, such as the address of a database or of a proxy: what is written of a group of settings
+/// for people who look for faults does not show it. Who needs it says so with [`Confidential::reveal`].
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Confidential(String);
+
+impl Confidential {
+    /// The text.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Debug for Confidential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_empty() { "\"\"" } else { "…" })
+    }
+}
+
+impl From<&str> for Confidential {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+impl From<String> for Confidential {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl Setting for Confidential {
+    fn read(node: &Node, key: &str, problems: &mut Problems) -> Option<Self> {
+        String::read(node, key, problems).map(Self)
+    }
+
+    fn show(&self) -> serde_json::Value {
+        self.0.show()
+    }
+
+    fn schema() -> serde_json::Value {
+        String::schema()
+    }
+
+    fn type_name() -> String {
+        String::type_name()
+    }
+}
+
 impl Setting for String {
     fn read(node: &Node, key: &str, problems: &mut Problems) -> Option<Self> {
         match &node.value {
@@ -352,6 +405,13 @@ mod tests {
 
     fn text<T: Setting>(text: &str) -> Option<T> {
         read(Value::Text(text.into())).0
+    }
+
+    #[test]
+    fn what_may_hold_a_password_is_read_as_text_and_not_shown_to_who_looks_for_faults() {
+        let read = text::<Confidential>("postgres://ada:hunter2@db/hub").unwrap();
+        assert_eq!(read.reveal(), "postgres://ada:hunter2@db/hub");
+        assert_eq!((format!("{read:?}"), format!("{:?}", Confidential::default())), ("…".into(), "\"\"".into()));
     }
 
     #[test]

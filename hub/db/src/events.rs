@@ -18,6 +18,12 @@ pub const TAIL_MAX_BYTES: usize = 8 << 20;
 pub const DATA_MAX_DEPTH: u32 = 64;
 /// The longest name of a type.
 pub const TYPE_MAX_BYTES: usize = 50;
+/// The earliest time that an event may carry: the first second of year 1. PostgreSQL keeps none before 4714 BC
+/// ("Date/Time Types" of its manual), and what reads events may know no years before 1.
+pub const EVENT_MIN_TIME: Timestamp = Timestamp::constant(-62_135_596_800, 0);
+/// For how many events one may stand: far above what any machine counts, and so far below what a database counts to that
+/// the sum over a stream stays within it.
+pub const EVENT_MAX_WEIGHT: u64 = 1 << 40;
 
 words! {
     /// Which judge an event is for: Sigma's log sources.
@@ -99,8 +105,11 @@ impl NewEvent {
         if self.seq == 0 || !countable(self.seq) {
             return wrong("its sequence number is not between 1 and 2^63 - 1");
         }
-        if !countable(self.weight) || !countable(self.gap) {
+        if self.weight > EVENT_MAX_WEIGHT || self.gap > EVENT_MAX_WEIGHT {
             return wrong("it stands for more events than can be counted");
+        }
+        if self.timestamp < EVENT_MIN_TIME {
+            return wrong("it is from before the year 1");
         }
         if self.kind.is_empty() || self.kind.len() > TYPE_MAX_BYTES || self.kind.contains('\0') {
             return wrong("its type is empty or too long");

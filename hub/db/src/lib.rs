@@ -47,7 +47,8 @@ pub use enrolment::{EnrolOutcome, EnrolRequest, EnrolToken, Enrolled, Enrolment,
 pub use enrolment::{Hidden32, Network, NewEnrolToken, REPLAY_WINDOW};
 pub use error::{DbError, Result};
 pub use events::{
-    AgentBook, DATA_MAX_DEPTH, EventFilter, Events, INGEST_MAX_EVENTS, IngestBatch, IngestOutcome, NewEvent,
+    AgentBook, DATA_MAX_DEPTH, EVENT_MAX_WEIGHT, EVENT_MIN_TIME, EventFilter, Events, INGEST_MAX_EVENTS, IngestBatch,
+    IngestOutcome, NewEvent,
 };
 pub use events::{
     SeqRange, Shard, StoredEvent, StreamBook, TAIL_MAX_BYTES, TAIL_MAX_EVENTS, TYPE_MAX_BYTES, Tail, Totals, event_id,

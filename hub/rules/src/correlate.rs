@@ -15,9 +15,9 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use uuid::Uuid;
 
-use crate::found::{Correlated, CorrelationKind, MAX_EVIDENCE};
+use crate::found::{Correlated, CorrelationKind, MAX_EVIDENCE, cut};
 use crate::rule::MAX_GROUP_ENTRIES;
-use crate::view::{EventView, cut};
+use crate::view::EventView;
 
 /// The longest value of a group's key in bytes; a longer one is cut and told apart by a hash.
 const MAX_KEY_BYTES: usize = 256;

@@ -169,3 +169,8 @@ pub struct Match {
     /// What matched.
     pub kind: MatchKind,
 }
+
+/// The longest beginning of `text` within `bytes` that ends with a whole character.
+pub(crate) fn cut(text: &str, bytes: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes)]
+}

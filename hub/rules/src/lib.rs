@@ -41,4 +41,4 @@ pub use rule::{
 };
 pub use shard::Shard;
 pub use sigma::{Settings, SigmaEngine, validate};
-pub use view::{EventView, MAX_EVENT_DEPTH, Product, Received, ViewError};
+pub use view::{EventView, HUB_AGENT, MAX_EVENT_DEPTH, Product, Received, ViewError};

@@ -27,11 +27,14 @@ use picket_protocol::event::EVENT_MAX_BYTES;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use crate::found::{Entity, EntityKind};
+use crate::found::{Entity, EntityKind, cut};
 use crate::shard::Shard;
 
 /// The deepest nesting of an event.
 pub const MAX_EVENT_DEPTH: usize = 16;
+
+/// The hub among the agents. What it tells of an agent is about that agent.
+pub const HUB_AGENT: Uuid = Uuid::from_u128(0x7069_636b_6574_8000_8000_0000_0000_0001);
 
 /// The longest name of an entity in bytes.
 const MAX_ENTITY: usize = 1024;
@@ -486,15 +489,11 @@ fn entity(kinds: &[Kind], details: Details, received: &Received) -> Entity {
             (EntityKind::Address, details.text(remote))
         }
         Some(Kind::Alert) => (EntityKind::Metric, details.text("metric")),
+        Some(Kind::Other) if received.agent == HUB_AGENT => (EntityKind::Agent, details.text("agent_id")),
         _ => (EntityKind::Agent, None),
     };
     match value {
         Some(value) => Entity { kind, value: cut(value, MAX_ENTITY).to_owned() },
         None => Entity { kind: EntityKind::Agent, value: received.agent.to_string() },
     }
-}
-
-/// The longest beginning of `text` within `bytes` that ends with a whole character.
-pub(crate) fn cut(text: &str, bytes: usize) -> &str {
-    &text[..text.floor_char_boundary(bytes)]
 }

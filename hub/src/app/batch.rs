@@ -5,7 +5,7 @@
 
 use crate::refusal::{Outcome, Refusal};
 use jiff::Timestamp;
-use picket_hub_db::NewEvent;
+use picket_hub_db::{EVENT_MIN_TIME, NewEvent};
 use picket_protocol::event::{EVENT_MAX_BYTES, Priority};
 use picket_protocol::hub::{MAX_BATCH_BYTES, MAX_BATCH_RECORDS, ProblemCode};
 use serde::Deserialize;
@@ -42,11 +42,11 @@ struct Fold {
     count: u64,
 }
 
-/// Unpacks a batch of at most [`MAX_BATCH_BYTES`] and reads its lines, by stream.
+/// Unpacks a batch of at most [`MAX_BATCH_BYTES`] that came at `now`, and reads its lines, by stream.
 ///
 /// # Errors
 /// `too_large`, or `invalid` with the number of the line that is wrong: the sender finds the event and counts it as a gap.
-pub fn read(packed: &[u8], raw_bytes: usize) -> Outcome<Streams> {
+pub fn read(packed: &[u8], raw_bytes: usize, now: Timestamp) -> Outcome<Streams> {
     let invalid = |detail: String| Refusal::new(ProblemCode::Invalid, detail);
     if raw_bytes > MAX_BATCH_BYTES {
         let detail = format!("a batch of {raw_bytes} bytes is larger than the {MAX_BATCH_BYTES} that are taken");
@@ -67,7 +67,7 @@ pub fn read(packed: &[u8], raw_bytes: usize) -> Outcome<Streams> {
         if line.len() > EVENT_MAX_BYTES * 2 {
             return Err(invalid(format!("event {number} is longer than an event may be")));
         }
-        let (boot, event) = event(line).map_err(|why| invalid(format!("event {number} cannot be read: {why}")))?;
+        let (boot, event) = event(line, now).map_err(|why| invalid(format!("event {number} cannot be read: {why}")))?;
         event.check().map_err(|error| invalid(format!("event {number}: {error}")))?;
         streams.entry(boot).or_default().push(event);
     }
@@ -77,14 +77,16 @@ pub fn read(packed: &[u8], raw_bytes: usize) -> Outcome<Streams> {
     Ok(streams)
 }
 
-fn event(line: &[u8]) -> Result<(Uuid, NewEvent), serde_json::Error> {
+fn event(line: &[u8], now: Timestamp) -> Result<(Uuid, NewEvent), serde_json::Error> {
     let line: Line<'_> = serde_json::from_slice(line)?;
     let details: Details = serde_json::from_str(line.details.get())?;
     let is_gap = line.kind == "gap";
     let event = NewEvent {
         seq: line.seq,
         class: line.class,
-        timestamp: details.timestamp,
+        // A time that no database keeps is a clock's, not the event's: it is kept under the time at which it came, and
+        // what the clock said stays in its details.
+        timestamp: if details.timestamp < EVENT_MIN_TIME { now } else { details.timestamp },
         weight: if is_gap { 0 } else { details.fold.map_or(1, |fold| fold.count) },
         gap: if is_gap { details.count.unwrap_or(0) } else { 0 },
         data: line.details.get().to_owned(),
@@ -100,6 +102,10 @@ mod tests {
 
     fn pack(lines: &str) -> (Vec<u8>, usize) {
         (zstd::bulk::compress(lines.as_bytes(), 3).unwrap(), lines.len())
+    }
+
+    fn now() -> Timestamp {
+        "2026-11-21T12:00:00Z".parse().unwrap()
     }
 
     fn line(seq: u64, rest: &str) -> String {
@@ -120,11 +126,24 @@ mod tests {
         ]
         .join("\n");
         let (packed, size) = pack(&lines);
-        let streams = read(&packed, size).unwrap();
+        let streams = read(&packed, size, now()).unwrap();
         let events = &streams[&Uuid::nil()];
         let counts: Vec<_> = events.iter().map(|event| (event.seq, event.weight, event.gap)).collect();
         assert_eq!(counts, [(1, 1, 0), (2, 7, 0), (3, 0, 40), (4, 1, 0)]);
         assert_eq!((events[0].data.as_str(), events[3].kind.as_str()), (details, "of_tomorrow"));
+    }
+
+    #[test]
+    fn an_event_of_an_impossible_time_is_kept_under_the_time_at_which_it_came() {
+        let details = r#"{"timestamp":"-009999-03-01T00:00:00Z"}"#;
+        let (packed, size) = pack(&line(1, &format!(r#""type":"file","details":{details}"#)));
+        let streams = read(&packed, size, now()).unwrap();
+        let event = &streams[&Uuid::nil()][0];
+        assert_eq!((event.timestamp, event.data.as_str()), (now(), details));
+        let odd = line(1, r#""type":"file","details":{"timestamp":"1969-07-20T20:17:00Z"}"#);
+        let (packed, size) = pack(&odd);
+        let streams = read(&packed, size, now()).unwrap();
+        assert!(streams[&Uuid::nil()][0].timestamp < now(), "odd, and possible");
     }
 
     #[test]
@@ -137,7 +156,7 @@ mod tests {
             line(2, r#""type":"","details":{"timestamp":"2026-11-21T12:00:00Z"}"#),
         ] {
             let (packed, size) = pack(&format!("{good}\n{bad}\n"));
-            let refusal = read(&packed, size).unwrap_err();
+            let refusal = read(&packed, size, now()).unwrap_err();
             assert_eq!(refusal.code(), ProblemCode::Invalid);
             assert!(refusal.to_string().contains("event 2"), "{refusal}");
         }
@@ -147,19 +166,19 @@ mod tests {
     fn a_bomb_is_refused_before_it_is_unpacked() {
         let zeros = vec![b' '; 100 << 20];
         let bomb = zstd::bulk::compress(&zeros, 1).unwrap();
-        assert_eq!(read(&bomb, zeros.len()).unwrap_err().code(), ProblemCode::TooLarge);
-        assert_eq!(read(&bomb, 1 << 10).unwrap_err().code(), ProblemCode::Invalid, "more than it says");
+        assert_eq!(read(&bomb, zeros.len(), now()).unwrap_err().code(), ProblemCode::TooLarge);
+        assert_eq!(read(&bomb, 1 << 10, now()).unwrap_err().code(), ProblemCode::Invalid, "more than it says");
         let (packed, size) = pack(" ");
-        assert_eq!(read(&packed, size + 5).unwrap_err().code(), ProblemCode::Invalid, "less than it says");
-        assert_eq!(read(&[], 0).unwrap_err().code(), ProblemCode::Invalid);
+        assert_eq!(read(&packed, size + 5, now()).unwrap_err().code(), ProblemCode::Invalid, "less than it says");
+        assert_eq!(read(&[], 0, now()).unwrap_err().code(), ProblemCode::Invalid);
     }
 
     proptest! {
         #[test]
         fn no_bytes_make_the_reader_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), size in 0usize..1000) {
-            let _ = read(&bytes, size);
+            let _ = read(&bytes, size, now());
             let packed = zstd::bulk::compress(&bytes, 1).unwrap();
-            let _ = read(&packed, bytes.len());
+            let _ = read(&packed, bytes.len(), now());
         }
     }
 }

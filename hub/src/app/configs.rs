@@ -1,7 +1,7 @@
 //! Configurations that the hub gives to agents, and what became of them.
 
 use crate::app::replicas::Telling;
-use crate::refusal::Outcome;
+use crate::refusal::{Outcome, storage};
 use crate::state::Hub;
 use picket_protocol::hub::{ConfigDocument, ConfigStatus, Frame};
 use serde_json::Value;
@@ -38,22 +38,23 @@ impl Hub {
         });
     }
 
-    /// Sends an agent the configuration that it should have, unless it says that it has it. Says whether one was sent.
+    /// Sends an agent the configuration that it should have, unless it says that it has it. One from which it was taken back
+    /// gets an empty one, of version 0. Says whether one was sent.
     ///
     /// # Errors
     /// When the database does not answer.
     pub async fn offer_config(&self, agent: Uuid, reported: Option<&ConfigStatus>) -> Outcome<bool> {
-        let Some(wanted) = self.db.wanted_config(self.tenant, agent).await? else { return Ok(false) };
-        let version = u64::try_from(wanted.version).unwrap_or_default();
-        if reported.is_some_and(|reported| reported.version == version) {
+        let wanted = self.db.wanted_config(self.tenant, agent).await.map_err(storage)?;
+        let version = wanted.as_ref().map_or(0, |wanted| u64::try_from(wanted.version).unwrap_or_default());
+        if reported.map_or(0, |reported| reported.version) == version {
             return Ok(false);
         }
         let now = self.clock.now();
         // Above whatever the agent has, also when an assignment goes back to an older version or the clock did.
         let by_clock = u64::try_from(now.as_microsecond()).unwrap_or_default();
-        let sequence = by_clock.max(reported.map_or(0, |reported| reported.sequence + 1));
-        let settings: BTreeMap<String, Value> = match wanted.document {
-            Value::Object(settings) => settings.into_iter().collect(),
+        let sequence = by_clock.max(reported.map_or(0, |reported| reported.sequence.saturating_add(1)));
+        let settings: BTreeMap<String, Value> = match wanted.map(|wanted| wanted.document) {
+            Some(Value::Object(settings)) => settings.into_iter().collect(),
             _ => BTreeMap::new(),
         };
         let document = ConfigDocument { agent_id: agent, sequence, version, issued_at: now, settings };

@@ -1,7 +1,7 @@
 //! Letting machines in, and giving agents their next certificate.
 
 use super::identity::KnownAgent;
-use crate::refusal::{Outcome, Refusal};
+use crate::refusal::{Outcome, Refusal, storage};
 use crate::state::Hub;
 use jiff::{SignedDuration, Timestamp};
 use picket_hub_db::{EnrolOutcome, EnrolRequest as Asked, Hidden, NewCertificate};
@@ -46,7 +46,7 @@ impl Hub {
             csr: crate::encode(&csr_der),
             certificate: self.row(&leaf, identity.agent, now),
         };
-        let outcome = self.db.consume_token(self.tenant, &asked).await?;
+        let outcome = self.db.consume_token(self.tenant, &asked).await.map_err(storage)?;
         let token = request.token_id;
         let (agent, leaf) = match outcome {
             EnrolOutcome::New { agent } => {
@@ -71,7 +71,7 @@ impl Hub {
                 return Err(refused(code, detail));
             }
         };
-        let name = self.db.agent(self.tenant, agent).await?.map_or(name, |agent| agent.name);
+        let name = self.db.agent(self.tenant, agent).await.map_err(storage)?.map_or(name, |agent| agent.name);
         let certificate = self.certificate_answer(leaf, now);
         Ok(EnrolAnswer::Enrolled(Enrolled { agent_id: agent, tenant_id: self.tenant.0, name, certificate }))
     }
@@ -92,7 +92,7 @@ impl Hub {
                 let detail = "the identity was revoked meanwhile; if this machine is to come back, enrol it again";
                 Refusal::new(ProblemCode::Revoked, detail).at(now)
             } else {
-                error.into()
+                storage(error)
             }
         })?;
         self.tell_certificates_changed();

@@ -1,7 +1,7 @@
 //! The way of heartbeats into the database: many in one transaction, an answer to each once it is stored.
 
-use crate::refusal::{Outcome, Refusal};
-use picket_hub_db::{AgentSeen, Database, SeenOutcome, TenantId};
+use crate::refusal::{Outcome, Refusal, storage};
+use picket_hub_db::{AgentSeen, Database, DbError, SeenOutcome, TenantId};
 use picket_protocol::hub::ProblemCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -97,19 +97,38 @@ async fn write(
             }
         }
         let (seen, done): (Vec<_>, Vec<_>) = together.into_iter().map(|one| (one.seen, one.done)).unzip();
-        match db.agents_seen(tenant, &seen).await {
-            Ok(outcomes) => {
-                counters.stored.fetch_add(seen.len() as u64, Ordering::Relaxed);
-                for (done, outcome) in done.into_iter().zip(outcomes) {
-                    let _ = done.send(Ok(outcome));
+        let stored = db.agents_seen(tenant, &seen).await;
+        match stored {
+            // Something in one of them cannot be stored: each by itself, so that nobody answers for another.
+            Err(DbError::Invalid { why, .. }) if seen.len() > 1 => {
+                tracing::warn!(why, heartbeats = seen.len(), "heartbeats that came together are stored one by one");
+                for (seen, done) in seen.into_iter().zip(done) {
+                    let stored = db.agents_seen(tenant, std::slice::from_ref(&seen)).await;
+                    answer(&counters, stored, vec![done]);
                 }
             }
-            Err(error) => {
-                counters.failed.fetch_add(1, Ordering::Relaxed);
-                let refusal = Refusal::from(error);
-                for done in done {
-                    let _ = done.send(Err(refusal.clone()));
-                }
+            stored => answer(&counters, stored, done),
+        }
+    }
+}
+
+fn answer(
+    counters: &HeartbeatCounters,
+    stored: picket_hub_db::Result<Vec<SeenOutcome>>,
+    waiting: Vec<oneshot::Sender<Outcome<SeenOutcome>>>,
+) {
+    match stored {
+        Ok(outcomes) => {
+            counters.stored.fetch_add(outcomes.len() as u64, Ordering::Relaxed);
+            for (done, outcome) in waiting.into_iter().zip(outcomes) {
+                let _ = done.send(Ok(outcome));
+            }
+        }
+        Err(error) => {
+            counters.failed.fetch_add(1, Ordering::Relaxed);
+            let refusal = storage(error);
+            for done in waiting {
+                let _ = done.send(Err(refusal.clone()));
             }
         }
     }

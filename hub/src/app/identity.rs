@@ -4,10 +4,10 @@
 //! whether the hub knows it, whether it is revoked, and whether it still holds. What the database says is remembered for a
 //! short time, and forgotten at once when this hub or a replica revokes anything.
 
-use crate::refusal::{Outcome, Refusal};
+use crate::refusal::{Outcome, Refusal, storage};
 use crate::state::Hub;
 use jiff::{SignedDuration, Timestamp};
-use picket_hub_db::TenantId;
+use picket_hub_db::{AgentStatus, TenantId};
 use picket_pki::{AgentIdentity, Certificate, SpkiPin};
 use picket_protocol::hub::ProblemCode;
 use std::collections::HashMap;
@@ -98,14 +98,28 @@ impl Hub {
             Some(_) => self.standing(certificate).await?,
             None => None,
         };
-        decide(certificate, named, standing, purpose, now, self.grace).map_err(|refusal| refusal.at(now))
+        let strange = standing.as_ref().is_none_or(|standing| !standing.is_of(certificate));
+        let lives = match named.filter(|_| strange) {
+            Some(named) => self.lives(named.agent).await?,
+            None => false,
+        };
+        decide(certificate, named.zip(standing), lives, purpose, now, self.grace).map_err(|refusal| refusal.at(now))
+    }
+
+    /// Whether the agent is here and not retired. A certificate that the database lacks says nothing of that: the database
+    /// may be of before the certificate.
+    async fn lives(&self, agent: Uuid) -> Outcome<bool> {
+        let agent = self.db.agent(self.tenant, agent).await.map_err(storage)?;
+        Ok(agent.is_some_and(|agent| agent.status != AgentStatus::Retired))
     }
 
     async fn standing(&self, certificate: &Certificate) -> Outcome<Option<Standing>> {
         if let Some(standing) = self.identities.recall(&certificate.serial) {
             return Ok(Some(standing));
         }
-        let Some(found) = self.db.certificate(self.tenant, &certificate.serial).await? else { return Ok(None) };
+        let Some(found) = self.db.certificate(self.tenant, &certificate.serial).await.map_err(storage)? else {
+            return Ok(None);
+        };
         let standing = Standing {
             agent: found.issued.agent,
             key_hash: found.issued.key_hash,
@@ -117,23 +131,34 @@ impl Hub {
     }
 }
 
-/// Decides about a certificate: pure.
+impl Standing {
+    /// Whether it is of this certificate and no other with its number.
+    fn is_of(&self, certificate: &Certificate) -> bool {
+        certificate.agent.is_some_and(|named| named.agent == self.agent) && self.key_hash == *certificate.pin.as_bytes()
+    }
+}
+
+/// Decides about a certificate that our authority vouches for: pure. `lives` is whether the agent in one that the database
+/// lacks is here all the same.
 fn decide(
     certificate: &Certificate,
-    named: Option<AgentIdentity>,
-    standing: Option<Standing>,
+    known: Option<(AgentIdentity, Standing)>,
+    lives: bool,
     purpose: Purpose,
     now: Timestamp,
     grace: SignedDuration,
 ) -> Outcome<KnownAgent> {
-    let unknown = || {
-        let detail = "this hub never issued the certificate, or its agent was deleted; enrol again with: picket enroll";
-        Refusal::new(ProblemCode::UnknownAgent, detail)
+    let Some((named, standing)) = known.filter(|(_, standing)| standing.is_of(certificate)) else {
+        return Err(if lives {
+            // It costs no identity: the database that knows the certificate may come back.
+            let detail = "this hub knows the agent, and has no record of this certificate: its database may have been \
+                          restored from a backup; go back with: picket cert rollback, or enrol again";
+            Refusal::new(ProblemCode::CertificateSuperseded, detail)
+        } else {
+            let detail = "this hub does not know the agent, or has deleted it; enrol again with: picket enroll";
+            Refusal::new(ProblemCode::UnknownAgent, detail)
+        });
     };
-    let (named, standing) = named.zip(standing).ok_or_else(unknown)?;
-    if standing.agent != named.agent || standing.key_hash != *certificate.pin.as_bytes() {
-        return Err(unknown());
-    }
     if let Some(reason) = standing.revoked {
         let detail = format!("the certificate was revoked ({reason}); if this machine is to come back, enrol it again");
         return Err(Refusal::new(ProblemCode::Revoked, detail));
@@ -193,19 +218,23 @@ mod tests {
     #[test]
     fn a_certificate_that_the_hub_issued_and_did_not_revoke_is_an_agents() {
         let (certificate, identity, standing) = certificate();
-        let known = decide(&certificate, Some(identity), Some(standing.clone()), Purpose::Work, now(), GRACE).unwrap();
+        let known =
+            decide(&certificate, Some((identity, standing.clone())), false, Purpose::Work, now(), GRACE).unwrap();
         assert_eq!((known.id, known.tenant), (identity.agent, TenantId(1)));
 
         let other = Standing { agent: Uuid::now_v7(), ..standing.clone() };
         let swapped = Standing { key_hash: [7; 32], ..standing.clone() };
         for strange in [None, Some(other), Some(swapped)] {
-            let outcome = decide(&certificate, Some(identity), strange, Purpose::Work, now(), GRACE);
-            assert_eq!(code(outcome), Some(ProblemCode::UnknownAgent));
+            for (lives, costs) in [(false, ProblemCode::UnknownAgent), (true, ProblemCode::CertificateSuperseded)] {
+                let known = strange.clone().map(|standing| (identity, standing));
+                for purpose in [Purpose::Work, Purpose::Renew] {
+                    let outcome = decide(&certificate, known.clone(), lives, purpose, now(), GRACE);
+                    assert_eq!(code(outcome), Some(costs));
+                }
+            }
         }
-        let outcome = decide(&certificate, None, Some(standing.clone()), Purpose::Work, now(), GRACE);
-        assert_eq!(code(outcome), Some(ProblemCode::UnknownAgent));
         let revoked = Standing { revoked: Some("stolen".into()), ..standing };
-        let outcome = decide(&certificate, Some(identity), Some(revoked), Purpose::Renew, now(), GRACE);
+        let outcome = decide(&certificate, Some((identity, revoked)), true, Purpose::Renew, now(), GRACE);
         assert_eq!(code(outcome), Some(ProblemCode::Revoked));
     }
 
@@ -213,7 +242,8 @@ mod tests {
     fn an_expired_certificate_renews_itself_within_the_grace_period_and_does_nothing_else() {
         let (certificate, identity, standing) = certificate();
         let at = |hours| certificate.not_after.checked_add(SignedDuration::from_hours(hours)).unwrap();
-        let outcome = |purpose, now| decide(&certificate, Some(identity), Some(standing.clone()), purpose, now, GRACE);
+        let outcome =
+            |purpose, now| decide(&certificate, Some((identity, standing.clone())), false, purpose, now, GRACE);
         assert_eq!(code(outcome(Purpose::Work, at(1))), Some(ProblemCode::CertificateExpired));
         assert!(outcome(Purpose::Renew, at(24 * 29)).is_ok());
         assert_eq!(code(outcome(Purpose::Renew, at(24 * 31))), Some(ProblemCode::RenewalTooLate));

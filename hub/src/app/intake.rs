@@ -5,9 +5,9 @@
 //! under load transactions grow, and one sync of the disk serves many agents. Bytes are reserved before a batch is
 //! unpacked; when none are left, agents are told to come back.
 
-use crate::refusal::{Outcome, Refusal};
+use crate::refusal::{Outcome, Refusal, storage};
 use jiff::Timestamp;
-use picket_hub_db::{Database, INGEST_MAX_EVENTS, IngestBatch, IngestOutcome, TenantId};
+use picket_hub_db::{Database, DbError, INGEST_MAX_EVENTS, IngestBatch, IngestOutcome, TenantId};
 use picket_protocol::hub::ProblemCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -182,9 +182,9 @@ impl Writer {
         let outcome = self.db.ingest(self.tenant, &batches).await;
         let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
         self.counters.busy_us.fetch_add(took, Ordering::Relaxed);
-        drop(batches);
         match outcome {
             Ok(outcomes) => {
+                drop(batches);
                 self.counters.transactions.fetch_add(1, Ordering::Relaxed);
                 let mut outcomes = outcomes.into_iter();
                 let mut new = 0;
@@ -203,9 +203,17 @@ impl Writer {
                     (self.stored)(new);
                 }
             }
+            // Something in one of them cannot be stored: each by itself, so that nobody answers for another.
+            Err(DbError::Invalid { why, .. }) if together.len() > 1 => {
+                tracing::warn!(why, batches = together.len(), "batches that came together are stored one by one");
+                for (mut waiting, length) in together.into_iter().zip(lengths) {
+                    waiting.batches = batches.drain(..length).collect();
+                    Box::pin(self.transaction(vec![waiting])).await;
+                }
+            }
             Err(error) => {
                 self.counters.failed.fetch_add(1, Ordering::Relaxed);
-                let refusal = Refusal::from(error);
+                let refusal = storage(error);
                 for waiting in together {
                     let _ = waiting.done.send(Err(refusal.clone()));
                 }

@@ -162,9 +162,6 @@ impl<'a> Bench<'a> {
         self.warm_up().await?;
         loop {
             self.keep().await?;
-            if self.hub.rules.take_cold(self.shard) {
-                self.warm_up().await?;
-            }
             wake.borrow_and_update();
             let tail = self.hub.db.events_after(self.hub.tenant, self.read, &[db_shard(self.shard)], RUN).await?;
             self.read = tail.next;
@@ -237,7 +234,19 @@ impl<'a> Bench<'a> {
         }
         let judged_until = received.values().max().copied().max(self.judged_until);
         let (engine, shard) = (Arc::clone(self.hub.rules.engine()), self.shard);
+        // The set is not replaced from the last look whether anything of it is cold until the events are judged.
+        let settled = loop {
+            let settled = self.hub.rules.settled().await;
+            if !self.hub.rules.take_cold(shard) {
+                break settled;
+            }
+            drop(settled);
+            // All of it anew: what is shown twice would be counted twice.
+            engine.forget(shard);
+            self.warm_up().await?;
+        };
         let evaluated = tokio::task::spawn_blocking(move || evaluate(engine.as_ref(), shard, &events)).await;
+        drop(settled);
         // Nothing is committed: the same events are judged again.
         let evaluated = evaluated.map_err(|error| DbError::Io { operation: "judge events", why: error.to_string() })?;
         let unjudged = evaluated.unjudged;

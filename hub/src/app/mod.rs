@@ -3,6 +3,7 @@
 pub mod admission;
 pub mod audit;
 pub mod batch;
+pub mod belonging;
 pub mod configs;
 pub mod enrol;
 pub mod heartbeats;

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use uuid::Uuid;
 
 /// The hub among the agents: the same in every tenant, so that a replica finds it (version 8, RFC 9562 §5.8).
-pub const HUB_AGENT: Uuid = Uuid::from_u128(0x7069_636b_6574_8000_8000_0000_0000_0001);
+pub use picket_hub_rules::HUB_AGENT;
 /// What kind of agent the hub is.
 pub const HUB_KIND: &str = "hub";
 

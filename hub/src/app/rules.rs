@@ -1,7 +1,9 @@
 //! Which rules are in force: the starter pack, the files of `rules.d`, and what the API added.
 //!
 //! The database holds them all, in versions; replicas look at its revision and load anew when it moved. A file of `rules.d`
-//! is the same rule as long as its id is; a file that is gone takes its rule along, but for the findings.
+//! is the same rule as long as its id is; a file that is gone takes its rule along, but for the findings. A folder that cannot
+//! be read takes nothing along: it may only be out of reach for the moment. A machine that is gone for good keeps its rules
+//! in force until somebody removes them through the API.
 
 use crate::app::replicas::Telling;
 use crate::refusal::Outcome;
@@ -15,11 +17,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::{RwLock, RwLockReadGuard};
 
 /// Who writes the rules that no person wrote.
 const BY: &str = "hub";
 /// The most files of `rules.d` that are read.
 const MAX_FILES: usize = 5_000;
+/// Under which keys each machine keeps the ids of the rules that its `rules.d` has.
+const OWNED: &str = "rule-files/";
 /// Under which keys it is kept that a rule is suspended.
 const SUSPENDED: &str = "rule-suspended/";
 
@@ -30,12 +35,24 @@ pub struct RuleSet {
     revision: AtomicI64,
     /// Which shards have correlations that must be shown what was before.
     cold: [AtomicBool; Shard::ALL.len()],
-    /// What was refused the last time, by the rule's id or the file's name.
-    refused: Mutex<BTreeMap<String, Vec<Problem>>>,
-    /// What the files of `rules.d` were like the last time.
-    files: Mutex<BTreeMap<PathBuf, [u8; 32]>>,
+    /// Which files of `rules.d` were refused the last time, by their names.
+    refused_files: Mutex<Refused>,
+    /// Which rules of the database were refused the last time, by their ids.
+    refused_rules: Mutex<Refused>,
+    /// What `rules.d` was like the last time.
+    files: Mutex<Seen>,
+    /// What kept the folder from being read the last time: told once.
+    trouble: Mutex<Option<String>>,
+    /// Held shared while events are judged, and alone while the set is replaced and the cold shards are named: no event is
+    /// judged by a correlation that was not shown what was before.
+    settled: RwLock<()>,
     dir: Option<PathBuf>,
 }
+
+/// The files of a folder with their digests, and why these may not be all.
+type Seen = (BTreeMap<PathBuf, [u8; 32]>, Option<String>);
+/// What is wrong with what cannot be used, by its name.
+type Refused = BTreeMap<String, Vec<Problem>>;
 
 impl std::fmt::Debug for RuleSet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -50,8 +67,11 @@ impl RuleSet {
             engine: Arc::new(SigmaEngine::new(Settings::default())),
             revision: AtomicI64::new(-1),
             cold: Default::default(),
-            refused: Mutex::default(),
+            refused_files: Mutex::default(),
+            refused_rules: Mutex::default(),
             files: Mutex::default(),
+            trouble: Mutex::default(),
+            settled: RwLock::default(),
             dir,
         }
     }
@@ -68,7 +88,33 @@ impl RuleSet {
 
     /// What was refused the last time.
     pub fn refused(&self) -> BTreeMap<String, Vec<Problem>> {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let mut all = self.refused_files.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        all.extend(self.refused_rules.lock().unwrap_or_else(PoisonError::into_inner).clone());
+        all
+    }
+
+    /// Keeps the set from being replaced while what this gives is held.
+    pub async fn settled(&self) -> RwLockReadGuard<'_, ()> {
+        self.settled.read().await
+    }
+
+    fn known_files(&self) -> Seen {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Tells once what keeps the folder from being read, and once that it can be read again.
+    fn note_trouble(&self, dir: &Path, trouble: Option<String>) {
+        let mut last = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+        if *last == trouble {
+            return;
+        }
+        match &trouble {
+            Some(why) => {
+                tracing::warn!(dir = %dir.display(), why, "rules.d cannot be read as a whole; no rule is removed meanwhile");
+            }
+            None => tracing::info!(dir = %dir.display(), "rules.d can be read again"),
+        }
+        *last = trouble;
     }
 
     /// How each rule is doing.
@@ -107,11 +153,19 @@ impl Hub {
     /// When the database does not answer.
     pub async fn put_files(&self) -> Outcome<bool> {
         let Some(dir) = self.rules.dir.clone() else { return Ok(false) };
-        let read = tokio::task::spawn_blocking(move || read_files(&dir)).await;
-        let (files, mut refused) = read.unwrap_or_default();
+        let folder = dir.clone();
+        let read = tokio::task::spawn_blocking(move || read_files(&folder)).await;
+        // A reader that failed has read nothing, which is not that there is nothing.
+        let failed = |error: tokio::task::JoinError| Files { trouble: Some(error.to_string()), ..Files::default() };
+        let Files { files, mut refused, trouble } = read.unwrap_or_else(failed);
+        let whole = trouble.is_none();
+        // Who never had a folder needs none.
+        let trouble_told = trouble.clone().filter(|_| dir.exists() || !self.rules.known_files().0.is_empty());
+        self.rules.note_trouble(&dir, trouble_told);
         let seen: BTreeMap<PathBuf, [u8; 32]> =
             files.iter().map(|(path, text)| (path.clone(), super::people::hash(text))).collect();
-        if *self.rules.files.lock().unwrap_or_else(PoisonError::into_inner) == seen {
+        let seen = (seen, trouble);
+        if self.rules.known_files() == seen {
             return Ok(false);
         }
         let mut present = BTreeSet::new();
@@ -130,10 +184,36 @@ impl Hub {
                 }
             }
         }
-        self.remove_missing(RuleOrigin::File, &present).await?;
+        *self.rules.refused_files.lock().unwrap_or_else(PoisonError::into_inner) = refused;
+        if whole {
+            self.remove_gone(&present).await?;
+        }
         *self.rules.files.lock().unwrap_or_else(PoisonError::into_inner) = seen;
-        self.rules.refused.lock().unwrap_or_else(PoisonError::into_inner).extend(refused);
         Ok(true)
+    }
+
+    /// Removes the rules whose files are gone from this machine's `rules.d`. Each machine keeps the ids that its folder has:
+    /// of replicas whose folders differ, none removes a rule that it never had, or that another one has still.
+    async fn remove_gone(&self, present: &BTreeSet<String>) -> Outcome<()> {
+        let own = format!("{OWNED}{}", host());
+        let lists = self.db.settings(self.tenant, OWNED).await?;
+        let ids = |value: &[u8]| serde_json::from_slice::<BTreeSet<String>>(value).unwrap_or_default();
+        let before = lists.iter().find(|list| list.key == own).map(|list| ids(&list.value));
+        let others: BTreeSet<String> =
+            lists.iter().filter(|list| list.key != own).flat_map(|list| ids(&list.value)).collect();
+        for id in before.iter().flatten().filter(|id| !present.contains(*id) && !others.contains(*id)) {
+            let kept = self.db.rule(self.tenant, id).await?;
+            if kept.is_some_and(|kept| kept.origin == RuleOrigin::File) {
+                tracing::info!(rule = id, "the file of a rule is gone, and the rule with it");
+                self.db.delete_rule(self.tenant, id).await?;
+            }
+        }
+        // After the removals: who is interrupted removes the rest the next time.
+        if before.as_ref() != Some(present) {
+            let value = serde_json::to_vec(present).unwrap_or_default();
+            self.db.put_setting(self.tenant, &own, &value, None, self.clock.now()).await?;
+        }
+        Ok(())
     }
 
     /// A rule that the pack or a file owns. One that the API made under the same id is left alone.
@@ -174,18 +254,20 @@ impl Hub {
         let suspended: Vec<RuleKey> =
             sources.iter().map(|source| source.key).filter(|key| suspended.contains(&key.id.to_string())).collect();
         let engine = Arc::clone(&self.rules.engine);
+        let alone = self.rules.settled.write().await;
         let replaced = tokio::task::spawn_blocking(move || engine.replace(&sources, &suspended)).await;
         let Ok(replaced) = replaced else { return Ok(false) };
         for cold in &replaced.cold {
             self.rules.cold[cold.shard as usize].store(true, Ordering::Release);
         }
+        drop(alone);
         let mut refused = BTreeMap::new();
         for (key, problems) in replaced.refused {
             tracing::warn!(rule = %key.id, problems = %told(&problems), "a rule is not in force");
             refused.insert(key.id.to_string(), problems);
         }
         tracing::info!(rules = replaced.loaded, refused = refused.len(), revision, "rules are in force");
-        *self.rules.refused.lock().unwrap_or_else(PoisonError::into_inner) = refused;
+        *self.rules.refused_rules.lock().unwrap_or_else(PoisonError::into_inner) = refused;
         self.rules.revision.store(revision, Ordering::Release);
         Ok(true)
     }
@@ -291,20 +373,37 @@ fn told(problems: &[Problem]) -> String {
     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
-type Files = (Vec<(PathBuf, String)>, BTreeMap<String, Vec<Problem>>);
+/// What a folder holds.
+#[derive(Default)]
+struct Files {
+    /// The rules' files, by name.
+    files: Vec<(PathBuf, String)>,
+    /// Those that cannot be read.
+    refused: Refused,
+    /// Why this may not be all: what is missing may only be out of reach for the moment.
+    trouble: Option<String>,
+}
 
-/// The rules' files in a folder, by name; those that cannot be read are named.
+/// The rules' files in a folder; those that cannot be read are named.
 fn read_files(dir: &Path) -> Files {
-    let (mut files, mut refused) = Files::default();
-    let Ok(entries) = std::fs::read_dir(dir) else { return (files, refused) };
-    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    let mut read = Files::default();
+    let listed = std::fs::read_dir(dir).and_then(Iterator::collect::<std::io::Result<Vec<_>>>);
+    let entries = match listed {
+        Ok(entries) => entries,
+        Err(error) => return Files { trouble: Some(error.to_string()), ..read },
+    };
+    let mut paths: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).collect();
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "yml" || extension == "yaml"));
     paths.sort();
-    paths.truncate(MAX_FILES);
+    if paths.len() > MAX_FILES {
+        read.trouble = Some(format!("there are {} files, and {MAX_FILES} are read", paths.len()));
+        paths.truncate(MAX_FILES);
+    }
     for path in paths {
         match picket_durable::read_text(&path, picket_hub_rules::MAX_SOURCE_BYTES as u64) {
-            Ok(text) => files.push((path, text)),
+            Ok(text) => read.files.push((path, text)),
             Err(error) => {
+                read.trouble = Some(error.to_string());
                 let problem = Problem {
                     severity: picket_hub_rules::Severity::Error,
                     code: "unreadable".to_owned(),
@@ -312,11 +411,22 @@ fn read_files(dir: &Path) -> Files {
                     what: error.to_string(),
                     help: "make it readable for the hub's user, and smaller than the limit".to_owned(),
                 };
-                refused.insert(path.file_name().unwrap_or_default().to_string_lossy().into_owned(), vec![problem]);
+                read.refused.insert(path.file_name().unwrap_or_default().to_string_lossy().into_owned(), vec![problem]);
             }
         }
     }
-    (files, refused)
+    read
+}
+
+/// What this machine is called among the replicas.
+#[cfg(unix)]
+fn host() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+#[cfg(not(unix))]
+fn host() -> String {
+    "hub".to_owned()
 }
 
 #[cfg(test)]
@@ -332,6 +442,18 @@ mod tests {
             assert!(!new.title.is_empty() && !new.logsource.is_empty(), "{new:?}");
             assert!(ids.insert(new.id), "{} twice", rule.name);
         }
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_and_a_file_that_cannot_be_read_are_no_empty_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(read_files(&dir.path().join("rules.d")).trouble.is_some());
+        assert!(read_files(dir.path()).trouble.is_none());
+        picket_durable::write_atomic(&dir.path().join("good.yml"), b"title: x", 0o644).unwrap();
+        picket_durable::write_atomic(&dir.path().join("bad.yml"), b"\xff\xfe", 0o644).unwrap();
+        let read = read_files(dir.path());
+        assert_eq!((read.files.len(), read.refused.len()), (1, 1));
+        assert!(read.trouble.is_some());
     }
 
     #[test]

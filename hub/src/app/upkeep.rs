@@ -1,5 +1,6 @@
 //! What a hub does now and then: partitions, retention, silent agents, keys and certificates that end.
 
+use crate::app::belonging;
 use crate::app::enrol::APPROVAL_LIMIT;
 use crate::authority::{AgentVerifier, HotCertificate, KeysFolder};
 use crate::server::told_to_stop;
@@ -22,7 +23,9 @@ const MISSED: i32 = 3;
 pub async fn run(hub: Arc<Hub>, folder: KeysFolder, hot: Arc<HotCertificate>, verifier: Arc<AgentVerifier>) {
     let mut stop = hub.stop.clone();
     let mut turn: u32 = 0;
+    let mut noted = false;
     loop {
+        noted = noted || belonging::note_machines(&*hub.db, hub.tenant, &folder).await.unwrap_or(false);
         if turn.is_multiple_of(REST_EVERY) {
             rest(&hub).await;
             certificate(&hub, &folder, &hot, &verifier);

@@ -244,6 +244,18 @@ pub async fn ask(
     headers: &[(&str, &str)],
     body: Vec<u8>,
 ) -> Answer {
+    try_ask(method, url, roots, client, headers, body).await.unwrap()
+}
+
+/// As [`ask`], where the connection may break off.
+pub async fn try_ask(
+    method: &str,
+    url: &str,
+    roots: &[Certificate],
+    client: Option<ClientCert>,
+    headers: &[(&str, &str)],
+    body: Vec<u8>,
+) -> Result<Answer, ureq::Error> {
     let roots: Vec<Root<'static>> = roots.iter().map(|root| Root::from_der(root.der()).to_owned()).collect();
     let tls = TlsConfig::builder()
         .provider(TlsProvider::Rustls)
@@ -264,12 +276,12 @@ pub async fn ask(
     }
     let request = request.body(body).unwrap();
     let asking = move || {
-        let mut response = agent.run(request).unwrap();
-        Answer {
+        let mut response = agent.run(request)?;
+        Ok(Answer {
             status: response.status().as_u16(),
             headers: response.headers().clone(),
-            body: response.body_mut().read_to_vec().unwrap(),
-        }
+            body: response.body_mut().read_to_vec()?,
+        })
     };
     tokio::task::spawn_blocking(asking).await.unwrap()
 }

@@ -70,11 +70,8 @@ async fn what_was_stored_and_not_judged_before_a_restart_is_judged_after_it_and_
     assert_eq!(sum, 21);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_rule_of_rules_d_is_in_force_without_a_restart() {
-    let fleet = Fleet::start().await;
-    let machine = fleet.machine().await;
-    let rule = r"title: A file of the test
+/// A rule of the operator's own.
+const RULE: &str = r"title: A file of the test
 id: 6f1c1f0e-5d0e-4c5e-9c39-0c2f6ab0a001
 status: test
 description: Somebody changed the test's file.
@@ -87,9 +84,14 @@ detection:
     condition: selection
 level: high
 ";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_of_rules_d_is_in_force_without_a_restart() {
+    let fleet = Fleet::start().await;
+    let machine = fleet.machine().await;
     let dir = fleet.dir.path().join("rules.d");
     picket_durable::create_dir(&dir, 0o755).unwrap();
-    picket_durable::write_atomic(&dir.join("test.yml"), rule.as_bytes(), 0o644).unwrap();
+    picket_durable::write_atomic(&dir.join("test.yml"), RULE.as_bytes(), 0o644).unwrap();
     let hub = fleet.running.hub();
     assert!(hub.put_files().await.unwrap());
     assert!(hub.load_rules().await.unwrap());
@@ -155,4 +157,49 @@ async fn a_correlation_holds_over_an_outage_of_the_hub_that_is_longer_than_its_w
     let again = |found: Vec<Finding>| found.into_iter().find(|finding| finding.title.ends_with("again and again"));
     let found = eventually(async || again(findings(&fleet).await)).await;
     assert_eq!(found.event_count, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_of_rules_that_is_out_of_reach_takes_no_rule_along() {
+    let fleet = Fleet::start().await;
+    let (hub, dir) = (fleet.running.hub(), fleet.dir.path().join("rules.d"));
+    let id = "6f1c1f0e-5d0e-4c5e-9c39-0c2f6ab0a001";
+    let there = async || hub.db.rule(TenantId::DEFAULT, id).await.unwrap().is_some();
+    picket_durable::create_dir(&dir, 0o755).unwrap();
+    picket_durable::write_atomic(&dir.join("test.yml"), RULE.as_bytes(), 0o644).unwrap();
+    assert!(hub.put_files().await.unwrap() && there().await);
+    // The folder is gone, as when what it lies on is not mounted; then the file cannot be read.
+    picket_durable::rename(&dir, &fleet.dir.path().join("away")).unwrap();
+    hub.put_files().await.unwrap();
+    assert!(there().await);
+    picket_durable::create_dir(&dir, 0o755).unwrap();
+    picket_durable::write_atomic(&dir.join("test.yml"), b"\xff\xfe", 0o644).unwrap();
+    hub.put_files().await.unwrap();
+    assert!(there().await && hub.rules.refused().contains_key("test.yml"));
+    // That the database has other rules says nothing of files.
+    hub.db.delete_rule(TenantId::DEFAULT, "nothing").await.unwrap();
+    hub.load_rules().await.unwrap();
+    assert!(hub.rules.refused().contains_key("test.yml"));
+    picket_durable::remove_if_present(&dir.join("test.yml")).unwrap();
+    hub.put_files().await.unwrap();
+    assert!(!there().await, "the folder is there, and the file is not");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_removes_no_rule_that_another_one_has_a_file_of() {
+    let fleet = Fleet::start().await;
+    let (hub, dir) = (fleet.running.hub(), fleet.dir.path().join("rules.d"));
+    let id = "6f1c1f0e-5d0e-4c5e-9c39-0c2f6ab0a001";
+    let there = async || hub.db.rule(TenantId::DEFAULT, id).await.unwrap().is_some();
+    let other = "rule-files/another-replica";
+    let write = async |ids: &[&str]| {
+        let value = serde_json::to_vec(ids).unwrap();
+        hub.db.put_setting(TenantId::DEFAULT, other, &value, None, fleet.now()).await.unwrap();
+    };
+    write(&[id]).await;
+    picket_durable::create_dir(&dir, 0o755).unwrap();
+    picket_durable::write_atomic(&dir.join("test.yml"), RULE.as_bytes(), 0o644).unwrap();
+    assert!(hub.put_files().await.unwrap() && there().await);
+    picket_durable::remove_if_present(&dir.join("test.yml")).unwrap();
+    assert!(hub.put_files().await.unwrap() && there().await, "the other one has it still");
 }

@@ -4,6 +4,7 @@
 mod fleet;
 mod judge;
 mod people;
+mod poison;
 mod replicas;
 mod sockets;
 mod watched;

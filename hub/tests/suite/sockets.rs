@@ -3,9 +3,13 @@
 use crate::fleet::{Fleet, Machine, eventually};
 use crate::people::{Person, person, unlimited};
 use futures_util::{SinkExt as _, StreamExt as _};
-use picket_hub_db::{AgentStatus, TenantId};
+use picket_hub_db::{
+    AgentStatus, Assignment, ConfigTarget, ConfigVersion, EventFilter, Finding, FindingFilter, PageRequest, TenantId,
+};
+use picket_hub_rules::{RuleKey, Suspension};
 use picket_protocol::hub::{
-    AgentHealth, ByeReason, CertificateState, EventsAnswer, Frame, Heartbeat, Hello, SOCKET_PATH, WIRE,
+    AgentHealth, ByeReason, CertificateState, ConfigDocument, ConfigState, ConfigStatus, EventsAnswer, Frame,
+    Heartbeat, Hello, SOCKET_PATH, WIRE,
 };
 use picket_protocol::versions::VersionRange;
 use rustls::RootCertStore;
@@ -170,6 +174,60 @@ async fn two_machines_with_one_identity_are_told_apart_and_reported() {
     let boots: Vec<&str> =
         told["data"]["machines"].as_array().unwrap().iter().map(|m| m["boot_id"].as_str().unwrap()).collect();
     assert_eq!(boots, [first_boot.to_string(), second_boot.to_string()]);
+    let finding = clone_found(&fleet).await;
+    assert_eq!(finding.entity.unwrap().value, machine.id.to_string());
+}
+
+/// The finding that an identity is used by two machines.
+async fn clone_found(fleet: &Fleet) -> Finding {
+    let db = &fleet.running.hub().db;
+    eventually(async || {
+        let page = db.findings(TenantId::DEFAULT, &FindingFilter::default(), &PageRequest::first(100)).await.unwrap();
+        page.items.into_iter().find(|finding| finding.title == "One Identity Used By Two Machines")
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_superseded_certificate_that_is_used_beside_the_newer_one_becomes_a_finding() {
+    let fleet = Fleet::start().await;
+    let old = fleet.machine().await;
+    let key = picket_pki::PrivateKey::generate().unwrap();
+    let answer: picket_protocol::hub::CertificateAnswer = old.renew(&fleet, &key).await.ok();
+    let chain = picket_pki::certificates_from_pem(&answer.certificate).unwrap();
+    let new = Machine { id: old.id, key, chain, boot: old.boot };
+    // The copy shares everything with its original but the renewed key.
+    let boot = Uuid::now_v7();
+    let beat = async |machine: &Machine| {
+        let mut socket = connected(&fleet, machine, hello(boot, "m")).await;
+        socket.send(Message::text(heartbeat(machine, 1, boot).write())).await.unwrap();
+        assert!(matches!(next_frame(&mut socket).await, Frame::Heard { seq: 1, .. }));
+    };
+    beat(&old).await;
+    beat(&new).await;
+    let told = async || {
+        let filter = EventFilter { kind: Some("cloned_identity".into()), ..EventFilter::default() };
+        let page = fleet.running.hub().db.events(TenantId::DEFAULT, &filter, &PageRequest::first(10)).await.unwrap();
+        page.items.len()
+    };
+    assert_eq!(told().await, 0, "a renewal is none");
+    beat(&old).await;
+    assert_eq!(told().await, 1);
+    assert_eq!(clone_found(&fleet).await.entity.unwrap().value, old.id.to_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_that_is_suspended_becomes_a_finding() {
+    let fleet = Fleet::start().await;
+    let rule = RuleKey { id: Uuid::now_v7(), version: 1 };
+    let why = Suspension::Exploding { matches: 1001, budget: 1000 };
+    fleet.running.hub().note_suspension(rule, &why).await;
+    let db = &fleet.running.hub().db;
+    eventually(async || {
+        let page = db.findings(TenantId::DEFAULT, &FindingFilter::default(), &PageRequest::first(100)).await.unwrap();
+        page.items.into_iter().find(|finding| finding.title == "Detection Rule Suspended")
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -268,4 +326,83 @@ async fn a_page_of_somebody_elses_cannot_open_a_viewer() {
     assert!(matches!(refused, Err(tungstenite::Error::Http(response)) if response.status() == 403));
     let own = [bearer(&ada), ("origin", format!("https://{address}"))];
     open(&fleet, address, "/api/v1/ws/events", None, &own).await.unwrap();
+}
+
+/// The next configuration that is sent.
+async fn next_config(socket: &mut Socket) -> ConfigDocument {
+    loop {
+        if let Frame::Config(signed) = next_frame(socket).await {
+            return serde_json::from_str(&signed.payload).unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_configuration_comes_with_any_heartbeat_and_one_that_is_taken_back_is_dropped() {
+    let fleet = Fleet::start().await;
+    let machine = fleet.machine().await;
+    let db = &fleet.running.hub().db;
+    let boot = Uuid::now_v7();
+    let mut socket = connected(&fleet, &machine, hello(boot, "m")).await;
+    let mut seq = 0;
+    let mut beat = async |socket: &mut Socket, has: Option<(u64, u64)>| {
+        seq += 1;
+        let Frame::Heartbeat(mut heartbeat) = heartbeat(&machine, seq, boot) else { unreachable!() };
+        heartbeat.config = has.map(|(version, sequence)| ConfigStatus {
+            version,
+            sequence,
+            state: ConfigState::Applied,
+            effective_sha256: "ab".repeat(32),
+            errors: Vec::new(),
+            needs_restart: Vec::new(),
+            at: jiff::Timestamp::now(),
+        });
+        socket.send(Message::text(Frame::Heartbeat(heartbeat).write())).await.unwrap();
+        assert!(matches!(next_frame(socket).await, Frame::Heard { .. }));
+    };
+    beat(&mut socket, None).await;
+    // As on another replica: nobody tells this one.
+    let target = ConfigTarget::Agent(machine.id);
+    let config = db.create_config(TenantId::DEFAULT, &new_config(json!({"log_level": "debug"}))).await.unwrap();
+    let assignment = Assignment {
+        target: target.clone(),
+        version: config.version,
+        priority: 0,
+        updated_at: fleet.now(),
+        updated_by: "test".into(),
+    };
+    db.assign_config(TenantId::DEFAULT, &assignment).await.unwrap();
+    beat(&mut socket, None).await;
+    let given = next_config(&mut socket).await;
+    assert_eq!((i64::try_from(given.version).unwrap(), given.settings.len()), (config.version, 1));
+    let status = |of: &ConfigDocument| ConfigStatus {
+        version: of.version,
+        sequence: of.sequence,
+        state: ConfigState::Applied,
+        effective_sha256: "ab".repeat(32),
+        errors: Vec::new(),
+        needs_restart: Vec::new(),
+        at: jiff::Timestamp::now(),
+    };
+    socket.send(Message::text(Frame::ConfigStatus(status(&given)).write())).await.unwrap();
+    db.unassign_config(TenantId::DEFAULT, &target).await.unwrap();
+    beat(&mut socket, Some((given.version, given.sequence))).await;
+    let dropped = next_config(&mut socket).await;
+    assert_eq!((dropped.version, dropped.settings.len()), (0, 0));
+    assert!(dropped.sequence > given.sequence);
+    socket.send(Message::text(Frame::ConfigStatus(status(&dropped)).write())).await.unwrap();
+    // Nothing more comes: each heartbeat is answered with nothing in between.
+    beat(&mut socket, Some((0, dropped.sequence))).await;
+    beat(&mut socket, Some((0, dropped.sequence))).await;
+}
+
+fn new_config(document: Value) -> ConfigVersion {
+    ConfigVersion {
+        version: 0,
+        document,
+        sha256: String::new(),
+        comment: String::new(),
+        created_at: jiff::Timestamp::now(),
+        created_by: "test".into(),
+    }
 }

@@ -1,6 +1,6 @@
 //! What agents and the hub say to each other, over mutual TLS.
 
-use crate::fleet::{Fleet, Machine, base64};
+use crate::fleet::{Fleet, Machine, base64, try_ask};
 use picket_hub_db::{PageRequest, Revocation, TenantId};
 use picket_pki::{AgentIdentity, Authority, ChainPolicy, CsrKey, PrivateKey, certificates_from_pem, check_agent_chain};
 use picket_protocol::hub::{self as wire, CertificateAnswer, EnrolAnswer, Enrolled, EventsAnswer, ProblemCode, WhoAmI};
@@ -138,6 +138,17 @@ async fn without_a_certificate_of_this_hub_nobody_is_an_agent() {
     let leaf = keys.intermediate.agent(identity, &request, fleet.now()).unwrap();
     let stranger = Machine { id: machine.id, chain: keys.agent_chain(leaf), key, boot: machine.boot };
     let refused = stranger.send(&fleet, &machine.lines(1..=1)).await.problem();
+    assert_eq!(refused.code, ProblemCode::CertificateSuperseded, "the agent is known, and keeps its identity");
+    assert_eq!(
+        stranger.renew(&fleet, &PrivateKey::generate().unwrap()).await.problem().code,
+        ProblemCode::CertificateSuperseded
+    );
+    let nobody = AgentIdentity { tenant: 1, agent: uuid::Uuid::now_v7() };
+    let key = PrivateKey::generate().unwrap();
+    let request = CsrKey::from_request(&key.request("x").unwrap()).unwrap();
+    let leaf = keys.intermediate.agent(nobody, &request, fleet.now()).unwrap();
+    let gone = Machine { id: nobody.agent, chain: keys.agent_chain(leaf), key, boot: machine.boot };
+    let refused = gone.send(&fleet, &machine.lines(1..=1)).await.problem();
     assert_eq!(refused.code, ProblemCode::UnknownAgent);
     // One of another authority does not get through the handshake at all.
     let other = Authority::root("other", fleet.now()).unwrap();
@@ -145,8 +156,13 @@ async fn without_a_certificate_of_this_hub_nobody_is_an_agent() {
     let request = CsrKey::from_request(&key.request("x").unwrap()).unwrap();
     let leaf = other.agent(identity, &request, fleet.now()).unwrap();
     let forged = Machine { id: machine.id, chain: vec![leaf], key, boot: machine.boot };
-    let asked = tokio::spawn(async move { forged.get(&fleet, wire::WHOAMI_PATH).await.status }).await;
-    assert!(asked.is_err(), "the connection breaks off");
+    let url = format!("https://{}{}", fleet.running.agents_address(), wire::WHOAMI_PATH);
+    let roots = &fleet.running.hub().keys().roots;
+    let asked = try_ask("GET", &url, roots, Some(forged.client_certificate()), &[], Vec::new()).await;
+    let Err(error) = asked else { panic!("a certificate of another authority gets through") };
+    // The alert of the handshake, or the end of the connection that follows it.
+    assert!(matches!(error, ureq::Error::Io(_) | ureq::Error::ConnectionFailed), "{error:?}");
+    machine.get(&fleet, wire::WHOAMI_PATH).await.ok::<WhoAmI>();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -94,6 +94,27 @@ pub struct ConfigStatus {
     pub at: Timestamp,
 }
 
+impl ConfigStatus {
+    /// Whether it keeps to its bounds.
+    ///
+    /// # Errors
+    /// The first that it does not keep to.
+    pub fn check(&self) -> Result<(), String> {
+        use super::heartbeat::{is_hex, is_long};
+        let wrong = |what: &str| Err(format!("the state of a configuration: {what}"));
+        if !is_hex(&self.effective_sha256) {
+            return wrong("its digest is no SHA-256 in hexadecimal digits");
+        }
+        if self.errors.len() > 32 || self.needs_restart.len() > 32 {
+            return wrong("it has more than 32 lines");
+        }
+        if self.errors.iter().chain(&self.needs_restart).any(|line| is_long(line)) {
+            return wrong("it has a line that is too long");
+        }
+        Ok(())
+    }
+}
+
 /// Whether a configuration of the hub's is in force.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -40,6 +40,64 @@ pub struct Heartbeat {
     pub clock_ahead_ms: Option<i64>,
 }
 
+/// The most checks that a heartbeat tells of, and the most characters of the words of one.
+pub const HEARTBEAT_MAX_CHECKS: (usize, usize) = (32, 256);
+/// The most streams whose books a heartbeat tells.
+pub const HEARTBEAT_MAX_LEDGERS: usize = 8;
+/// The most characters of any other text of a heartbeat, such as why a renewal failed.
+pub const HEARTBEAT_MAX_TEXT: usize = 1024;
+/// The longest name of anything in a heartbeat, in bytes: a version, a check, a step.
+const MAX_WORD: usize = 128;
+
+impl Heartbeat {
+    /// Whether it keeps to its bounds: what the hub stores of it has none of its own.
+    ///
+    /// # Errors
+    /// The first that it does not keep to.
+    pub fn check(&self) -> Result<(), String> {
+        let wrong = |what: &str| Err(format!("a heartbeat's {what}"));
+        let is_word = |text: &str| text.len() <= MAX_WORD && !text.chars().any(char::is_control);
+        let is_version = |version: &Version| version.to_string().len() <= MAX_WORD;
+        if !is_version(&self.version) {
+            return wrong("version is too long");
+        }
+        let (checks, chars) = HEARTBEAT_MAX_CHECKS;
+        let not_passing = &self.health.not_passing;
+        if not_passing.len() > checks {
+            return wrong("health tells of more than 32 checks");
+        }
+        if !not_passing.iter().all(|(code, words)| is_word(code) && words.chars().count() <= chars) {
+            return wrong("health has a check whose name or words are too long");
+        }
+        if self.ledgers.len() > HEARTBEAT_MAX_LEDGERS {
+            return wrong("ledgers are more than eight");
+        }
+        let certificate = &self.certificate;
+        if !is_hex(&certificate.serial) || certificate.last_error.as_ref().is_some_and(|text| is_long(text)) {
+            return wrong("certificate has a serial number that is none, or too long an error");
+        }
+        if let Some(update) = &self.update {
+            let steps = update.running.iter().chain(&update.last);
+            if !update.current.iter().all(is_version)
+                || !steps.into_iter().all(|(version, word)| is_version(version) && is_word(word))
+            {
+                return wrong("state of the updater has too long a word");
+            }
+        }
+        self.config.as_ref().map_or(Ok(()), super::ConfigStatus::check)
+    }
+}
+
+/// Whether this is as many hexadecimal digits as a SHA-256 has, or fewer.
+pub(super) fn is_hex(text: &str) -> bool {
+    text.len() <= 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// Whether this is longer than any text of a heartbeat may be.
+pub(super) fn is_long(text: &str) -> bool {
+    text.chars().count() > HEARTBEAT_MAX_TEXT
+}
+
 /// How an agent is: its health report in short.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentHealth {
@@ -119,4 +177,64 @@ pub struct UpdateState {
     /// When the release metadata that it trusts expires.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trust_expires: Option<Timestamp>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{ConfigState, ConfigStatus, Frame};
+    use super::*;
+
+    fn heartbeat() -> Heartbeat {
+        Heartbeat {
+            seq: 1,
+            sent_at: Timestamp::UNIX_EPOCH,
+            version: Version::new(1, 0, 0),
+            boot_id: None,
+            started_at: Timestamp::UNIX_EPOCH,
+            health: AgentHealth { status: OverallStatus::Healthy, not_passing: BTreeMap::new() },
+            ledgers: Vec::new(),
+            certificate: CertificateState {
+                serial: "0a".repeat(16),
+                not_after: Timestamp::UNIX_EPOCH,
+                renewed: 0,
+                last_error: None,
+            },
+            update: None,
+            config: Some(ConfigStatus {
+                version: 1,
+                sequence: 1,
+                state: ConfigState::Applied,
+                effective_sha256: "ab".repeat(32),
+                errors: Vec::new(),
+                needs_restart: Vec::new(),
+                at: Timestamp::UNIX_EPOCH,
+            }),
+            clock_ahead_ms: None,
+        }
+    }
+
+    fn read(change: impl FnOnce(&mut Heartbeat)) -> Result<Frame, String> {
+        let mut heartbeat = heartbeat();
+        change(&mut heartbeat);
+        Frame::read(&Frame::Heartbeat(Box::new(heartbeat)).write())
+    }
+
+    #[test]
+    fn a_heartbeat_within_its_bounds_is_read_and_one_beyond_any_of_them_is_not() {
+        let check = |number: usize, words: usize| (format!("check-{number}"), "ä".repeat(words));
+        read(|_| {}).unwrap();
+        read(|one| one.health.not_passing = (0..32).map(|number| check(number, 256)).collect()).unwrap();
+        read(|one| one.health.not_passing = (0..33).map(|number| check(number, 1)).collect()).unwrap_err();
+        read(|one| one.health.not_passing = [check(1, 257)].into()).unwrap_err();
+        let ledger = || StreamLedger { boot_id: Uuid::nil(), classes: BTreeMap::new(), untold: 0 };
+        read(|one| one.ledgers = (0..8).map(|_| ledger()).collect()).unwrap();
+        read(|one| one.ledgers = (0..9).map(|_| ledger()).collect()).unwrap_err();
+        read(|one| one.certificate.serial = "\0".into()).unwrap_err();
+        read(|one| one.certificate.last_error = Some("x".repeat(1025))).unwrap_err();
+        read(|one| one.version.pre = semver::Prerelease::new(&"x".repeat(200)).unwrap()).unwrap_err();
+        for digest in ["\0", "z", &"a".repeat(65)] {
+            read(|one| one.config.as_mut().unwrap().effective_sha256 = digest.into()).unwrap_err();
+        }
+        read(|one| one.config.as_mut().unwrap().errors = vec![String::new(); 33]).unwrap_err();
+    }
 }

@@ -30,6 +30,7 @@ pub use events::{
     EVENTS_MEDIA_TYPE, EventsAnswer, MAX_BATCH_BYTES, MAX_BATCH_RECORDS, RAW_BYTES_HEADER, RECORDS_HEADER,
 };
 pub use heartbeat::{AgentHealth, CertificateState, ClassAccount, Heartbeat, StreamLedger, UpdateState};
+pub use heartbeat::{HEARTBEAT_MAX_CHECKS, HEARTBEAT_MAX_LEDGERS, HEARTBEAT_MAX_TEXT};
 pub use problem::{FieldError, PROBLEM_MEDIA_TYPE, Problem, ProblemCode};
 pub use socket::{Bye, ByeReason, FRAME_MAX_BYTES, Frame, Hello, Welcome};
 

@@ -106,7 +106,8 @@ codes! {
     CertificateExpired = "certificate_expired", 401, "The client certificate has expired";
     /// The certificate has expired too long ago to be renewed: enrol again.
     RenewalTooLate = "renewal_too_late", 401, "The certificate expired too long ago";
-    /// The certificate was replaced by a newer one of another key: another copy of this machine may be in use.
+    /// The agent is known, and this certificate is not one of its present ones: another copy of this machine may be in
+    /// use, or the hub's database was restored from a backup. The identity is not lost.
     CertificateSuperseded = "certificate_superseded", 401, "The certificate has been replaced";
     /// The hub revoked this identity. It is lost: stop, and enrol again if a person wants it.
     Revoked = "revoked", 403, "This identity has been revoked";

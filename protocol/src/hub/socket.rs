@@ -122,12 +122,14 @@ impl Frame {
     /// Reads a frame. One of an unknown kind is [`Frame::Unknown`].
     ///
     /// # Errors
-    /// What is wrong with it; over [`FRAME_MAX_BYTES`] it is not looked at.
+    /// What is wrong with it, or which of its bounds it does not keep to; over [`FRAME_MAX_BYTES`] it is not looked at.
     pub fn read(text: &str) -> Result<Self, String> {
         if text.len() > FRAME_MAX_BYTES {
             return Err(format!("a frame of {} bytes is longer than the {FRAME_MAX_BYTES} allowed", text.len()));
         }
         match serde_json::from_str(text) {
+            Ok(Self::Heartbeat(heartbeat)) => heartbeat.check().map(|()| Self::Heartbeat(heartbeat)),
+            Ok(Self::ConfigStatus(status)) => status.check().map(|()| Self::ConfigStatus(status)),
             Ok(frame) => Ok(frame),
             Err(error) => match serde_json::from_str::<Kind>(text) {
                 // `other` takes no members; a later version's frame has some.

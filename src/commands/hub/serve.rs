@@ -28,6 +28,7 @@ pub(super) fn run(context: &Context<'_>, args: &HubConfigArgs) -> Result<ExitCod
     for problem in &config.warnings {
         tracing::warn!("{problem}");
     }
+    raise_file_limit();
     let runtime = runtime()?;
     runtime.block_on(async {
         let refused = |error| CommandError::system("cannot listen for signals", error);
@@ -45,4 +46,20 @@ pub(super) fn run(context: &Context<'_>, args: &HubConfigArgs) -> Result<ExitCod
         running.stop().await;
         Ok(ExitCode::Success)
     })
+}
+
+/// Raises the limit on open files to what the system allows: each agent is a connection, and the usual soft limit of 1024
+/// (getrlimit(2)) is for programs that use select.
+fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    let before = limit.current;
+    limit.current = limit.maximum;
+    match setrlimit(Resource::Nofile, limit) {
+        Ok(()) => tracing::debug!(?before, now = ?limit.maximum, "more files may be open"),
+        Err(error) => tracing::warn!(%error, ?before, "the limit on open files stays"),
+    }
 }

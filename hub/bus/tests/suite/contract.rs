@@ -256,17 +256,14 @@ async fn what_cannot_be_sent_is_refused_before_it_is(replicas: Replicas) {
 
 async fn a_pull_waits_for_the_first_item_and_not_for_all(replicas: Replicas) {
     let queue = replicas.one.queue(&spec()).await.unwrap();
-    let waiting = {
-        let queue = Arc::clone(&queue);
-        tokio::spawn(async move {
-            let began = Instant::now();
-            (queue.pull(100, Duration::from_secs(20)).await.unwrap().len(), began.elapsed())
-        })
-    };
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    queue.enqueue(item("a")).await.unwrap();
-    let (count, took) = waiting.await.unwrap();
-    assert_eq!(count, 1);
+    let began = Instant::now();
+    let mut waiting = std::pin::pin!(queue.pull(100, Duration::from_secs(20)));
+    // It waits before there is anything.
+    assert!(futures_util::poll!(waiting.as_mut()).is_pending());
+    let (pulled, enqueued) = tokio::join!(waiting, queue.enqueue(item("a")));
+    enqueued.unwrap();
+    assert_eq!(pulled.unwrap().len(), 1);
+    let took = began.elapsed();
     assert!(took < Duration::from_secs(10), "{took:?}");
     assert!(queue.pull(0, PATIENCE).await.unwrap().is_empty());
     assert!(queue.pull(5, Duration::ZERO).await.unwrap().is_empty());

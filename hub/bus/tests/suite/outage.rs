@@ -4,6 +4,8 @@ use bytes::Bytes;
 use picket_hub_bus::{Bus, BusError, Enqueued, Heard, QueueSpec, Subject};
 use picket_testkit::NatsServer;
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::support::{PATIENCE, TENANT, connect, everything, item, next, settings, spec};
@@ -25,19 +27,28 @@ async fn a_server_killed_again_and_again_loses_nothing_that_it_acknowledged_and_
     let bus = connect(&server).await;
     let spec = QueueSpec { lease: Duration::from_secs(2), dedupe_window: Duration::from_secs(300), ..spec() };
     let queue = bus.queue(&spec).await.unwrap();
+    let sent = Arc::new(AtomicUsize::new(0));
     let sender = {
-        let queue = std::sync::Arc::clone(&queue);
+        let (queue, sent) = (Arc::clone(&queue), Arc::clone(&sent));
         tokio::spawn(async move {
             for n in 0..1500 {
                 // As an agent does: the same id until it is acknowledged.
                 while queue.enqueue(item(&n.to_string())).await.is_err() {
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
+                sent.fetch_add(1, Ordering::Relaxed);
             }
         })
     };
-    for _ in 0..3 {
-        tokio::time::sleep(Duration::from_millis(150)).await;
+    for round in 1..=3 {
+        // In the midst of it, each time.
+        let under_way = tokio::time::timeout(PATIENCE, async {
+            while sent.load(Ordering::Relaxed) < round * 100 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        });
+        under_way.await.expect("nothing is sent");
+        assert!(!sender.is_finished(), "all was sent before the server was killed for the last time");
         server.kill();
         connected(&bus, false).await;
         server.start_again();

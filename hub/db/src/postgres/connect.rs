@@ -9,7 +9,7 @@ use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 const OPENING: &str = "open the database";
@@ -91,6 +91,10 @@ fn configuration(url: &str, options: &Options) -> Result<(tokio_postgres::Config
     }
     let mode = ssl_mode(mode.as_deref(), is_local(&config))?;
     config.ssl_mode(mode).connect_timeout(options.connect).application_name("picket-hub");
+    if !url.contains("target_session_attrs=") {
+        // Of several servers, or of a name that leads to one or the other: the one that takes writes.
+        config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+    }
     config.keepalives_idle(Duration::from_secs(30)).tcp_user_timeout(Duration::from_secs(30));
     Ok((config, root))
 }
@@ -244,6 +248,13 @@ mod tests {
         }
         assert!(mode("postgres://u@db.example/d?sslmode=prefer").is_err());
         assert!(mode("postgres://u@db.example/d?sslmode=x").is_err());
+    }
+
+    #[test]
+    fn a_server_that_takes_writes_is_looked_for_unless_the_url_says_otherwise() {
+        let wanted = |url: &str| configuration(url, &Options::default()).unwrap().0.get_target_session_attrs();
+        assert_eq!(wanted("postgres://u@127.0.0.1,127.0.0.2/d"), TargetSessionAttrs::ReadWrite);
+        assert_eq!(wanted("postgres://u@127.0.0.1/d?target_session_attrs=any"), TargetSessionAttrs::Any);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::connect::{self, known_schema};
 use super::partitions;
-use super::tx::{PgTx, wrong};
+use super::tx::{Failure, PgTx, wrong};
 use crate::shared::{Engine, Tx};
 use crate::upkeep::{Backend, DbStats, Removed};
 use crate::{DbError, IngestBatch, IngestOutcome, Options, Result, TenantId};
@@ -69,14 +69,22 @@ impl Postgres {
             let mut attempt = 1;
             loop {
                 match try_once(&client, &handle, operation, begin, &work) {
-                    Err((_, true)) if attempt < ATTEMPTS => attempt += 1,
-                    Err((error, _)) => return Err(error),
+                    Err(failure) if failure.again && attempt < ATTEMPTS => attempt += 1,
+                    Err(failure) => return Err(told(client, failure)),
                     Ok(result) => return Ok(result),
                 }
             }
         });
         done.await.map_err(|error| DbError::Io { operation, why: error.to_string() })?
     }
+}
+
+/// What is told of a failure. A connection that is of no use does not go back to the others.
+pub(super) fn told(client: Object, failure: Failure) -> DbError {
+    if failure.leave {
+        drop(Object::take(client));
+    }
+    failure.error
 }
 
 /// One transaction; an error says whether it may succeed when it is tried again.
@@ -86,11 +94,8 @@ fn try_once<R>(
     operation: &'static str,
     begin: &str,
     work: &impl Fn(&mut dyn Tx) -> Result<R>,
-) -> std::result::Result<R, (DbError, bool)> {
-    let run = |sql: &str| {
-        let done = handle.block_on(client.batch_execute(sql));
-        done.map_err(|error| wrong(operation, &error)).map_err(|failure| (failure.error, failure.again))
-    };
+) -> std::result::Result<R, Failure> {
+    let run = |sql: &str| handle.block_on(client.batch_execute(sql)).map_err(|error| wrong(operation, &error));
     run(begin)?;
     let mut tx = PgTx { handle: handle.clone(), client, operation, failed: None };
     let result = work(&mut tx);
@@ -101,11 +106,12 @@ fn try_once<R>(
         },
         (Ok(_), Some(failure)) => {
             let _ = run("ROLLBACK");
-            Err((failure.error, failure.again))
+            Err(failure)
         }
         (Err(error), failed) => {
             let _ = run("ROLLBACK");
-            Err((error, failed.is_some_and(|failure| failure.again)))
+            let (again, leave) = failed.map_or((false, false), |failure| (failure.again, failure.leave));
+            Err(Failure { error, again, leave })
         }
     }
 }
@@ -140,7 +146,7 @@ impl Engine for Postgres {
         let client = self.client("make partitions").await?;
         let tomorrow = now.checked_add(SignedDuration::from_hours(24)).unwrap_or(now);
         let days = [partitions::day(now), partitions::day(tomorrow)].into();
-        partitions::make(&client, &days).await.map_err(|failure| failure.error)
+        partitions::make(&client, &days).await.map_err(|failure| told(client, failure))
     }
 
     async fn remove_events(&self, tenant: TenantId, before: Timestamp) -> Result<Removed> {

@@ -1,6 +1,6 @@
 //! Storing events in bulk: few statements a call, whatever the number of agents, and the rows by COPY.
 
-use super::engine::Postgres;
+use super::engine::{Postgres, told};
 use super::partitions;
 use super::tx::{EPOCH_MICROS, Failure, wrong};
 use crate::shared::{Prepared, Ranges, number};
@@ -74,7 +74,7 @@ impl Postgres {
                         known.lock().unwrap_or_else(PoisonError::into_inner).clear();
                         attempt += 1;
                     }
-                    Err(failure) => return Err(failure.error),
+                    Err(failure) => return Err(told(client, failure)),
                 }
             }
         });

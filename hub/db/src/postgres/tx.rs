@@ -31,6 +31,8 @@ pub(super) struct Failure {
     pub(super) error: DbError,
     /// It may succeed in a new transaction (a deadlock, a failure to serialise).
     pub(super) again: bool,
+    /// The connection is of no use any more: it leads to a server that takes no writes.
+    pub(super) leave: bool,
 }
 
 /// What went wrong, in the hub's terms. No text of the driver holds what the rows hold: details are left out.
@@ -43,7 +45,8 @@ pub(super) fn wrong(operation: &'static str, error: &tokio_postgres::Error) -> F
     let again =
         |code: &SqlState| *code == SqlState::T_R_SERIALIZATION_FAILURE || *code == SqlState::T_R_DEADLOCK_DETECTED;
     let Some(code) = error.code() else {
-        return Failure { error: DbError::Unavailable { operation, why: why(), retry: RETRY }, again: false };
+        let error = DbError::Unavailable { operation, why: why(), retry: RETRY };
+        return Failure { error, again: false, leave: false };
     };
     let class = code.code().get(..2).unwrap_or_default();
     let told = match class {
@@ -51,8 +54,16 @@ pub(super) fn wrong(operation: &'static str, error: &tokio_postgres::Error) -> F
         "23" if *code == SqlState::FOREIGN_KEY_VIOLATION => {
             DbError::not_found(operation, "row that this one refers to")
         }
-        "22" | "23" => DbError::Invalid { operation, why: why() },
-        "28" | "3D" => DbError::Invalid { operation, why: format!("the server does not let the hub in: {}", why()) },
+        "22" | "23" | "54" => DbError::Invalid { operation, why: why() },
+        // Nothing is wrong with what was asked: a password, a right or a database is being changed, or is gone.
+        "28" | "3D" => {
+            let why = format!("the server does not let the hub in: {}", why());
+            DbError::Unavailable { operation, why, retry: RETRY }
+        }
+        // The server became a standby, or a pooler leads to one.
+        "25" if *code == SqlState::READ_ONLY_SQL_TRANSACTION => {
+            DbError::Unavailable { operation, why: why(), retry: RETRY }
+        }
         "40" | "55" => DbError::Busy { operation, why: why() },
         "53" if *code == SqlState::DISK_FULL => DbError::Full { operation, why: why() },
         "57" if *code == SqlState::QUERY_CANCELED => DbError::Busy { operation, why: why() },
@@ -62,7 +73,7 @@ pub(super) fn wrong(operation: &'static str, error: &tokio_postgres::Error) -> F
         }
         _ => DbError::Io { operation, why: why() },
     };
-    Failure { error: told, again: again(code) }
+    Failure { error: told, again: again(code), leave: *code == SqlState::READ_ONLY_SQL_TRANSACTION }
 }
 
 impl ToSql for Value {

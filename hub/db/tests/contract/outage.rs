@@ -115,3 +115,44 @@ async fn a_server_of_a_later_schema_or_of_none_is_refused_to_who_only_looks() {
     let told = open(&empty, &looking).await.map(drop).unwrap_err();
     assert!(matches!(told, DbError::Invalid { .. }), "{told:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_does_not_let_the_hub_in_is_away_and_nothing_that_was_asked_is_wrong() {
+    let url = tokio::task::spawn_blocking(|| crate::bench::server().url("nowhere")).await.unwrap();
+    let told = open(&url, &options()).await.map(drop).unwrap_err();
+    assert!(matches!(told, DbError::Unavailable { .. }) && told.to_string().contains("let the hub in"), "{told:?}");
+    let stranger = url.replace("postgres@", "stranger@");
+    let told = open(&stranger, &options()).await.map(drop).unwrap_err();
+    assert!(matches!(told, DbError::Unavailable { .. }) && told.to_string().contains("let the hub in"), "{told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_becomes_a_standby_is_away_and_its_connections_are_left() {
+    let server = tokio::task::spawn_blocking(|| Postgres::start_new(false)).await.unwrap();
+    server.create_database("hub");
+    let db = open(&server.url("hub"), &options()).await.unwrap();
+    db.ensure_default_tenant(at(0)).await.unwrap();
+    db.create_agent(T, &new_agent(1), at(0)).await.unwrap();
+    let sessions = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'picket-hub'";
+    let read_only = |on: &str| {
+        server.sql("hub", &format!("ALTER SYSTEM SET default_transaction_read_only = {on}"));
+        server.sql("hub", "SELECT pg_reload_conf()");
+        picket_testkit::wait_until("the server to take that over", || {
+            server.sql("hub", "SHOW default_transaction_read_only") == on
+        });
+    };
+    read_only("on");
+    // Until no connection is left; then none that could be made takes writes.
+    for attempt in 1.. {
+        let stored = db.ingest(T, &[batch(1, 1, 1..11)]).await.unwrap_err();
+        assert!(matches!(stored, DbError::Unavailable { .. }), "{stored:?}");
+        let written = db.create_agent(T, &new_agent(2), at(0)).await.unwrap_err();
+        assert!(matches!(written, DbError::Unavailable { .. }), "{written:?}");
+        if server.sql("hub", sessions) == "0" {
+            break;
+        }
+        assert!(attempt < 10, "connections to a server that takes no writes are kept");
+    }
+    read_only("off");
+    assert_eq!(db.ingest(T, &[batch(1, 1, 1..11)]).await.unwrap()[0].records, 10);
+}

@@ -127,5 +127,5 @@ fn names_exist(expression: &ConditionExpr, names: &[&str]) -> Result<(), String>
 /// The words of an error, on one line and bounded.
 pub(super) fn one_line(words: &str) -> String {
     let joined = words.split_whitespace().collect::<Vec<_>>().join(" ");
-    crate::view::cut(&joined, 400).to_owned()
+    crate::found::cut(&joined, 400).to_owned()
 }

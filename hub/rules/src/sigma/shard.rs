@@ -12,11 +12,11 @@ use super::event::Seen;
 use super::set::{Meta, ShardRules, engine};
 use crate::correlate::{Arrival, Met, Windows};
 use crate::engine::Figures;
-use crate::found::{Entity, EntityKind, FieldMatch, Match, MatchKind};
+use crate::found::{Entity, EntityKind, FieldMatch, Match, MatchKind, cut};
 use crate::health::{Budget, Suspension};
 use crate::rule::RuleKey;
 use crate::shard::Shard;
-use crate::view::{EventView, Product, cut};
+use crate::view::{EventView, Product};
 
 /// An event that took so long is measured rule by rule at once, whatever the sampling says.
 const SLOW_EVENT: Duration = Duration::from_millis(20);

@@ -4,7 +4,7 @@ use picket_hub_rules::{EventView, pack, validate};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 
-use crate::support::{engine, event, file, inbound, titles};
+use crate::support::{engine, event, event_of, file, inbound, titles};
 
 fn pack_engine() -> picket_hub_rules::SigmaEngine {
     engine(&pack().iter().map(|rule| rule.source(1)).collect::<Vec<_>>())
@@ -39,6 +39,19 @@ fn outbound(exe: &str, to: &str, port: u16) -> EventView {
 
 fn of(event_type: &str, details: Value) -> EventView {
     event(1, 0, event_type, details)
+}
+
+/// An event of the hub's own.
+fn of_hub(event_type: &str) -> EventView {
+    let details = json!({"agent_id": uuid::Uuid::from_u128(7)});
+    event_of(picket_hub_rules::HUB_AGENT, 1, 0, 0, event_type, details)
+}
+
+#[test]
+fn what_the_hub_tells_of_an_agent_is_about_that_agent() {
+    assert_eq!(of_hub("cloned_identity").entity().value, uuid::Uuid::from_u128(7).to_string());
+    let claim = of("cloned_identity", json!({"agent_id": uuid::Uuid::from_u128(7)}));
+    assert_ne!(claim.entity().value, uuid::Uuid::from_u128(7).to_string(), "an agent tells of itself alone");
 }
 
 /// By title: an event that fires it, and one next to it that must not.
@@ -125,6 +138,8 @@ fn cases() -> Vec<(&'static str, EventView, EventView)> {
             of("config", json!({"sha256": "00", "cause": "signal", "changed": ["files.paths"]})),
             of("config", json!({"sha256": "00", "cause": "start", "changed": []})),
         ),
+        ("One Identity Used By Two Machines", of_hub("cloned_identity"), of("cloned_identity", json!({}))),
+        ("Detection Rule Suspended", of_hub("rule_suspended"), of("rule_suspended", json!({}))),
         (
             "Metric Crossed Its Critical Threshold",
             of("alert", json!({"action": "raised", "level": "critical", "metric": "disk", "value": 99.0})),

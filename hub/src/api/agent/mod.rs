@@ -17,6 +17,7 @@ use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use picket_protocol::event::EVENT_MAX_BYTES;
 use picket_protocol::hub::{
     CERTIFICATE_PATH, CertificateAnswer, CertificateRequest, DOCUMENT_MAX_BYTES, ENROL_PATH, EVENTS_MEDIA_TYPE,
     EVENTS_PATH, EnrolAnswer, EnrolRequest, EventsAnswer, FRAME_MAX_BYTES, MAX_BATCH_BYTES, ProblemCode,
@@ -127,12 +128,27 @@ async fn events(
     // Before the first byte of the body: what has no room is not read.
     let room = hub.intake.reserve(raw_bytes)?;
     // zstd makes nothing larger than this (zstd.h, ZSTD_COMPRESSBOUND).
-    let packed = body::bytes(body, raw_bytes + raw_bytes / 256 + 64).await?;
-    let streams = batch::read(&packed, raw_bytes)?;
-    drop(packed);
+    let packed =
+        body::bytes(body, raw_bytes + raw_bytes / 256 + 64).await.map_err(|refusal| slow(refusal, raw_bytes))?;
     let now = hub.clock.now();
+    let streams = batch::read(&packed, raw_bytes, now)?;
+    drop(packed);
     let stored = hub.intake.store(agent.id, streams, now, room).await?;
     Ok(Json(EventsAnswer { stored: stored.new, duplicates: stored.duplicates, hub_time: hub.clock.now() }))
+}
+
+/// A body that breaks off or takes too long says nothing of the events in it: `invalid` would cost them. Over a slow line
+/// smaller batches arrive; a single event comes again as it is.
+fn slow(refusal: Refusal, raw_bytes: usize) -> Refusal {
+    match refusal.code() {
+        ProblemCode::Invalid if raw_bytes > 2 * EVENT_MAX_BYTES => {
+            Refusal::new(ProblemCode::TooLarge, refusal.to_string())
+        }
+        ProblemCode::Invalid => {
+            Refusal::new(ProblemCode::Overloaded, refusal.to_string()).after(std::time::Duration::from_secs(30))
+        }
+        _ => refusal,
+    }
 }
 
 async fn whoami(State(hub): State<Arc<Hub>>, Extension(peer): Extension<Peer>) -> Json<WhoAmI> {
@@ -163,6 +179,13 @@ async fn socket(State(hub): State<Arc<Hub>>, Extension(peer): Extension<Peer>, r
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_body_that_does_not_arrive_costs_no_event() {
+        let broken = Refusal::new(ProblemCode::Invalid, "the body did not arrive within 30 s");
+        assert_eq!(slow(broken.clone(), 4 << 20).code(), ProblemCode::TooLarge, "smaller batches may");
+        assert_eq!(slow(broken, 2000).code(), ProblemCode::Overloaded, "one event is not given up");
+    }
 
     #[test]
     fn versions_that_have_none_in_common_say_who_is_behind() {

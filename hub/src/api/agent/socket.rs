@@ -18,6 +18,8 @@ use uuid::Uuid;
 
 /// How long the agent may take to say hello.
 const HELLO_LIMIT: Duration = Duration::from_secs(10);
+/// After how many heartbeats a configuration is sent again that the agent says nothing of.
+const OFFER_AGAIN: u32 = 10;
 /// How many heartbeats may be missed before the connection is taken for dead.
 const MISSED: u32 = 3;
 /// How long one frame may take to be written.
@@ -71,7 +73,7 @@ pub(super) async fn serve(hub: Arc<Hub>, agent: KnownAgent, address: IpAddr, mut
     }
     hub.presence.join(agent.id, connection);
     tracing::debug!(agent = %agent.id, %address, version = %hello.version, "an agent is connected");
-    let mut talk = Talk { hub: &hub, agent: &agent, machine: &machine, stream: &mut stream, offered: false };
+    let mut talk = Talk { hub: &hub, agent: &agent, machine: &machine, stream: &mut stream, offered: 0 };
     let end = talk.run(&mut told, interval).await;
     hub.presence.leave(agent.id, id);
     if let End::Replaced(other) = &end
@@ -88,8 +90,8 @@ struct Talk<'a> {
     agent: &'a KnownAgent,
     machine: &'a Machine,
     stream: &'a mut Socket,
-    /// Whether it was looked at which configuration the agent should have.
-    offered: bool,
+    /// For how many heartbeats it is not looked at which configuration the agent should have.
+    offered: u32,
 }
 
 impl Talk<'_> {
@@ -151,11 +153,13 @@ impl Talk<'_> {
             Frame::Heartbeat(heartbeat) => {
                 let seq = heartbeat.seq;
                 match self.hub.heartbeats.store(self.seen(&heartbeat)).await {
-                    Ok(SeenOutcome::Noted { boot_returned: true, previous_boot, .. }) => {
-                        let before = Machine { boot_id: previous_boot, ..self.machine.clone() };
-                        self.hub.twins(self.agent.id, &[before, self.machine.clone()]).await;
-                    }
-                    Ok(SeenOutcome::Noted { was, .. }) => {
+                    Ok(SeenOutcome::Noted { was, boot_returned, previous_boot, previous_key }) => {
+                        if boot_returned {
+                            let before = Machine { boot_id: previous_boot, ..self.machine.clone() };
+                            self.hub.twins(self.agent.id, &[before, self.machine.clone()]).await;
+                        } else if let Some(key) = previous_key {
+                            another_key(self.hub, self.agent, self.machine, previous_boot, &key).await;
+                        }
                         if was != AgentStatus::Online {
                             self.hub.tell_agent_changed(self.agent.id);
                         }
@@ -172,14 +176,18 @@ impl Talk<'_> {
                 }
                 let heard = Frame::Heard { seq, hub_time: self.hub.clock.now() };
                 send(self.stream, &heard).await?;
-                if !std::mem::replace(&mut self.offered, true) {
-                    // What changes later is sent when it changes.
+                // Looked at each time: what was decided on another replica, or found no room among the frames, comes with
+                // the next heartbeat. An agent that was sent one may take a while, or not believe it.
+                if self.offered == 0 {
                     let offer = self.hub.offer_config(self.agent.id, heartbeat.config.as_ref()).await;
-                    self.offered = offer.is_ok();
+                    self.offered = if offer.is_ok_and(|sent| sent) { OFFER_AGAIN } else { 0 };
+                } else {
+                    self.offered -= 1;
                 }
                 Ok(())
             }
             Frame::ConfigStatus(status) => {
+                self.offered = 0;
                 if let Err(refusal) = self.hub.note_config_status(self.agent.id, &status).await {
                     tracing::debug!(agent = %self.agent.id, %refusal, "the state of a configuration is not kept");
                 }
@@ -214,6 +222,23 @@ impl Talk<'_> {
             ..AgentSeen::new(self.agent.id, self.hub.clock.now())
         }
     }
+}
+
+/// The heartbeat before this one was of another key. After a renewal it is the key before; if this one's certificate has been
+/// superseded, whoever has the newer one is another machine, or went back to the one before.
+async fn another_key(hub: &Hub, agent: &KnownAgent, machine: &Machine, previous_boot: Option<Uuid>, key: &[u8; 32]) {
+    let own = hub.db.certificate(hub.tenant, &agent.serial).await;
+    if !own.is_ok_and(|own| own.is_some_and(|own| own.superseded_at.is_some())) {
+        return;
+    }
+    let others = hub.db.certificates_by_key(hub.tenant, key).await.unwrap_or_default();
+    let newer = others.into_iter().find(|other| other.issued.agent == agent.id);
+    let before = Machine {
+        boot_id: previous_boot.or(machine.boot_id),
+        serial: newer.map(|newer| newer.issued.serial).unwrap_or_default(),
+        ..machine.clone()
+    };
+    hub.twins(agent.id, &[before, machine.clone()]).await;
 }
 
 async fn hello(stream: &mut Socket) -> Result<Hello, End> {
