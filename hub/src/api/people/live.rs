@@ -9,6 +9,7 @@ use super::guarded::Guarded;
 use super::rest::events::EventView;
 use super::rest::findings::FindingView;
 use super::rest::{InQuery, Visible, agents::AgentView};
+use super::words::SeverityWord;
 use crate::api::websocket::{self, Socket};
 use crate::app::people::principal::Action;
 use crate::refusal::{Outcome, Refusal};
@@ -76,7 +77,8 @@ struct LiveQuery {
     #[serde(rename = "type")]
     kind: Option<String>,
     /// Findings as bad as this only.
-    severity: Option<String>,
+    #[param(inline)]
+    severity: Option<SeverityWord>,
     /// Findings in this state, or agents in this status only.
     state: Option<String>,
 }
@@ -296,7 +298,7 @@ async fn tell_findings(hub: &Hub, caller: &Caller, query: &LiveQuery, start: Pos
         let is_last = tail.findings.len() < RUN as usize;
         for finding in tail.findings {
             let wanted = query.agent_id.is_none_or(|agent| finding.agent == Some(agent))
-                && query.severity.as_ref().is_none_or(|severity| severity == finding.severity.as_str())
+                && query.severity.is_none_or(|severity| severity.0 == finding.severity)
                 && query.state.as_ref().is_none_or(|state| state == finding.state.as_str());
             if wanted && visible.agent(finding.agent).await? {
                 let cursor = finding.changed.to_string();

@@ -1,6 +1,6 @@
 //! What people and their programs ask of the hub: the API under `/api/v1`, described at `/api/openapi.json`.
 //!
-//! Every route stands in a [`Guarded`] list with the action that it needs: there is no way to add one without. Who asks is
+//! Every route stands in a [`Guarded`] list with what it needs of who asks: there is no way to add one without. Who asks is
 //! found out once ([`access`]); what they may see of it is in the [`Caller`] that a handler gets.
 
 pub(crate) mod access;
@@ -13,9 +13,10 @@ mod openapi;
 pub(crate) mod page;
 mod problem;
 pub(crate) mod rest;
+pub(crate) mod words;
 
 pub use access::Caller;
-pub use guarded::{Guard, Guarded};
+pub use guarded::{Guard, Guarded, Needs};
 pub use limits::RequestRates;
 pub use live::ViewerCounters;
 pub use problem::ProblemView;
@@ -33,7 +34,6 @@ pub fn router(hub: &Arc<Hub>) -> Router {
     let described = openapi::router(&document);
     let inner = Router::new()
         .merge(routes)
-        .merge(rest::auth::open_routes())
         .with_state(Arc::clone(hub))
         .merge(described)
         .fallback(nothing_here)
@@ -42,9 +42,10 @@ pub fn router(hub: &Arc<Hub>) -> Router {
         .layer(from_fn_with_state(Arc::clone(hub), access::found_out))
         .layer(from_fn_with_state(Arc::clone(hub), headers::secured))
         .layer(from_fn(problem::correlated))
+        .layer(from_fn(super::body::read_on))
 }
 
-/// Every route that needs a permission, with the permission that it needs.
+/// Every route of the API, with what it needs of who asks.
 pub fn routes(hub: &Arc<Hub>) -> Guarded {
     Guarded::new(Arc::clone(hub))
         .merge(rest::auth::routes)

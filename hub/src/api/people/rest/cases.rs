@@ -1,11 +1,12 @@
 //! `/api/v1/cases`: findings that belong together, and the work on them.
 
-use super::findings::{FindingView, HistoryView, severity};
+use super::findings::{FindingView, HistoryView, assignee};
 use super::{BODY_MAX, InPath, InQuery, absent, text};
 use crate::api::body;
 use crate::api::people::access::Caller;
 use crate::api::people::guarded::Guarded;
-use crate::api::people::page::{PageQuery, Paged, Versioned, changed, expected};
+use crate::api::people::page::{IfMatch, PageQuery, Paged, Versioned, changed, expected};
+use crate::api::people::words::{CaseStateWord, SeverityWord, Word};
 use crate::app::people::principal::Action;
 use crate::refusal::{Outcome, Refusal};
 use crate::state::Hub;
@@ -14,7 +15,7 @@ use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
-use picket_hub_db::{Case, CaseFilter, CaseState, CaseUpdate, NewCase};
+use picket_hub_db::{Case, CaseFilter, CaseUpdate, NewCase, Severity};
 use picket_protocol::hub::ProblemCode;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -49,10 +50,10 @@ struct CaseView {
     title: String,
     /// The whole in words.
     description: String,
-    /// `open`, `in_progress` or `closed`.
-    state: String,
+    /// Where it stands.
+    state: CaseStateWord,
     /// How bad it is.
-    severity: String,
+    severity: SeverityWord,
     /// Who takes care of it.
     assignee: Option<String>,
     /// How many findings it has.
@@ -60,15 +61,12 @@ struct CaseView {
     /// Which state of all this it is (the `ETag`).
     revision: i64,
     /// When it was made.
-    #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
     /// By whom.
     created_by: String,
     /// When it was changed last.
-    #[schema(value_type = String, format = DateTime)]
     updated_at: Timestamp,
     /// When it was closed.
-    #[schema(value_type = Option<String>, format = DateTime)]
     closed_at: Option<Timestamp>,
 }
 
@@ -79,8 +77,8 @@ impl From<Case> for CaseView {
             number: case.number,
             title: case.title,
             description: case.description,
-            state: case.state.as_str().to_owned(),
-            severity: case.severity.as_str().to_owned(),
+            state: Word(case.state),
+            severity: Word(case.severity),
             assignee: case.assignee,
             findings: case.findings,
             revision: case.revision,
@@ -97,9 +95,11 @@ impl From<Case> for CaseView {
 #[into_params(parameter_in = Query)]
 struct CaseQuery {
     /// Where they stand.
-    state: Option<String>,
+    #[param(inline)]
+    state: Option<CaseStateWord>,
     /// As bad as this.
-    severity: Option<String>,
+    #[param(inline)]
+    severity: Option<SeverityWord>,
     /// Of this assignee.
     assignee: Option<String>,
     /// With this finding.
@@ -117,8 +117,8 @@ async fn list(
 ) -> Outcome<Json<Paged<CaseView>>> {
     caller.everywhere()?;
     let filter = CaseFilter {
-        state: query.state.as_deref().map(state).transpose()?,
-        severity: query.severity.as_deref().map(severity).transpose()?,
+        state: query.state.map(|word| word.0),
+        severity: query.severity.map(|word| word.0),
         assignee: query.assignee,
         finding: query.finding_id,
     };
@@ -137,20 +137,20 @@ struct NewCaseBody {
     #[serde(default)]
     #[schema(max_length = 10_000)]
     description: String,
-    /// How bad it is.
+    /// How bad it is; `medium` unless it is said.
     #[serde(default = "medium")]
-    #[schema(default = "medium")]
-    severity: String,
+    severity: SeverityWord,
     /// Who takes care of it.
     #[schema(min_length = 1, max_length = 255)]
     assignee: Option<String>,
     /// Its first findings.
     #[serde(default)]
+    #[schema(max_items = 1000)]
     findings: Vec<Uuid>,
 }
 
-fn medium() -> String {
-    "medium".to_owned()
+fn medium() -> SeverityWord {
+    Word(Severity::Medium)
 }
 
 /// Makes a case.
@@ -168,7 +168,7 @@ async fn create(
         id: Uuid::now_v7(),
         title: text("title", &asked.title, 255)?,
         description: words("description", asked.description)?,
-        severity: severity(&asked.severity)?,
+        severity: asked.severity.0,
         assignee: asked.assignee.map(|name| text("assignee", &name, 255)).transpose()?,
         findings: few(asked.findings)?,
         deliveries: Vec::new(),
@@ -202,10 +202,10 @@ struct CaseBody {
     /// The whole in words.
     #[schema(max_length = 10_000)]
     description: Option<String>,
-    /// Where it stands: `open`, `in_progress` or `closed`.
-    state: Option<String>,
+    /// Where it stands.
+    state: Option<CaseStateWord>,
     /// How bad it is.
-    severity: Option<String>,
+    severity: Option<SeverityWord>,
     /// Who takes care of it; empty for nobody.
     #[schema(max_length = 255)]
     assignee: Option<String>,
@@ -214,15 +214,17 @@ struct CaseBody {
     note: Option<String>,
     /// Findings that belong to it, too.
     #[serde(default)]
+    #[schema(max_items = 1000)]
     add: Vec<Uuid>,
     /// Findings that do not belong to it after all.
     #[serde(default)]
+    #[schema(max_items = 1000)]
     remove: Vec<Uuid>,
 }
 
 /// Changes a case.
 #[utoipa::path(patch, path = "/api/v1/cases/{case_id}", tag = "cases", request_body = CaseBody,
-    params(("case_id" = Uuid, Path), ("If-Match" = String, Header, description = "The version that is changed, or *")),
+    params(("case_id" = Uuid, Path), IfMatch),
     responses((status = 200, body = CaseView)))]
 async fn update(
     State(hub): State<Arc<Hub>>,
@@ -234,17 +236,12 @@ async fn update(
     let asked: CaseBody = body::json(&parts.headers, body, BODY_MAX).await?;
     let expected = expected(&parts.headers)?;
     known(&hub, &caller, id).await?;
-    let assignee = match asked.assignee {
-        None => None,
-        Some(name) if name.is_empty() => Some(None),
-        Some(name) => Some(Some(text("assignee", &name, 255)?)),
-    };
     let update = CaseUpdate {
         title: asked.title.map(|title| text("title", &title, 255)).transpose()?,
         description: asked.description.map(|text| words("description", text)).transpose()?,
-        state: asked.state.as_deref().map(state).transpose()?,
-        severity: asked.severity.as_deref().map(severity).transpose()?,
-        assignee,
+        state: asked.state.map(|word| word.0),
+        severity: asked.severity.map(|word| word.0),
+        assignee: asked.assignee.map(assignee).transpose()?,
         note: asked.note.map(|note| text("note", &note, 10_000)).transpose()?,
         add: few(asked.add)?,
         remove: few(asked.remove)?,
@@ -289,11 +286,6 @@ async fn history(
 async fn known(hub: &Hub, caller: &Caller, id: Uuid) -> Outcome<Case> {
     caller.everywhere()?;
     hub.db.case(hub.tenant, id).await?.ok_or_else(|| absent("case"))
-}
-
-fn state(word: &str) -> Outcome<CaseState> {
-    CaseState::from_word(word)
-        .ok_or_else(|| Refusal::new(ProblemCode::Invalid, "state is one of open, in_progress, closed"))
 }
 
 /// A text that may be empty.
