@@ -194,7 +194,8 @@ impl<'a> Bench<'a> {
         let (engine, shard) = (Arc::clone(self.hub.rules.engine()), self.shard);
         let evaluated = tokio::task::spawn_blocking(move || evaluate(engine.as_ref(), shard, &events)).await;
         let (matches, places) = evaluated.unwrap_or_default();
-        let changes = self.changes(matches, places).await?;
+        let mut changes = self.changes(matches, places).await?;
+        self.hub.tell_of_findings(&mut changes).await?;
         let commit = JudgeCommit { from: self.committed, to, state: None, now: self.hub.clock.now(), changes };
         let judged = self.hub.db.commit_findings(self.hub.tenant, &self.lease, &commit).await?;
         self.committed = to;

@@ -4,6 +4,7 @@ pub mod admission;
 pub mod audit;
 pub mod batch;
 pub mod configs;
+pub mod deliveries;
 pub mod enrol;
 pub mod heartbeats;
 pub mod identity;

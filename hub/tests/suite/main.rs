@@ -5,4 +5,5 @@ mod fleet;
 mod judge;
 mod people;
 mod sockets;
+mod webhooks;
 mod wire;

@@ -19,7 +19,7 @@ pub struct Person {
 }
 
 impl Person {
-    async fn ask(&self, fleet: &Fleet, method: &str, path: &str, body: Option<&Value>) -> Answer {
+    pub async fn ask(&self, fleet: &Fleet, method: &str, path: &str, body: Option<&Value>) -> Answer {
         let mut headers = self.headers.clone();
         if !self.token.is_empty() {
             headers.push(("authorization".into(), format!("Bearer {}", self.token)));
@@ -38,7 +38,7 @@ impl Person {
         self.ask(fleet, "GET", path, None).await
     }
 
-    fn with(&self, name: &str, value: &str) -> Self {
+    pub fn with(&self, name: &str, value: &str) -> Self {
         let mut headers = self.headers.clone();
         headers.push((name.into(), value.into()));
         Self { token: self.token.clone(), headers }

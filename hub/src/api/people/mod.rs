@@ -58,6 +58,7 @@ pub fn routes(hub: &Arc<Hub>) -> Guarded {
         .merge(rest::enrolment::routes)
         .merge(rest::configs::routes)
         .merge(rest::users::routes)
+        .merge(rest::webhooks::routes)
         .merge(rest::hub::routes)
         .merge(live::routes)
 }

@@ -1,6 +1,6 @@
 //! Words of which a field has one of a few: read, written and described in one place.
 
-use picket_hub_db::{AgentStatus, CaseState, EnrolmentState, FindingState};
+use picket_hub_db::{AgentStatus, CaseState, DeliveryState, EnrolmentState, FindingState};
 use picket_hub_db::{RuleOrigin, Severity, UserStatus};
 use picket_protocol::event::Priority;
 use serde::de::{Deserialize, Deserializer, Error as _};
@@ -38,6 +38,7 @@ macro_rules! vocabularies {
 vocabularies! {
     AgentStatus as AgentStatusWord,
     CaseState as CaseStateWord,
+    DeliveryState as DeliveryStateWord,
     EnrolmentState as EnrolmentStateWord,
     FindingState as FindingStateWord,
     RuleOrigin as RuleOriginWord,

@@ -54,6 +54,10 @@ actions! {
     ConfigsRead = "configs.read";
     /// Make configurations and say who gets them.
     ConfigsWrite = "configs.write";
+    /// See web hooks and what they told.
+    WebhooksRead = "webhooks.read";
+    /// Make and change web hooks, tell again.
+    WebhooksWrite = "webhooks.write";
     /// See users, API tokens and permissions.
     UsersRead = "users.read";
     /// Add and change users, API tokens and permissions.

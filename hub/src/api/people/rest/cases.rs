@@ -7,6 +7,7 @@ use crate::api::people::access::Caller;
 use crate::api::people::guarded::Guarded;
 use crate::api::people::page::{IfMatch, PageQuery, Paged, Versioned, changed, expected};
 use crate::api::people::words::{CaseStateWord, SeverityWord, Word};
+use crate::app::deliveries::Subject;
 use crate::app::people::principal::Action;
 use crate::refusal::{Outcome, Refusal};
 use crate::state::Hub;
@@ -164,7 +165,7 @@ async fn create(
     caller.everywhere()?;
     let (parts, body) = request.into_parts();
     let asked: NewCaseBody = body::json(&parts.headers, body, BODY_MAX).await?;
-    let case = NewCase {
+    let mut case = NewCase {
         id: Uuid::now_v7(),
         title: text("title", &asked.title, 255)?,
         description: words("description", asked.description)?,
@@ -174,6 +175,11 @@ async fn create(
         deliveries: Vec::new(),
     };
     let details = json!({ "title": case.title, "findings": case.findings });
+    let told = json!({
+        "case_id": case.id, "title": case.title, "severity": case.severity.as_str(), "assignee": case.assignee,
+        "findings": case.findings, "by": caller.principal.name,
+    });
+    case.deliveries = hub.deliveries_of(Subject::Cases, case.severity, "case.created", &told).await?;
     hub.audit(caller.key(), "cases.create", &case.id.to_string(), details).await?;
     let made = hub.db.create_case(hub.tenant, &case, &caller.principal.name, hub.clock.now()).await?;
     Ok((StatusCode::CREATED, Versioned { revision: made.revision, value: CaseView::from(made) }).into_response())
@@ -235,8 +241,8 @@ async fn update(
     let (parts, body) = request.into_parts();
     let asked: CaseBody = body::json(&parts.headers, body, BODY_MAX).await?;
     let expected = expected(&parts.headers)?;
-    known(&hub, &caller, id).await?;
-    let update = CaseUpdate {
+    let before = known(&hub, &caller, id).await?;
+    let mut update = CaseUpdate {
         title: asked.title.map(|title| text("title", &title, 255)).transpose()?,
         description: asked.description.map(|text| words("description", text)).transpose()?,
         state: asked.state.map(|word| word.0),
@@ -250,6 +256,14 @@ async fn update(
     let details = json!({ "title": update.title, "state": asked.state, "add": update.add, "remove": update.remove });
     hub.audit(caller.key(), "cases.update", &id.to_string(), details).await?;
     let by = &caller.principal.name;
+    let severity = update.severity.unwrap_or(before.severity);
+    let told = json!({
+        "case_id": id, "number": before.number, "title": update.title.as_ref().unwrap_or(&before.title),
+        "severity": severity.as_str(), "state": update.state.unwrap_or(before.state).as_str(),
+        "assignee": update.assignee.as_ref().unwrap_or(&before.assignee), "added": update.add,
+        "removed": update.remove, "note": update.note, "by": by,
+    });
+    update.deliveries = hub.deliveries_of(Subject::Cases, severity, "case.updated", &told).await?;
     let updated = hub.db.update_case(hub.tenant, id, expected, &update, by, hub.clock.now()).await;
     let case = updated.map_err(|error| changed(error.into()))?;
     Ok(Versioned { revision: case.revision, value: CaseView::from(case) }.into_response())

@@ -7,6 +7,7 @@ use crate::api::people::access::Caller;
 use crate::api::people::guarded::Guarded;
 use crate::api::people::page::{IfMatch, PageQuery, Paged, Versioned, changed, expected};
 use crate::api::people::words::{FindingStateWord, SeverityWord, Word};
+use crate::app::deliveries::Subject;
 use crate::app::people::principal::Action;
 use crate::refusal::{Outcome, Refusal};
 use crate::state::Hub;
@@ -223,7 +224,7 @@ async fn update(
     let (parts, body) = request.into_parts();
     let asked: FindingBody = body::json(&parts.headers, body, BODY_MAX).await?;
     let expected = expected(&parts.headers)?;
-    seen(&hub, &caller, id).await?;
+    let before = seen(&hub, &caller, id).await?;
     let now = hub.clock.now();
     let new_state = match asked.state.map(|word| word.0) {
         None => None,
@@ -244,7 +245,13 @@ async fn update(
     }
     let details = json!({ "state": asked.state, "suppressed_until": asked.suppressed_until, "assignee": assignee });
     hub.audit(caller.key(), "findings.update", &id.to_string(), details).await?;
-    let update = FindingUpdate { state: new_state, assignee, note, deliveries: Vec::new() };
+    let told = json!({
+        "finding_id": id, "rule_id": before.rule, "severity": before.severity.as_str(), "title": before.title,
+        "agent_id": before.agent, "state": asked.state.map_or(before.state, |word| word.0).as_str(),
+        "assignee": assignee.as_ref().unwrap_or(&before.assignee), "note": note, "by": caller.principal.name,
+    });
+    let deliveries = hub.deliveries_of(Subject::Findings, before.severity, "finding.updated", &told).await?;
+    let update = FindingUpdate { state: new_state, assignee, note, deliveries };
     let changed_finding = hub.db.change_finding(hub.tenant, id, expected, &update, &caller.principal.name, now).await;
     let finding = changed_finding.map_err(|error| changed(error.into()))?;
     hub.found.send_modify(|count| *count = count.wrapping_add(1));
