@@ -120,6 +120,7 @@ mod tests {
     }
 
     /// How each case went, by Autobahn's own words.
+    #[expect(clippy::disallowed_methods, reason = "tests look at files and processes directly")]
     fn judged(folder: &Path, spec: &Value) -> serde_json::Map<String, Value> {
         let file = folder.join("spec.json");
         std::fs::write(&file, spec.to_string()).unwrap();

@@ -1,12 +1,12 @@
 //! Saying who one is: with a password, a session, a token of the hub's or an API token.
 
 use super::abuse::counted_as;
-use super::principal::{Principal, Proof};
+use super::principal::{Action, Principal, Proof, Scope};
 use super::{csrf, hash, secret};
 use crate::refusal::{Outcome, Refusal};
 use crate::state::Hub;
 use jiff::{SignedDuration, Timestamp};
-use picket_hub_db::{ApiToken, Block, BlockSubject, Hidden, Session, User, UserStatus};
+use picket_hub_db::{ApiToken, Block, BlockSubject, Hidden, PageRequest, Session, User, UserStatus};
 use picket_protocol::hub::ProblemCode;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -162,6 +162,32 @@ impl Hub {
         self.not_blocked(&BlockSubject::Principal(key.to_owned())).await?;
         let grants = self.db.permissions_of(self.tenant, key).await?;
         Ok(Some(Principal { key: key.to_owned(), name, proof, grants }))
+    }
+
+    /// Where a principal who came by its proof at `since` may do `action` by now: nowhere once the proof is over.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn scope_now(&self, principal: &Principal, since: Timestamp, action: Action) -> Outcome<Option<Scope>> {
+        let now = self.clock.now();
+        let holds = match &principal.proof {
+            Proof::Session { id_hash } => self.db.session(self.tenant, id_hash, now).await?.is_some(),
+            Proof::Jwt => now.duration_since(since) < super::jwt::LIFE,
+            Proof::ApiToken { id } => {
+                let of_theirs =
+                    self.db.api_tokens(self.tenant, Some(&principal.key), &PageRequest::first(1000)).await?;
+                let kept = of_theirs.items.iter().find(|kept| kept.id == *id);
+                kept.is_some_and(|kept| kept.revoked_at.is_none() && kept.expires_at.is_none_or(|end| end > now))
+            }
+        };
+        if !holds {
+            return Ok(None);
+        }
+        match self.principal(&principal.key, principal.proof.clone()).await {
+            Ok(found) => Ok(found.and_then(|found| found.scope(action))),
+            Err(refusal) if refusal.code() == ProblemCode::Blocked => Ok(None),
+            Err(refusal) => Err(refusal),
+        }
     }
 
     /// Refuses who is blocked.

@@ -107,7 +107,7 @@ struct Bearer {
     expires_at: Timestamp,
 }
 
-/// A name and a password for a token of one hour (JWT, EdDSA).
+/// A name and a password for a token of one hour (JWT, `EdDSA`).
 #[utoipa::path(post, path = "/api/v1/auth/token", tag = "auth", request_body = Credentials,
     responses((status = 200, body = Bearer)))]
 async fn token(

@@ -247,7 +247,7 @@ async fn update(
         description: asked.description.map(|text| words("description", text)).transpose()?,
         state: asked.state.map(|word| word.0),
         severity: asked.severity.map(|word| word.0),
-        assignee: asked.assignee.map(assignee).transpose()?,
+        assignee: asked.assignee.as_deref().map(assignee).transpose()?,
         note: asked.note.map(|note| text("note", &note, 10_000)).transpose()?,
         add: few(asked.add)?,
         remove: few(asked.remove)?,

@@ -238,7 +238,7 @@ async fn update(
             Some(NewState::Suppressed(asked.suppressed_until))
         }
     };
-    let assignee = asked.assignee.map(assignee).transpose()?;
+    let assignee = asked.assignee.as_deref().map(assignee).transpose()?;
     let note = asked.note.map(|note| text("note", &note, 10_000)).transpose()?;
     if new_state.is_none() && assignee.is_none() && note.is_none() {
         return Err(Refusal::new(ProblemCode::Invalid, "say at least one of state, assignee and note"));
@@ -321,6 +321,6 @@ async fn seen(hub: &Hub, caller: &Caller, id: Uuid) -> Outcome<Finding> {
 }
 
 /// Who takes care of something from now on; the empty name is nobody's.
-pub(super) fn assignee(name: String) -> Outcome<Option<String>> {
-    if name.is_empty() { Ok(None) } else { text("assignee", &name, 255).map(Some) }
+pub(super) fn assignee(name: &str) -> Outcome<Option<String>> {
+    if name.is_empty() { Ok(None) } else { text("assignee", name, 255).map(Some) }
 }
