@@ -286,6 +286,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         tokio::spawn(agents.serve(stopped.clone(), drain)),
         tokio::spawn(api.serve(stopped.clone(), drain)),
         tokio::spawn(upkeep::run(Arc::clone(&hub), folder, hot, verifier)),
+        tokio::spawn(crate::app::deliveries::send::run(Arc::clone(&hub))),
     ];
     serving.extend(Shard::ALL.map(|shard| tokio::spawn(judge::run(Arc::clone(&hub), shard))));
     hub.watched.readiness.ready();

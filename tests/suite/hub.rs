@@ -8,15 +8,17 @@ use std::net::TcpListener;
 use std::process::{Child, Command};
 
 /// A hub in the foreground.
-struct Hub {
-    prefix: Prefix,
-    build: Build,
+pub struct Hub {
+    pub prefix: Prefix,
+    pub build: Build,
+    /// Where it listens for agents, and for people.
+    pub ports: [u16; 2],
     child: Option<Child>,
 }
 
 impl Hub {
     /// Keys, configuration and administrator, and nothing that runs.
-    fn made() -> Self {
+    pub fn made() -> Self {
         let (build, prefix) = (build("1.0.0", Fault::None), Prefix::new("http://127.0.0.1:9"));
         fs::write(prefix.path("password"), "correct horse battery\n").unwrap();
         let password = prefix.path("password").display().to_string();
@@ -29,10 +31,10 @@ impl Hub {
         let listen =
             format!("listen: {{agents: \"127.0.0.1:{}\", api: \"127.0.0.1:{}\"}}\nheartbeat: 1s\n", ports[0], ports[1]);
         fs::write(&file, format!("{text}{listen}")).unwrap();
-        Self { prefix, build, child: None }
+        Self { prefix, build, ports, child: None }
     }
 
-    fn start(&mut self) {
+    pub fn start(&mut self) {
         let log = File::options().create(true).append(true).open(self.prefix.path("hub.log")).unwrap();
         let before = self.said("the hub serves");
         let child = Command::new(&self.build.exe)
@@ -46,14 +48,14 @@ impl Hub {
         wait_until("the hub to serve", || self.said("the hub serves") > before);
     }
 
-    fn stop(&mut self) {
+    pub fn stop(&mut self) {
         if let Some(mut child) = self.child.take() {
             kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
             assert!(child.wait().unwrap().success());
         }
     }
 
-    fn picket(&self, arguments: &[&str]) -> picket_testkit::Ran {
+    pub fn picket(&self, arguments: &[&str]) -> picket_testkit::Ran {
         self.prefix.run_with(&self.build.exe, arguments)
     }
 

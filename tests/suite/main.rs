@@ -15,6 +15,7 @@ mod hostile;
 mod house;
 mod hub;
 mod install;
+mod judges;
 mod killpoints;
 mod ownership;
 mod prometheus;

@@ -78,6 +78,9 @@ pub trait Deliveries {
         now: Timestamp,
     ) -> Result<bool>;
 
+    /// Queues one that was given up or taken again, as if it were new; says whether there was one.
+    async fn redeliver(&self, tenant: TenantId, id: Uuid, now: Timestamp) -> Result<bool>;
+
     /// Deliveries in this state, or all, the newest first.
     async fn deliveries(
         &self,

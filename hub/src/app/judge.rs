@@ -250,7 +250,8 @@ impl<'a> Bench<'a> {
         // Nothing is committed: the same events are judged again.
         let evaluated = evaluated.map_err(|error| DbError::Io { operation: "judge events", why: error.to_string() })?;
         let unjudged = evaluated.unjudged;
-        let changes = self.changes(evaluated.matches, evaluated.places).await?;
+        let mut changes = self.changes(evaluated.matches, evaluated.places).await?;
+        self.hub.tell_of_findings(&mut changes).await?;
         let state = judged_until.map(write_state);
         let commit = JudgeCommit { from: self.committed, to, state, now: self.hub.clock.now(), changes };
         let judged = self.hub.db.commit_findings(self.hub.tenant, &self.lease, &commit).await?;

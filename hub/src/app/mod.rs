@@ -5,6 +5,7 @@ pub mod audit;
 pub mod batch;
 pub mod belonging;
 pub mod configs;
+pub mod deliveries;
 pub mod enrol;
 pub mod heartbeats;
 pub mod identity;

@@ -8,4 +8,5 @@ mod poison;
 mod replicas;
 mod sockets;
 mod watched;
+mod webhooks;
 mod wire;

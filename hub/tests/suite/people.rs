@@ -1,7 +1,7 @@
 //! What people and programs may ask, and what they may not.
 
 use crate::fleet::{Answer, Fleet, ask, eventually};
-use picket_hub::api::people::{Guard, routes};
+use picket_hub::api::people::{Guard, Needs, routes};
 use picket_hub::app::people::principal::Action;
 use picket_hub_db::{ApiToken, Hidden, NewUser, Permission, TenantId};
 use picket_protocol::hub::{EventsAnswer, ProblemCode};
@@ -38,7 +38,7 @@ impl Person {
         self.ask(fleet, "GET", path, None).await
     }
 
-    fn with(&self, name: &str, value: &str) -> Self {
+    pub fn with(&self, name: &str, value: &str) -> Self {
         let mut headers = self.headers.clone();
         headers.push((name.into(), value.into()));
         Self { token: self.token.clone(), headers }
@@ -106,8 +106,19 @@ async fn every_route_is_closed_to_nobody_and_to_who_lacks_its_permission() {
         guards.iter().map(|guard| (guard.path.clone(), guard.method.to_owned())).collect();
     assert_eq!(described, listed);
     assert!(guards.len() > 15);
+    // What is open is this and nothing else.
+    let open: BTreeSet<&str> =
+        guards.iter().filter(|guard| guard.needs == Needs::Nothing).map(|guard| guard.path.as_str()).collect();
+    let auth = ["/api/v1/auth/keys", "/api/v1/auth/login", "/api/v1/auth/setup", "/api/v1/auth/token"];
+    assert_eq!(open, BTreeSet::from(auth));
 
     for guard in guards {
+        let described = &document["paths"][&guard.path][guard.method.to_lowercase()]["security"];
+        if guard.needs == Needs::Nothing {
+            assert_eq!(described, &json!([]), "{guard:?}");
+            continue;
+        }
+        assert_eq!(described, &json!([{"bearer": []}, {"session": []}]), "{guard:?}");
         let segments =
             guard.path.split('/').map(|part| if part.starts_with('{') { Uuid::nil().to_string() } else { part.into() });
         let path = segments.collect::<Vec<_>>().join("/");
@@ -117,7 +128,7 @@ async fn every_route_is_closed_to_nobody_and_to_who_lacks_its_permission() {
         let forged = Person { token: "picket-api-1.forged".into(), headers: vec![] };
         let forged = forged.ask(&fleet, guard.method, &path, body.as_ref()).await.problem();
         assert_eq!(forged.code, ProblemCode::Unauthenticated, "{guard:?}");
-        let Some(action) = guard.action else { continue };
+        let Needs::Permission(action) = guard.needs else { continue };
         // Everything but the one permission.
         let name = format!("without-{}-{}", action.as_str(), Uuid::now_v7());
         let all: Vec<_> =
@@ -395,4 +406,57 @@ level: high
     let pack: Value = ada.get(&fleet, "/api/v1/rules?origin=pack").await.ok();
     let one = format!("/api/v1/rules/{}", pack["items"][0]["id"].as_str().unwrap());
     assert_eq!(ada.ask(&fleet, "DELETE", &one, None).await.problem().code, ProblemCode::Conflict, "it would come back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whether_somebody_is_blocked_or_there_at_all_shows_in_no_answer_to_a_password() {
+    let fleet = Fleet::start_secured(|policies| {
+        policies.rate_limiting.default_limit = 1_000_000;
+        policies.rate_limiting.burst_limit = 1_000_000;
+        policies.ip_blocking.whitelist.clear();
+        policies.ip_blocking.trusted_proxies = vec!["127.0.0.0/8".into()];
+    })
+    .await;
+    person(&fleet, "ada", &[("*", None)]).await;
+    let login = async |name: &str, password: &str, from: u32| {
+        let body = json!({"name": name, "password": password});
+        // The proxy adds a line of its own; what whoever asks wrote before it is not believed.
+        let asker = nobody().with("x-forwarded-for", "203.0.113.9");
+        let asker = asker.with("x-forwarded-for", &format!("198.51.100.{from}"));
+        asker.ask(&fleet, "POST", "/api/v1/auth/login", Some(&body)).await
+    };
+    // Ten failures from ten addresses: the name is blocked, none of the addresses is.
+    for from in 1..=10 {
+        login("ada", "wrong wrong wrong", from).await.problem();
+        login("nobody", "wrong wrong wrong", from).await.problem();
+    }
+    let root = person(&fleet, "root", &[("*", None)]).await;
+    let blocks: Value = root.get(&fleet, "/api/v1/blocks").await.ok();
+    let kinds: Vec<_> = blocks["items"].as_array().unwrap().iter().map(|block| block["kind"].clone()).collect();
+    assert_eq!(kinds, ["principal"], "{blocks}");
+    let [blocked, absent] = [login("ada", PASSWORD, 11).await.problem(), login("nobody", PASSWORD, 11).await.problem()];
+    assert_eq!((blocked.code, &blocked.detail), (absent.code, &absent.detail));
+    assert_eq!(blocked.code, ProblemCode::Unauthenticated);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_asks_on_after_its_session_and_a_program_with_an_old_token_block_nobody() {
+    let fleet = Fleet::start_secured(|policies| {
+        policies.rate_limiting.default_limit = 1_000_000;
+        policies.rate_limiting.burst_limit = 1_000_000;
+        policies.ip_blocking.whitelist.clear();
+    })
+    .await;
+    let good = person(&fleet, "ada", &[("*", None)]).await;
+    let (old, _) = fleet.running.hub().tokens.issue("user:1", fleet.now()).unwrap();
+    fleet.forward(std::time::Duration::from_secs(3601));
+    let old = Person { token: old, headers: vec![] };
+    let page = nobody().with("cookie", "__Host-picket=ended");
+    for _ in 0..12 {
+        for asker in [&old, &page] {
+            let refused = asker.get(&fleet, "/api/v1/agents").await.problem();
+            assert_eq!(refused.code, ProblemCode::Unauthenticated);
+        }
+    }
+    assert_eq!(good.get(&fleet, "/api/v1/agents").await.status, 200);
 }

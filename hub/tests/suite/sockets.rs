@@ -406,3 +406,17 @@ fn new_config(document: Value) -> ConfigVersion {
         created_by: "test".into(),
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_viewer_whose_permission_is_taken_back_sees_no_more() {
+    let fleet = unlimited().await;
+    let ada = person(&fleet, "ada", &[("events.read", None)]).await;
+    let address = fleet.running.api_address();
+    let mut socket = open(&fleet, address, "/api/v1/ws/events", None, &[bearer(&ada)]).await.unwrap();
+    assert_eq!(next(&mut socket).await["kind"], "ready");
+    let hub = fleet.running.hub();
+    let grants = hub.db.grants(TenantId::DEFAULT, &picket_hub_db::PageRequest::first(10)).await.unwrap();
+    hub.db.revoke(TenantId::DEFAULT, &grants.items[0].permission).await.unwrap();
+    let ended = async { while let Some(Ok(_)) = socket.next().await {} };
+    tokio::time::timeout(Duration::from_secs(20), ended).await.expect("the viewer is cut off");
+}

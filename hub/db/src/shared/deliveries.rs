@@ -100,6 +100,18 @@ impl<E: Engine> Deliveries for Store<E> {
             .await
     }
 
+    async fn redeliver(&self, tenant: TenantId, id: Uuid, now: Timestamp) -> Result<bool> {
+        self.engine
+            .write("queue a delivery again", move |tx| {
+                tx.changes(
+                    "UPDATE deliveries SET state = 'waiting', due = $3, attempts = 0, holder = NULL, held_until = NULL \
+                     WHERE tenant_id = $1 AND id = $2 AND state <> 'waiting'",
+                    params![tenant, id, now],
+                )
+            })
+            .await
+    }
+
     async fn deliveries(
         &self,
         tenant: TenantId,

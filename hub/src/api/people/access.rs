@@ -67,8 +67,11 @@ pub(crate) async fn found_out(
     next: Next,
 ) -> Result<Response, Refusal> {
     let peer = request.extensions().get::<Peer>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), Peer::ip);
-    let forwarded = request.headers().get("x-forwarded-for").and_then(|value| value.to_str().ok());
-    let from = client(peer, forwarded, &hub.security.trusted_proxies);
+    // A proxy may add a line of its own instead of going on in the one that whoever asked wrote: all of them are one list
+    // (RFC 9110 §5.3). A line that is no text hides what stands before it.
+    let lines = request.headers().get_all("x-forwarded-for").iter().map(|value| value.to_str().unwrap_or("?"));
+    let forwarded = lines.collect::<Vec<_>>().join(",");
+    let from = client(peer, Some(&forwarded), &hub.security.trusted_proxies);
     let address = counted_as(from);
     hub.not_blocked(&BlockSubject::Address(address.clone())).await?;
     let asker = who(&hub, request.headers(), from).await;
@@ -93,7 +96,7 @@ async fn who(hub: &Hub, headers: &HeaderMap, from: IpAddr) -> Outcome<Option<Pri
         return hub.by_bearer(token, from).await.map(Some);
     }
     match cookie(headers) {
-        Some(cookie) => hub.by_session(&cookie, from).await.map(Some),
+        Some(cookie) => hub.by_session(&cookie).await.map(Some),
         None => Ok(None),
     }
 }

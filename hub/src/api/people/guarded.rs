@@ -1,4 +1,4 @@
-//! Routes, each with the permission that it needs.
+//! Routes, each with what it needs of who asks.
 
 use super::access;
 use super::openapi;
@@ -10,6 +10,17 @@ use std::sync::Arc;
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::{OpenApiRouter, UtoipaMethodRouter};
 
+/// What a route needs of who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Needs {
+    /// Nothing: it proves by itself who asks, or tells what everybody may know.
+    Nothing,
+    /// That they said who they are.
+    Somebody,
+    /// This permission.
+    Permission(Action),
+}
+
 /// What one route needs.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Guard {
@@ -17,11 +28,11 @@ pub struct Guard {
     pub path: String,
     /// The method in capitals.
     pub method: &'static str,
-    /// The permission; `None` for what everybody may who is somebody.
-    pub action: Option<Action>,
+    /// What it needs.
+    pub needs: Needs,
 }
 
-/// Routes that nobody reaches without the permission that stands beside them.
+/// Routes that nobody reaches without what stands beside them.
 pub struct Guarded {
     hub: Arc<Hub>,
     router: OpenApiRouter<Arc<Hub>>,
@@ -43,23 +54,35 @@ impl Guarded {
     /// Adds routes that need `action`.
     #[must_use]
     pub fn route(self, action: Action, routes: UtoipaMethodRouter<Arc<Hub>>) -> Self {
-        self.add(Some(action), routes)
+        self.add(Needs::Permission(action), routes)
     }
 
     /// Adds routes that everybody reaches who has said who they are.
     #[must_use]
     pub fn route_for_all(self, routes: UtoipaMethodRouter<Arc<Hub>>) -> Self {
-        self.add(None, routes)
+        self.add(Needs::Somebody, routes)
     }
 
-    fn add(mut self, action: Option<Action>, (schemas, mut paths, methods): UtoipaMethodRouter<Arc<Hub>>) -> Self {
+    /// Adds routes that are open to everybody. Each is to say why in a comment, and stands in the list of the tests.
+    #[must_use]
+    pub fn route_for_nobody(self, routes: UtoipaMethodRouter<Arc<Hub>>) -> Self {
+        self.add(Needs::Nothing, routes)
+    }
+
+    fn add(mut self, needs: Needs, (schemas, mut paths, methods): UtoipaMethodRouter<Arc<Hub>>) -> Self {
         for (path, item) in &mut paths.paths {
             for (method, operation) in openapi::operations(item) {
-                openapi::guard(operation, action);
-                self.guards.push(Guard { path: path.clone(), method, action });
+                openapi::guard(operation, needs);
+                self.guards.push(Guard { path: path.clone(), method, needs });
             }
         }
-        let methods = methods.layer(from_fn_with_state((Arc::clone(&self.hub), action), access::allowed));
+        let methods = match needs {
+            Needs::Nothing => methods,
+            Needs::Somebody => methods.layer(from_fn_with_state((Arc::clone(&self.hub), None), access::allowed)),
+            Needs::Permission(action) => {
+                methods.layer(from_fn_with_state((Arc::clone(&self.hub), Some(action)), access::allowed))
+            }
+        };
         self.router = self.router.routes((schemas, paths, methods));
         self
     }

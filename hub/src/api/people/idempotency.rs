@@ -16,6 +16,16 @@ use std::time::Duration;
 
 /// The header with the key (draft-ietf-httpapi-idempotency-key-header).
 pub(crate) const HEADER: &str = "idempotency-key";
+/// The header, for the description.
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Header)]
+#[allow(dead_code, reason = "it describes; once() reads")]
+pub(crate) struct IdempotencyKey {
+    /// The request may be sent again under the same key within a day: it is done once.
+    #[param(rename = "Idempotency-Key", pattern = "^[!-~]{1,255}$")]
+    idempotency_key: Option<String>,
+}
+
 /// For how long an answer is kept.
 const KEPT: SignedDuration = SignedDuration::from_hours(24);
 /// After which time a request that nobody finished may be done by another one.

@@ -9,6 +9,7 @@ use super::guarded::Guarded;
 use super::rest::events::EventView;
 use super::rest::findings::FindingView;
 use super::rest::{InQuery, Visible, agents::AgentView};
+use super::words::SeverityWord;
 use crate::api::websocket::{self, Socket};
 use crate::app::people::principal::Action;
 use crate::refusal::{Outcome, Refusal};
@@ -42,6 +43,8 @@ const PACE: Duration = Duration::from_millis(250);
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// How often a viewer is asked whether it is still there.
 const PING: Duration = Duration::from_secs(30);
+/// How often it is asked whether a viewer may still look.
+const ASK_WHETHER: Duration = Duration::from_secs(5);
 /// How long one message may take to be written.
 const WRITE_LIMIT: Duration = Duration::from_secs(20);
 /// The longest message that a viewer may send; there is nothing that it has to say.
@@ -76,7 +79,8 @@ struct LiveQuery {
     #[serde(rename = "type")]
     kind: Option<String>,
     /// Findings as bad as this only.
-    severity: Option<String>,
+    #[param(inline)]
+    severity: Option<SeverityWord>,
     /// Findings in this state, or agents in this status only.
     state: Option<String>,
 }
@@ -115,7 +119,9 @@ async fn events(
         Some(cursor) => cursor.parse()?,
         None => hub.db.events_horizon(hub.tenant).await?,
     };
-    serve(hub, request, move |hub, out| async move { tell_events(&hub, &caller, &query, start, out).await })
+    serve(hub, request, caller, Action::EventsRead, move |hub, caller, out| async move {
+        tell_events(&hub, &caller, &query, start, out).await
+    })
 }
 
 /// Findings as they are made and changed, over a WebSocket: `{"kind": "finding", "cursor": …, "item": …}`.
@@ -132,7 +138,9 @@ async fn findings(
         Some(cursor) => cursor.parse()?,
         None => hub.db.findings_horizon(hub.tenant).await?,
     };
-    serve(hub, request, move |hub, out| async move { tell_findings(&hub, &caller, &query, start, out).await })
+    serve(hub, request, caller, Action::FindingsRead, move |hub, caller, out| async move {
+        tell_findings(&hub, &caller, &query, start, out).await
+    })
 }
 
 /// Agents as they come, go and change, over a WebSocket: `{"kind": "agent", "item": …}`.
@@ -145,7 +153,9 @@ async fn agents(
     request: Request,
 ) -> Outcome<Response> {
     from_our_pages(&request)?;
-    serve(hub, request, move |hub, out| async move { tell_agents(&hub, &caller, &query, out).await })
+    serve(hub, request, caller, Action::AgentsRead, move |hub, caller, out| async move {
+        tell_agents(&hub, &caller, &query, out).await
+    })
 }
 
 /// Refuses a page of somebody else's that makes a browser look.
@@ -188,9 +198,23 @@ impl Out {
     }
 }
 
-fn serve<F, Fut>(hub: Arc<Hub>, request: Request, look: F) -> Outcome<Response>
+/// Returns when the viewer may not look any more, or not at the same as before: a live view outlives no permission.
+async fn may_no_more(hub: &Hub, caller: &Caller, action: Action) {
+    let since = hub.clock.now();
+    loop {
+        tokio::time::sleep(ASK_WHETHER).await;
+        match hub.scope_now(&caller.principal, since, action).await {
+            Ok(scope) if scope.as_ref() == Some(&caller.scope) => {}
+            Ok(_) => return,
+            // The database cannot be asked: nor can it tell anything to look at.
+            Err(refusal) => tracing::warn!(%refusal, "whether a viewer may still look is not known"),
+        }
+    }
+}
+
+fn serve<F, Fut>(hub: Arc<Hub>, request: Request, caller: Caller, action: Action, look: F) -> Outcome<Response>
 where
-    F: FnOnce(Arc<Hub>, Out) -> Fut + Send + 'static,
+    F: FnOnce(Arc<Hub>, Caller, Out) -> Fut + Send + 'static,
     Fut: Future<Output = Outcome<()>> + Send,
 {
     let counters = Arc::clone(&hub.viewers);
@@ -207,7 +231,8 @@ where
         tokio::select! {
             // Ends when the viewer is gone: then nobody takes what is told, and the other ends, too.
             () = speak(socket, waiting, stop) => {}
-            looked = look(hub, out) => {
+            () = may_no_more(&hub, &caller, action) => tracing::info!(who = caller.key(), "a viewer may look no more"),
+            looked = look(Arc::clone(&hub), caller.clone(), out) => {
                 if let Err(refusal) = looked {
                     tracing::warn!(%refusal, "a viewer is cut off");
                 }
@@ -258,12 +283,13 @@ async fn speak(mut socket: Socket, mut waiting: mpsc::Receiver<Told>, mut stop: 
 async fn tell_events(hub: &Hub, caller: &Caller, query: &LiveQuery, start: Position, mut out: Out) -> Outcome<()> {
     let mut wake = hub.wake.subscribe();
     let shards = query.kind.as_deref().map(|kind| vec![Shard::of(kind)]).unwrap_or_default();
-    let mut visible = Visible::new(hub, caller);
     let mut position = start;
     let mut is_live = false;
     loop {
         wake.borrow_and_update();
         let tail = hub.db.events_after(hub.tenant, position, &shards, RUN).await?;
+        // Asked anew: an agent may have got other tags.
+        let mut visible = Visible::new(hub, caller);
         for event in tail.events {
             let wanted = query.agent_id.is_none_or(|agent| agent == event.agent)
                 && query.kind.as_ref().is_none_or(|kind| *kind == event.kind);
@@ -287,16 +313,16 @@ async fn tell_events(hub: &Hub, caller: &Caller, query: &LiveQuery, start: Posit
 
 async fn tell_findings(hub: &Hub, caller: &Caller, query: &LiveQuery, start: Position, mut out: Out) -> Outcome<()> {
     let mut wake = hub.found.subscribe();
-    let mut visible = Visible::new(hub, caller);
     let mut position = start;
     let mut is_live = false;
     loop {
         wake.borrow_and_update();
         let tail = hub.db.findings_after(hub.tenant, position, RUN).await?;
+        let mut visible = Visible::new(hub, caller);
         let is_last = tail.findings.len() < RUN as usize;
         for finding in tail.findings {
             let wanted = query.agent_id.is_none_or(|agent| finding.agent == Some(agent))
-                && query.severity.as_ref().is_none_or(|severity| severity == finding.severity.as_str())
+                && query.severity.is_none_or(|severity| severity.0 == finding.severity)
                 && query.state.as_ref().is_none_or(|state| state == finding.state.as_str());
             if wanted && visible.agent(finding.agent).await? {
                 let cursor = finding.changed.to_string();

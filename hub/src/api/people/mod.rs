@@ -1,6 +1,6 @@
 //! What people and their programs ask of the hub: the API under `/api/v1`, described at `/api/openapi.json`.
 //!
-//! Every route stands in a [`Guarded`] list with the action that it needs: there is no way to add one without. Who asks is
+//! Every route stands in a [`Guarded`] list with what it needs of who asks: there is no way to add one without. Who asks is
 //! found out once ([`access`]); what they may see of it is in the [`Caller`] that a handler gets.
 
 pub(crate) mod access;
@@ -13,9 +13,10 @@ mod openapi;
 pub(crate) mod page;
 mod problem;
 pub(crate) mod rest;
+pub(crate) mod words;
 
 pub use access::Caller;
-pub use guarded::{Guard, Guarded};
+pub use guarded::{Guard, Guarded, Needs};
 pub use limits::RequestRates;
 pub use live::ViewerCounters;
 pub use problem::ProblemView;
@@ -34,7 +35,6 @@ pub fn router(hub: &Arc<Hub>) -> Router {
     let described = openapi::router(&document);
     let inner = Router::new()
         .merge(routes)
-        .merge(rest::auth::open_routes())
         .with_state(Arc::clone(hub))
         .merge(described)
         .fallback(nothing_here)
@@ -45,10 +45,11 @@ pub fn router(hub: &Arc<Hub>) -> Router {
         .merge(hub.watched.api(hub).probes())
         .layer(from_fn_with_state(Arc::clone(hub), headers::secured))
         .layer(from_fn(problem::correlated))
+        .layer(from_fn(super::body::read_on))
         .layer(from_fn_with_state((hub.watched.requests.clone(), "api"), measured))
 }
 
-/// Every route that needs a permission, with the permission that it needs.
+/// Every route of the API, with what it needs of who asks.
 pub fn routes(hub: &Arc<Hub>) -> Guarded {
     Guarded::new(Arc::clone(hub))
         .merge(rest::auth::routes)
@@ -61,6 +62,7 @@ pub fn routes(hub: &Arc<Hub>) -> Guarded {
         .merge(rest::enrolment::routes)
         .merge(rest::configs::routes)
         .merge(rest::users::routes)
+        .merge(rest::webhooks::routes)
         .merge(rest::hub::routes)
         .merge(rest::watch::routes)
         .merge(live::routes)

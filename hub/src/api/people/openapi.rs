@@ -1,7 +1,7 @@
 //! The description of the API (`OpenAPI` 3.1), made from the code that answers, and a page that shows it.
 
+use super::guarded::Needs;
 use super::problem::ProblemView;
-use crate::app::people::principal::Action;
 use axum::Router;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
@@ -58,13 +58,18 @@ pub(super) fn operations(item: &mut PathItem) -> Vec<(&'static str, &mut Operati
 }
 
 /// Says of an operation what it needs, and what any operation may come to.
-pub(super) fn guard(operation: &mut Operation, action: Option<Action>) {
-    let schemes = ["bearer", "session"];
-    operation.security = Some(schemes.map(|name| SecurityRequirement::new(name, Vec::<String>::new())).to_vec());
-    if let Some(action) = action {
-        let before = operation.description.take().map(|text| format!("{text}\n\n")).unwrap_or_default();
-        operation.description = Some(format!("{before}Needs the permission `{}`.", action.as_str()));
-    }
+pub(super) fn guard(operation: &mut Operation, needs: Needs) {
+    let schemes: &[&str] = if needs == Needs::Nothing { &[] } else { &["bearer", "session"] };
+    let schemes = schemes.iter().map(|name| SecurityRequirement::new(*name, Vec::<String>::new()));
+    // An empty list says that the route is open (OpenAPI 3.1 §4.8.10).
+    operation.security = Some(schemes.collect());
+    let words = match needs {
+        Needs::Nothing => "Open: nobody needs to have said who they are.".to_owned(),
+        Needs::Somebody => "Needs no permission.".to_owned(),
+        Needs::Permission(action) => format!("Needs the permission `{}`.", action.as_str()),
+    };
+    let before = operation.description.take().map(|text| format!("{text}\n\n")).unwrap_or_default();
+    operation.description = Some(before + &words);
     problems(operation);
 }
 

@@ -88,6 +88,16 @@ impl<T: Serialize> IntoResponse for Versioned<T> {
     }
 }
 
+/// The header of [`expected`], for the description.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[allow(dead_code, reason = "it describes; expected() reads")]
+pub(crate) struct IfMatch {
+    /// The version that is changed: the `ETag` that was read, or `*`.
+    #[param(rename = "If-Match", pattern = r#"^(\*|"[0-9]{1,18}")$"#)]
+    if_match: String,
+}
+
 fn tag(revision: Revision) -> String {
     format!("\"{revision}\"")
 }

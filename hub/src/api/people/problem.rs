@@ -29,7 +29,7 @@ pub struct ProblemView {
     #[schema(nullable = false)]
     pub retry_after: Option<u64>,
     /// The hub's time.
-    #[schema(value_type = Option<String>, format = DateTime, nullable = false)]
+    #[schema(nullable = false)]
     pub hub_time: Option<jiff::Timestamp>,
     /// Under which correlation id this is in the hub's log.
     #[schema(nullable = false)]

@@ -128,8 +128,9 @@ impl Hub {
     /// Takes a permission back. Says whether it was there.
     ///
     /// # Errors
-    /// When the database does not answer.
+    /// As [`Hub::grant`].
     pub async fn revoke_grant(&self, permission: &Permission, by: &str) -> Outcome<bool> {
+        check(permission)?;
         self.audit(by, "permissions.revoke", &permission.principal, told(permission)).await?;
         Ok(self.db.revoke(self.tenant, permission).await?)
     }

@@ -45,6 +45,13 @@ pub struct Claims {
     pub jti: String,
 }
 
+impl Claims {
+    /// Whether they hold at `now`; replicas' clocks may differ by a minute.
+    pub fn holds(&self, now: Timestamp) -> bool {
+        now.as_second() < self.exp && self.iat <= now.as_second() + 60
+    }
+}
+
 /// Signs and believes tokens.
 pub struct Tokens {
     issuer: String,
@@ -124,9 +131,14 @@ impl Tokens {
 
     /// For whom a token is, if this hub signed it and it holds at `now`.
     pub fn subject(&self, token: &str, now: Timestamp) -> Option<String> {
+        self.claims(token).filter(|claims| claims.holds(now)).map(|claims| claims.sub)
+    }
+
+    /// What a token says, if this hub signed it, whether it still holds or not.
+    pub fn claims(&self, token: &str) -> Option<Claims> {
         let kid = jsonwebtoken::decode_header(token).ok()?.kid?;
         let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
-        let key = keys.iter().find(|key| key.kid == kid && key.retires_at.is_none_or(|end| end > now))?;
+        let key = keys.iter().find(|key| key.kid == kid)?;
         let mut validation = Validation::new(Algorithm::EdDSA);
         validation.set_audience(&[AUDIENCE]);
         validation.set_issuer(&[&self.issuer]);
@@ -134,8 +146,10 @@ impl Tokens {
         validation.validate_exp = false;
         validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
         let decoding = DecodingKey::from_ed_der(key.signing.verifying_key().as_bytes());
-        let claims = jsonwebtoken::decode::<Claims>(token, &decoding, &validation).ok()?.claims;
-        (now.as_second() < claims.exp && claims.iat <= now.as_second() + 60).then_some(claims.sub)
+        let mut claims = jsonwebtoken::decode::<Claims>(token, &decoding, &validation).ok()?.claims;
+        // It ends with its key at the latest.
+        claims.exp = claims.exp.min(key.retires_at.map_or(i64::MAX, Timestamp::as_second));
+        Some(claims)
     }
 
     /// The public keys as a JSON Web Key Set (RFC 7517 §5, RFC 8037 §2): whoever shall check tokens elsewhere needs no secret.

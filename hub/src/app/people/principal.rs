@@ -54,6 +54,10 @@ actions! {
     ConfigsRead = "configs.read";
     /// Make configurations and say who gets them.
     ConfigsWrite = "configs.write";
+    /// See web hooks and what they told.
+    WebhooksRead = "webhooks.read";
+    /// Make and change web hooks, tell again.
+    WebhooksWrite = "webhooks.write";
     /// See users, API tokens and permissions.
     UsersRead = "users.read";
     /// Add and change users, API tokens and permissions.
@@ -151,6 +155,14 @@ pub fn is_grantable(text: &str) -> bool {
     Action::ALL.iter().any(|action| covers(text, *action))
 }
 
+/// Everything that can be granted: actions, and patterns that cover some.
+pub fn grantable() -> Vec<String> {
+    let parts = Action::ALL.iter().filter_map(|action| action.as_str().split_once('.'));
+    let all = parts.flat_map(|(noun, verb)| [format!("{noun}.{verb}"), format!("{noun}.*"), format!("*.{verb}")]);
+    let all: BTreeSet<String> = all.chain(["*".to_owned(), "*.*".to_owned()]).collect();
+    all.into_iter().collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -187,7 +199,9 @@ mod tests {
     fn only_what_covers_an_action_can_be_granted() {
         for good in ["*", "agents.read", "agents.*", "*.read", "*.*"] {
             assert!(is_grantable(good), "{good}");
+            assert!(grantable().iter().any(|text| text == good), "{good}");
         }
+        assert!(grantable().iter().all(|text| is_grantable(text)));
         for wrong in ["", "agents", "agents.fly", "*.fly", "read", "agents.read.more"] {
             assert!(!is_grantable(wrong), "{wrong}");
         }

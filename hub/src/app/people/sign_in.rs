@@ -1,12 +1,12 @@
 //! Saying who one is: with a password, a session, a token of the hub's or an API token.
 
 use super::abuse::counted_as;
-use super::principal::{Principal, Proof};
+use super::principal::{Action, Principal, Proof, Scope};
 use super::{csrf, hash, secret};
 use crate::refusal::{Outcome, Refusal};
 use crate::state::Hub;
 use jiff::{SignedDuration, Timestamp};
-use picket_hub_db::{Block, BlockSubject, Hidden, Session, User, UserStatus};
+use picket_hub_db::{ApiToken, Block, BlockSubject, Hidden, PageRequest, Session, User, UserStatus};
 use picket_protocol::hub::ProblemCode;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -68,38 +68,35 @@ impl Hub {
     pub async fn user_by_password(&self, name: &str, password: &str, from: IpAddr) -> Outcome<User> {
         self.not_blocked(&BlockSubject::Address(counted_as(from))).await?;
         let found = self.db.user_by_name(self.tenant, name).await?;
-        let active = found.filter(|user| user.status == UserStatus::Active);
-        if let Some(user) = &active {
-            self.not_blocked(&BlockSubject::Principal(user_key(user.id))).await?;
-        }
+        let key = found.as_ref().map(|user| user_key(user.id));
+        // Who is blocked hears and waits for the same as who is not there: else a name could be tried for whether somebody
+        // has it, and a password during the block. An operator sees the block in the list of blocks.
+        let subject = BlockSubject::Principal(key.clone().unwrap_or_else(|| user_key(Uuid::nil())));
+        let is_blocked = self.db.blocked(self.tenant, &subject, self.clock.now()).await?.is_some();
+        let active = found.filter(|user| user.status == UserStatus::Active && !is_blocked);
         let kept = active.as_ref().and_then(|user| user.password.as_ref()).map(|hash| hash.0.as_str());
         let matches = self.passwords.matches(kept, password).await;
-        match active.filter(|_| matches) {
-            Some(user) => {
-                self.failures.forgive(&user_key(user.id));
-                self.failures.forgive(&counted_as(from));
-                Ok(user)
-            }
-            None => {
-                let known = self.db.user_by_name(self.tenant, name).await?;
-                self.note_failure(from, known.map(|user| user_key(user.id))).await;
-                Err(Refusal::new(ProblemCode::Unauthenticated, "the name or the password is wrong"))
-            }
+        if let Some(user) = active.filter(|_| matches) {
+            self.failures.forgive(&user_key(user.id));
+            self.failures.forgive(&counted_as(from));
+            return Ok(user);
         }
+        self.note_failure(from, key).await;
+        Err(Refusal::new(ProblemCode::Unauthenticated, "the name or the password is wrong"))
     }
 
     /// Who has this session's cookie; notes that it was used.
     ///
+    /// A cookie that is none any more is no failure that is counted: a page that is left open asks on when its session has
+    /// ended, and 256 random bits are not guessed.
+    ///
     /// # Errors
     /// `unauthenticated` when it has ended.
-    pub async fn by_session(&self, cookie: &str, from: IpAddr) -> Outcome<Principal> {
+    pub async fn by_session(&self, cookie: &str) -> Outcome<Principal> {
         let now = self.clock.now();
         let id_hash = hash(cookie);
         let ended = || Refusal::new(ProblemCode::Unauthenticated, "the session has ended; sign in again");
-        let Some(session) = self.db.session(self.tenant, &id_hash, now).await? else {
-            self.note_failure(from, None).await;
-            return Err(ended());
-        };
+        let session = self.db.session(self.tenant, &id_hash, now).await?.ok_or_else(ended)?;
         if now.duration_since(session.last_used) >= TOUCH_AFTER {
             let at_most = session.created_at.checked_add(SESSION_LIFE).unwrap_or(now);
             let until = now.checked_add(IDLE).unwrap_or(now).min(at_most);
@@ -120,27 +117,29 @@ impl Hub {
                 "the token is not valid, has expired or was revoked; get a new one",
             )
         };
-        let found = if token.starts_with(API_TOKEN_PREFIX) {
-            self.by_api_token(token, now).await?
+        let known = if token.starts_with(API_TOKEN_PREFIX) {
+            match self.db.api_token_by_hash(self.tenant, &hash(token)).await? {
+                Some(kept) => Some(self.by_api_token(kept, now).await?),
+                None => None,
+            }
         } else {
-            match self.tokens.subject(token, now) {
-                Some(subject) => self.principal(&subject, Proof::Jwt).await?,
+            match self.tokens.claims(token) {
+                Some(claims) if claims.holds(now) => Some(self.principal(&claims.sub, Proof::Jwt).await?),
+                Some(_) => Some(None),
                 None => None,
             }
         };
-        match found {
-            Some(principal) => Ok(principal),
-            None => {
-                self.note_failure(from, None).await;
-                Err(wrong())
-            }
+        // A token of ours that is over is a program that was forgotten; one that never was ours is somebody who tries.
+        if known.is_none() {
+            self.note_failure(from, None).await;
         }
+        known.flatten().ok_or_else(wrong)
     }
 
-    async fn by_api_token(&self, token: &str, now: Timestamp) -> Outcome<Option<Principal>> {
-        let kept = self.db.api_token_by_hash(self.tenant, &hash(token)).await?;
-        let in_force = kept.filter(|kept| kept.revoked_at.is_none() && kept.expires_at.is_none_or(|end| end > now));
-        let Some(kept) = in_force else { return Ok(None) };
+    async fn by_api_token(&self, kept: ApiToken, now: Timestamp) -> Outcome<Option<Principal>> {
+        if kept.revoked_at.is_some() || kept.expires_at.is_some_and(|end| end <= now) {
+            return Ok(None);
+        }
         if kept.last_used.is_none_or(|last| now.duration_since(last) >= TOUCH_AFTER) {
             self.db.api_tokens_used(self.tenant, &[(kept.id, now)]).await?;
         }
@@ -163,6 +162,32 @@ impl Hub {
         self.not_blocked(&BlockSubject::Principal(key.to_owned())).await?;
         let grants = self.db.permissions_of(self.tenant, key).await?;
         Ok(Some(Principal { key: key.to_owned(), name, proof, grants }))
+    }
+
+    /// Where a principal who came by its proof at `since` may do `action` by now: nowhere once the proof is over.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn scope_now(&self, principal: &Principal, since: Timestamp, action: Action) -> Outcome<Option<Scope>> {
+        let now = self.clock.now();
+        let holds = match &principal.proof {
+            Proof::Session { id_hash } => self.db.session(self.tenant, id_hash, now).await?.is_some(),
+            Proof::Jwt => now.duration_since(since) < super::jwt::LIFE,
+            Proof::ApiToken { id } => {
+                let of_theirs =
+                    self.db.api_tokens(self.tenant, Some(&principal.key), &PageRequest::first(1000)).await?;
+                let kept = of_theirs.items.iter().find(|kept| kept.id == *id);
+                kept.is_some_and(|kept| kept.revoked_at.is_none() && kept.expires_at.is_none_or(|end| end > now))
+            }
+        };
+        if !holds {
+            return Ok(None);
+        }
+        match self.principal(&principal.key, principal.proof.clone()).await {
+            Ok(found) => Ok(found.and_then(|found| found.scope(action))),
+            Err(refusal) if refusal.code() == ProblemCode::Blocked => Ok(None),
+            Err(refusal) => Err(refusal),
+        }
     }
 
     /// Refuses who is blocked.

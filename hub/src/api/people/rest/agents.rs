@@ -4,8 +4,9 @@ use super::{BODY_MAX, InPath, InQuery, absent, text};
 use crate::api::body;
 use crate::api::people::access::Caller;
 use crate::api::people::guarded::Guarded;
-use crate::api::people::idempotency::once;
-use crate::api::people::page::{PageQuery, Paged, Versioned, changed, expected};
+use crate::api::people::idempotency::{IdempotencyKey, once};
+use crate::api::people::page::{IfMatch, PageQuery, Paged, Versioned, changed, expected};
+use crate::api::people::words::{AgentStatusWord, Word};
 use crate::app::own_events::HUB_AGENT;
 use crate::app::people::principal::Action;
 use crate::refusal::{Outcome, Refusal};
@@ -15,13 +16,14 @@ use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
-use picket_hub_db::{Agent, AgentFilter, AgentStatus, AgentUpdate, Certificate, NewAgent};
+use picket_hub_db::{Agent, AgentFilter, AgentUpdate, Certificate, NewAgent};
 use picket_pki::{AgentIdentity, CsrKey};
 use picket_protocol::hub::{CertificateAnswer, Frame, ProblemCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use utoipa::openapi::schema::{Array, ArrayBuilder, ObjectBuilder, SchemaType, Type};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::routes;
 use uuid::Uuid;
@@ -54,24 +56,20 @@ pub(crate) struct AgentView {
     /// What kind of machine or duty.
     #[serde(rename = "type")]
     kind: String,
-    /// `enrolled`, `online`, `offline` or `retired`.
-    #[schema(example = "online")]
-    status: String,
+    /// Where it stands.
+    status: AgentStatusWord,
     /// What it is grouped by.
     tags: BTreeSet<String>,
     /// The operator's settings for it.
     #[schema(value_type = Object)]
     config: Value,
     /// When it enrolled.
-    #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
     /// When an operator changed it last.
-    #[schema(value_type = String, format = DateTime)]
     updated_at: Timestamp,
     /// Which state of it this is (the `ETag`).
     revision: i64,
     /// When it was heard last.
-    #[schema(value_type = Option<String>, format = DateTime)]
     last_seen: Option<Timestamp>,
     /// Its version.
     version: Option<String>,
@@ -86,7 +84,6 @@ pub(crate) struct AgentView {
     /// From where it connects.
     address: Option<String>,
     /// When its certificate ends.
-    #[schema(value_type = Option<String>, format = DateTime)]
     certificate_expires_at: Option<Timestamp>,
 }
 
@@ -96,7 +93,7 @@ impl From<Agent> for AgentView {
             id: agent.id,
             name: agent.name,
             kind: agent.kind,
-            status: agent.status.as_str().to_owned(),
+            status: Word(agent.status),
             tags: agent.tags,
             config: agent.config,
             created_at: agent.created_at,
@@ -117,8 +114,9 @@ impl From<Agent> for AgentView {
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct AgentQuery {
-    /// Where they stand: `enrolled`, `online`, `offline`, `retired`.
-    status: Option<String>,
+    /// Where they stand.
+    #[param(inline)]
+    status: Option<AgentStatusWord>,
     /// A tag that they have.
     tag: Option<String>,
     /// Their type.
@@ -139,12 +137,8 @@ async fn list(
     InQuery(page): InQuery<PageQuery>,
     InQuery(query): InQuery<AgentQuery>,
 ) -> Outcome<Json<Paged<AgentView>>> {
-    let status = query.status.as_deref().map(|word| {
-        AgentStatus::from_word(word)
-            .ok_or_else(|| Refusal::new(ProblemCode::Invalid, "status is one of enrolled, online, offline, retired"))
-    });
     let filter = AgentFilter {
-        status: status.transpose()?,
+        status: query.status.map(|word| word.0),
         tag: query.tag,
         kind: query.kind,
         name_prefix: query.name,
@@ -168,7 +162,8 @@ struct NewAgentBody {
     kind: String,
     /// What it is grouped by.
     #[serde(default)]
-    tags: BTreeSet<String>,
+    #[schema(schema_with = described_tags)]
+    tags: Vec<String>,
     /// The operator's settings for it.
     #[serde(default = "nothing")]
     #[schema(value_type = Object)]
@@ -200,7 +195,7 @@ struct RegisteredAgent {
 /// Registers an agent. With a certificate request it can connect at once; without one it is on the books only. Machines
 /// enrol by themselves with a token.
 #[utoipa::path(post, path = "/api/v1/agents", tag = "agents", request_body = NewAgentBody,
-    params(("Idempotency-Key" = Option<String>, Header, description = "The request may be sent again under the same key")),
+    params(IdempotencyKey),
     responses((status = 201, body = RegisteredAgent)))]
 async fn create(
     State(hub): State<Arc<Hub>>,
@@ -271,7 +266,8 @@ struct AgentBody {
     #[schema(min_length = 1, max_length = 50)]
     kind: String,
     /// What it is grouped by.
-    tags: BTreeSet<String>,
+    #[schema(schema_with = described_tags)]
+    tags: Vec<String>,
     /// The operator's settings for it.
     #[schema(value_type = Object)]
     config: Value,
@@ -279,7 +275,7 @@ struct AgentBody {
 
 /// Changes an agent.
 #[utoipa::path(put, path = "/api/v1/agents/{agent_id}", tag = "agents", request_body = AgentBody,
-    params(("agent_id" = Uuid, Path), ("If-Match" = String, Header, description = "The version that is changed, or *")),
+    params(("agent_id" = Uuid, Path), IfMatch),
     responses((status = 200, body = AgentView)))]
 async fn update(
     State(hub): State<Arc<Hub>>,
@@ -349,19 +345,14 @@ struct CertificateView {
     /// Its serial number in hexadecimal digits.
     serial: String,
     /// From when it holds.
-    #[schema(value_type = String, format = DateTime)]
     not_before: Timestamp,
     /// Until when it holds.
-    #[schema(value_type = String, format = DateTime)]
     not_after: Timestamp,
     /// When it was issued.
-    #[schema(value_type = String, format = DateTime)]
     issued_at: Timestamp,
     /// When a newer one took its place.
-    #[schema(value_type = Option<String>, format = DateTime)]
     superseded_at: Option<Timestamp>,
     /// When it was revoked.
-    #[schema(value_type = Option<String>, format = DateTime)]
     revoked_at: Option<Timestamp>,
     /// Why it was revoked.
     revocation_reason: Option<String>,
@@ -421,16 +412,27 @@ pub(super) async fn seen(hub: &Hub, caller: &Caller, id: Uuid) -> Outcome<Agent>
     agent.filter(|agent| caller.scope.holds(&agent.tags)).ok_or_else(|| absent("agent"))
 }
 
-/// Tags as they are taken: short words.
-pub(super) fn tags(tags: BTreeSet<String>) -> Outcome<BTreeSet<String>> {
-    let is_word = |tag: &String| {
-        (1..=64).contains(&tag.len()) && tag.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:/=".contains(&b))
-    };
-    if tags.len() <= MAX_TAGS && tags.iter().all(is_word) {
-        return Ok(tags);
+/// Tags as they are taken: few and short words.
+pub(super) fn tags(tags: Vec<String>) -> Outcome<BTreeSet<String>> {
+    if tags.len() > MAX_TAGS {
+        return Err(Refusal::new(ProblemCode::Invalid, format!("at most {MAX_TAGS} tags are taken")));
     }
-    let detail = format!("tags are at most {MAX_TAGS} words of 1 to 64 ASCII letters, digits and -_.:/=");
-    Err(Refusal::new(ProblemCode::Invalid, detail))
+    tags.into_iter().map(tag).collect()
+}
+
+/// A tag as it is taken: a short word.
+pub(super) fn tag(tag: String) -> Outcome<String> {
+    let is_word =
+        (1..=64).contains(&tag.len()) && tag.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:/=".contains(&b));
+    let detail = "a tag has 1 to 64 ASCII letters, digits and -_.:/=";
+    if is_word { Ok(tag) } else { Err(Refusal::new(ProblemCode::Invalid, detail)) }
+}
+
+/// How the API describes [`tags`].
+pub(super) fn described_tags() -> Array {
+    let word =
+        ObjectBuilder::new().schema_type(SchemaType::Type(Type::String)).pattern(Some("^[A-Za-z0-9_.:/=-]{1,64}$"));
+    ArrayBuilder::new().items(word).max_items(Some(MAX_TAGS)).build()
 }
 
 fn config(config: Value) -> Outcome<Value> {

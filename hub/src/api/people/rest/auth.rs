@@ -8,12 +8,11 @@ use crate::app::people::principal::Proof;
 use crate::app::people::sign_in::user_key;
 use crate::refusal::{Outcome, Refusal};
 use crate::state::Hub;
+use axum::Json;
 use axum::extract::{Extension, Request, State};
 use axum::http::header::{SET_COOKIE, USER_AGENT};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
 use jiff::Timestamp;
 use picket_protocol::hub::ProblemCode;
 use serde::{Deserialize, Serialize};
@@ -22,31 +21,34 @@ use utoipa::ToSchema;
 use utoipa_axum::routes;
 use zeroize::Zeroizing;
 
-/// Routes that nobody needs to be somebody for: each proves by itself who asks, and is counted against abuse.
-pub(in crate::api::people) fn open_routes() -> Router<Arc<Hub>> {
-    Router::new()
-        .route("/api/v1/auth/login", post(login))
-        .route("/api/v1/auth/token", post(token))
-        .route("/api/v1/auth/setup", post(setup))
-        .route("/api/v1/auth/keys", get(keys))
-}
-
-/// The guarded routes.
+/// The routes.
 pub(in crate::api::people) fn routes(routes: Guarded) -> Guarded {
-    routes.route_for_all(routes!(whoami)).route_for_all(routes!(logout))
+    routes
+        // These find out by themselves who asks, and count failures against abuse.
+        .route_for_nobody(routes!(login))
+        .route_for_nobody(routes!(token))
+        .route_for_nobody(routes!(setup))
+        // Public keys are for everybody who checks a token.
+        .route_for_nobody(routes!(keys))
+        .route_for_all(routes!(whoami))
+        .route_for_all(routes!(logout))
 }
 
 /// The longest body with a name and a password, in bytes.
 const CREDENTIALS_MAX: usize = 8 << 10;
 
 /// A name and a password.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 struct Credentials {
+    /// What they sign in with.
     name: String,
+    /// Their password.
+    #[schema(format = Password)]
     password: String,
 }
 
-#[derive(Serialize)]
+/// A session that has begun.
+#[derive(Serialize, ToSchema)]
 struct Session {
     /// Who signed in.
     name: String,
@@ -58,6 +60,9 @@ struct Session {
     must_change_password: bool,
 }
 
+/// Begins a session: its cookie comes with the answer.
+#[utoipa::path(post, path = "/api/v1/auth/login", tag = "auth", request_body = Credentials,
+    responses((status = 200, body = Session)))]
 async fn login(
     State(hub): State<Arc<Hub>>,
     Extension(From(from)): Extension<From>,
@@ -91,7 +96,8 @@ fn set_cookie(response: &mut Response, value: &str, max_age: Option<u32>) {
     }
 }
 
-#[derive(Serialize)]
+/// A token of one hour.
+#[derive(Serialize, ToSchema)]
 struct Bearer {
     /// The token, to be sent as `Authorization: Bearer`.
     token: String,
@@ -101,7 +107,9 @@ struct Bearer {
     expires_at: Timestamp,
 }
 
-/// A name and a password for a token of one hour.
+/// A name and a password for a token of one hour (JWT, `EdDSA`).
+#[utoipa::path(post, path = "/api/v1/auth/token", tag = "auth", request_body = Credentials,
+    responses((status = 200, body = Bearer)))]
 async fn token(
     State(hub): State<Arc<Hub>>,
     Extension(From(from)): Extension<From>,
@@ -118,13 +126,18 @@ async fn token(
 }
 
 /// The secret of a link, and the password to be.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 struct FirstPassword {
+    /// The secret of the link.
     secret: String,
+    /// The password to be: 12 characters or more.
+    #[schema(format = Password)]
     password: String,
 }
 
 /// Sets a first password with the secret of a link that holds once.
+#[utoipa::path(post, path = "/api/v1/auth/setup", tag = "auth", request_body = FirstPassword,
+    responses((status = 204, description = "The password is set")))]
 async fn setup(
     State(hub): State<Arc<Hub>>,
     Extension(From(from)): Extension<From>,
@@ -144,7 +157,8 @@ async fn setup(
     }
 }
 
-/// The public keys under which tokens are signed.
+/// The public keys under which tokens are signed (JSON Web Key Set, RFC 7517).
+#[utoipa::path(get, path = "/api/v1/auth/keys", tag = "auth", responses((status = 200, body = Object)))]
 async fn keys(State(hub): State<Arc<Hub>>) -> Json<serde_json::Value> {
     Json(hub.tokens.key_set())
 }
@@ -205,7 +219,7 @@ async fn whoami(
 #[utoipa::path(post, path = "/api/v1/auth/logout", tag = "auth", responses((status = 204, description = "It has ended")))]
 async fn logout(State(hub): State<Arc<Hub>>, Extension(caller): Extension<Caller>) -> Outcome<Response> {
     let Proof::Session { id_hash } = caller.principal.proof else {
-        return Err(Refusal::new(ProblemCode::Invalid, "only a session can be ended; an API token is revoked"));
+        return Err(Refusal::new(ProblemCode::Conflict, "only a session can be ended; an API token is revoked"));
     };
     hub.audit(caller.key(), "auth.logout", &caller.principal.name, serde_json::json!({})).await?;
     hub.db.delete_session(hub.tenant, &id_hash).await?;

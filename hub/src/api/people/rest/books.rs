@@ -45,7 +45,6 @@ struct StreamBookView {
     /// counted; above 0, events are lost.
     unaccounted: Option<i64>,
     /// When the last batch came.
-    #[schema(value_type = String, format = DateTime)]
     last_seen: Timestamp,
 }
 

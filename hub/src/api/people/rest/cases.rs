@@ -1,11 +1,13 @@
 //! `/api/v1/cases`: findings that belong together, and the work on them.
 
-use super::findings::{FindingView, HistoryView, severity};
+use super::findings::{FindingView, HistoryView, assignee};
 use super::{BODY_MAX, InPath, InQuery, absent, text};
 use crate::api::body;
 use crate::api::people::access::Caller;
 use crate::api::people::guarded::Guarded;
-use crate::api::people::page::{PageQuery, Paged, Versioned, changed, expected};
+use crate::api::people::page::{IfMatch, PageQuery, Paged, Versioned, changed, expected};
+use crate::api::people::words::{CaseStateWord, SeverityWord, Word};
+use crate::app::deliveries::Subject;
 use crate::app::people::principal::Action;
 use crate::refusal::{Outcome, Refusal};
 use crate::state::Hub;
@@ -14,7 +16,7 @@ use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
-use picket_hub_db::{Case, CaseFilter, CaseState, CaseUpdate, NewCase};
+use picket_hub_db::{Case, CaseFilter, CaseUpdate, NewCase, Severity};
 use picket_protocol::hub::ProblemCode;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -49,10 +51,10 @@ struct CaseView {
     title: String,
     /// The whole in words.
     description: String,
-    /// `open`, `in_progress` or `closed`.
-    state: String,
+    /// Where it stands.
+    state: CaseStateWord,
     /// How bad it is.
-    severity: String,
+    severity: SeverityWord,
     /// Who takes care of it.
     assignee: Option<String>,
     /// How many findings it has.
@@ -60,15 +62,12 @@ struct CaseView {
     /// Which state of all this it is (the `ETag`).
     revision: i64,
     /// When it was made.
-    #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
     /// By whom.
     created_by: String,
     /// When it was changed last.
-    #[schema(value_type = String, format = DateTime)]
     updated_at: Timestamp,
     /// When it was closed.
-    #[schema(value_type = Option<String>, format = DateTime)]
     closed_at: Option<Timestamp>,
 }
 
@@ -79,8 +78,8 @@ impl From<Case> for CaseView {
             number: case.number,
             title: case.title,
             description: case.description,
-            state: case.state.as_str().to_owned(),
-            severity: case.severity.as_str().to_owned(),
+            state: Word(case.state),
+            severity: Word(case.severity),
             assignee: case.assignee,
             findings: case.findings,
             revision: case.revision,
@@ -97,9 +96,11 @@ impl From<Case> for CaseView {
 #[into_params(parameter_in = Query)]
 struct CaseQuery {
     /// Where they stand.
-    state: Option<String>,
+    #[param(inline)]
+    state: Option<CaseStateWord>,
     /// As bad as this.
-    severity: Option<String>,
+    #[param(inline)]
+    severity: Option<SeverityWord>,
     /// Of this assignee.
     assignee: Option<String>,
     /// With this finding.
@@ -117,8 +118,8 @@ async fn list(
 ) -> Outcome<Json<Paged<CaseView>>> {
     caller.everywhere()?;
     let filter = CaseFilter {
-        state: query.state.as_deref().map(state).transpose()?,
-        severity: query.severity.as_deref().map(severity).transpose()?,
+        state: query.state.map(|word| word.0),
+        severity: query.severity.map(|word| word.0),
         assignee: query.assignee,
         finding: query.finding_id,
     };
@@ -137,20 +138,20 @@ struct NewCaseBody {
     #[serde(default)]
     #[schema(max_length = 10_000)]
     description: String,
-    /// How bad it is.
+    /// How bad it is; `medium` unless it is said.
     #[serde(default = "medium")]
-    #[schema(default = "medium")]
-    severity: String,
+    severity: SeverityWord,
     /// Who takes care of it.
     #[schema(min_length = 1, max_length = 255)]
     assignee: Option<String>,
     /// Its first findings.
     #[serde(default)]
+    #[schema(max_items = 1000)]
     findings: Vec<Uuid>,
 }
 
-fn medium() -> String {
-    "medium".to_owned()
+fn medium() -> SeverityWord {
+    Word(Severity::Medium)
 }
 
 /// Makes a case.
@@ -164,16 +165,21 @@ async fn create(
     caller.everywhere()?;
     let (parts, body) = request.into_parts();
     let asked: NewCaseBody = body::json(&parts.headers, body, BODY_MAX).await?;
-    let case = NewCase {
+    let mut case = NewCase {
         id: Uuid::now_v7(),
         title: text("title", &asked.title, 255)?,
         description: words("description", asked.description)?,
-        severity: severity(&asked.severity)?,
+        severity: asked.severity.0,
         assignee: asked.assignee.map(|name| text("assignee", &name, 255)).transpose()?,
         findings: few(asked.findings)?,
         deliveries: Vec::new(),
     };
     let details = json!({ "title": case.title, "findings": case.findings });
+    let told = json!({
+        "case_id": case.id, "title": case.title, "severity": case.severity.as_str(), "assignee": case.assignee,
+        "findings": case.findings, "by": caller.principal.name,
+    });
+    case.deliveries = hub.deliveries_of(Subject::Cases, case.severity, "case.created", &told).await?;
     hub.audit(caller.key(), "cases.create", &case.id.to_string(), details).await?;
     let made = hub.db.create_case(hub.tenant, &case, &caller.principal.name, hub.clock.now()).await?;
     Ok((StatusCode::CREATED, Versioned { revision: made.revision, value: CaseView::from(made) }).into_response())
@@ -202,10 +208,10 @@ struct CaseBody {
     /// The whole in words.
     #[schema(max_length = 10_000)]
     description: Option<String>,
-    /// Where it stands: `open`, `in_progress` or `closed`.
-    state: Option<String>,
+    /// Where it stands.
+    state: Option<CaseStateWord>,
     /// How bad it is.
-    severity: Option<String>,
+    severity: Option<SeverityWord>,
     /// Who takes care of it; empty for nobody.
     #[schema(max_length = 255)]
     assignee: Option<String>,
@@ -214,15 +220,17 @@ struct CaseBody {
     note: Option<String>,
     /// Findings that belong to it, too.
     #[serde(default)]
+    #[schema(max_items = 1000)]
     add: Vec<Uuid>,
     /// Findings that do not belong to it after all.
     #[serde(default)]
+    #[schema(max_items = 1000)]
     remove: Vec<Uuid>,
 }
 
 /// Changes a case.
 #[utoipa::path(patch, path = "/api/v1/cases/{case_id}", tag = "cases", request_body = CaseBody,
-    params(("case_id" = Uuid, Path), ("If-Match" = String, Header, description = "The version that is changed, or *")),
+    params(("case_id" = Uuid, Path), IfMatch),
     responses((status = 200, body = CaseView)))]
 async fn update(
     State(hub): State<Arc<Hub>>,
@@ -233,18 +241,13 @@ async fn update(
     let (parts, body) = request.into_parts();
     let asked: CaseBody = body::json(&parts.headers, body, BODY_MAX).await?;
     let expected = expected(&parts.headers)?;
-    known(&hub, &caller, id).await?;
-    let assignee = match asked.assignee {
-        None => None,
-        Some(name) if name.is_empty() => Some(None),
-        Some(name) => Some(Some(text("assignee", &name, 255)?)),
-    };
-    let update = CaseUpdate {
+    let before = known(&hub, &caller, id).await?;
+    let mut update = CaseUpdate {
         title: asked.title.map(|title| text("title", &title, 255)).transpose()?,
         description: asked.description.map(|text| words("description", text)).transpose()?,
-        state: asked.state.as_deref().map(state).transpose()?,
-        severity: asked.severity.as_deref().map(severity).transpose()?,
-        assignee,
+        state: asked.state.map(|word| word.0),
+        severity: asked.severity.map(|word| word.0),
+        assignee: asked.assignee.as_deref().map(assignee).transpose()?,
         note: asked.note.map(|note| text("note", &note, 10_000)).transpose()?,
         add: few(asked.add)?,
         remove: few(asked.remove)?,
@@ -253,6 +256,14 @@ async fn update(
     let details = json!({ "title": update.title, "state": asked.state, "add": update.add, "remove": update.remove });
     hub.audit(caller.key(), "cases.update", &id.to_string(), details).await?;
     let by = &caller.principal.name;
+    let severity = update.severity.unwrap_or(before.severity);
+    let told = json!({
+        "case_id": id, "number": before.number, "title": update.title.as_ref().unwrap_or(&before.title),
+        "severity": severity.as_str(), "state": update.state.unwrap_or(before.state).as_str(),
+        "assignee": update.assignee.as_ref().unwrap_or(&before.assignee), "added": update.add,
+        "removed": update.remove, "note": update.note, "by": by,
+    });
+    update.deliveries = hub.deliveries_of(Subject::Cases, severity, "case.updated", &told).await?;
     let updated = hub.db.update_case(hub.tenant, id, expected, &update, by, hub.clock.now()).await;
     let case = updated.map_err(|error| changed(error.into()))?;
     Ok(Versioned { revision: case.revision, value: CaseView::from(case) }.into_response())
@@ -289,11 +300,6 @@ async fn history(
 async fn known(hub: &Hub, caller: &Caller, id: Uuid) -> Outcome<Case> {
     caller.everywhere()?;
     hub.db.case(hub.tenant, id).await?.ok_or_else(|| absent("case"))
-}
-
-fn state(word: &str) -> Outcome<CaseState> {
-    CaseState::from_word(word)
-        .ok_or_else(|| Refusal::new(ProblemCode::Invalid, "state is one of open, in_progress, closed"))
 }
 
 /// A text that may be empty.

@@ -49,7 +49,6 @@ struct ConfigView {
     /// What it is for.
     comment: String,
     /// When it was made.
-    #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
     /// By whom.
     created_by: String,
@@ -137,31 +136,57 @@ async fn show(
     Ok(Json(config.into()))
 }
 
+/// A tag.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[schema(pattern = "^[A-Za-z0-9_.:/=-]{1,64}$")]
+struct TagView(String);
+
+/// Who.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[serde(tag = "target", content = "value", rename_all = "snake_case")]
+#[schema(as = ConfigTarget)]
+enum TargetView {
+    /// Every agent.
+    All,
+    /// Agents with this tag.
+    Tag(#[schema(inline)] TagView),
+    /// This agent.
+    Agent(Uuid),
+}
+
+impl From<ConfigTarget> for TargetView {
+    fn from(target: ConfigTarget) -> Self {
+        match target {
+            ConfigTarget::All => Self::All,
+            ConfigTarget::Tag(tag) => Self::Tag(TagView(tag)),
+            ConfigTarget::Agent(id) => Self::Agent(id),
+        }
+    }
+}
+
+impl TargetView {
+    fn target(self) -> Outcome<ConfigTarget> {
+        Ok(match self {
+            Self::All => ConfigTarget::All,
+            Self::Tag(tag) => ConfigTarget::Tag(super::agents::tag(tag.0)?),
+            Self::Agent(id) => ConfigTarget::Agent(id),
+        })
+    }
+}
+
 /// Who should have which configuration.
 #[derive(Serialize, Deserialize, ToSchema)]
 #[schema(as = ConfigAssignment)]
 struct AssignmentView {
-    /// `all`, `tag` or `agent`.
-    target: String,
-    /// Which tag, or the agent's id.
-    value: Option<String>,
+    /// Who.
+    #[serde(flatten)]
+    target: TargetView,
     /// Which version.
+    #[schema(minimum = 1)]
     version: i64,
     /// Among the tags of an agent the highest wins.
     #[serde(default)]
     priority: i32,
-}
-
-fn target(target: &str, value: Option<String>) -> Outcome<ConfigTarget> {
-    match (target, value) {
-        ("all", None) => Ok(ConfigTarget::All),
-        ("tag", Some(tag)) => Ok(ConfigTarget::Tag(super::text("value", &tag, 64)?)),
-        ("agent", Some(id)) => id
-            .parse()
-            .map(ConfigTarget::Agent)
-            .map_err(|_| Refusal::new(ProblemCode::Invalid, "value is no agent's id")),
-        _ => Err(Refusal::new(ProblemCode::Invalid, "target is all, or tag or agent with a value")),
-    }
 }
 
 /// Who should have which.
@@ -173,13 +198,10 @@ async fn assignments(
 ) -> Outcome<Json<Vec<AssignmentView>>> {
     caller.everywhere()?;
     let found = hub.db.assignments(hub.tenant).await?;
-    let view = |kept: Assignment| {
-        let (target, value) = match kept.target {
-            ConfigTarget::All => ("all", None),
-            ConfigTarget::Tag(tag) => ("tag", Some(tag)),
-            ConfigTarget::Agent(id) => ("agent", Some(id.to_string())),
-        };
-        AssignmentView { target: target.to_owned(), value, version: kept.version, priority: kept.priority }
+    let view = |kept: Assignment| AssignmentView {
+        target: kept.target.into(),
+        version: kept.version,
+        priority: kept.priority,
     };
     Ok(Json(found.into_iter().map(view).collect()))
 }
@@ -195,9 +217,9 @@ async fn assign(
     caller.everywhere()?;
     let (parts, body) = request.into_parts();
     let asked: AssignmentView = body::json(&parts.headers, body, BODY_MAX).await?;
-    let details = json!({ "target": asked.target, "value": asked.value, "version": asked.version });
+    let details = json!(asked);
     let assignment = Assignment {
-        target: target(&asked.target, asked.value)?,
+        target: asked.target.target()?,
         version: asked.version,
         priority: asked.priority,
         updated_at: hub.clock.now(),
@@ -210,7 +232,7 @@ async fn assign(
 }
 
 /// Takes back who should have which.
-#[utoipa::path(post, path = "/api/v1/config-assignments/remove", tag = "configs", request_body = TargetBody,
+#[utoipa::path(post, path = "/api/v1/config-assignments/remove", tag = "configs", request_body = TargetView,
     responses((status = 204, description = "It is taken back, now or before")))]
 async fn unassign(
     State(hub): State<Arc<Hub>>,
@@ -219,23 +241,13 @@ async fn unassign(
 ) -> Outcome<StatusCode> {
     caller.everywhere()?;
     let (parts, body) = request.into_parts();
-    let asked: TargetBody = body::json(&parts.headers, body, BODY_MAX).await?;
-    let details = json!({ "target": asked.target, "value": asked.value });
-    let target = target(&asked.target, asked.value)?;
-    hub.audit(caller.key(), "configs.unassign", &asked.target, details).await?;
+    let asked: TargetView = body::json(&parts.headers, body, BODY_MAX).await?;
+    let details = json!(asked);
+    let target = asked.target()?;
+    hub.audit(caller.key(), "configs.unassign", "configs", details).await?;
     hub.db.unassign_config(hub.tenant, &target).await?;
     offer(&hub, &target);
     Ok(StatusCode::NO_CONTENT)
-}
-
-/// Who.
-#[derive(Deserialize, ToSchema)]
-#[schema(as = ConfigTarget)]
-struct TargetBody {
-    /// `all`, `tag` or `agent`.
-    target: String,
-    /// Which tag, or the agent's id.
-    value: Option<String>,
 }
 
 /// Gives it to those whom it concerns now; who is away gets it when it connects.
@@ -244,4 +256,30 @@ fn offer(hub: &Arc<Hub>, target: &ConfigTarget) {
         ConfigTarget::Agent(id) => Some(*id),
         ConfigTarget::All | ConfigTarget::Tag(_) => None,
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_gets_a_configuration_is_everybody_or_a_tag_or_an_agent() {
+        for (text, target) in [
+            (r#"{"target":"all"}"#, ConfigTarget::All),
+            (r#"{"target":"all","value":null}"#, ConfigTarget::All),
+            (r#"{"target":"tag","value":"web"}"#, ConfigTarget::Tag("web".into())),
+            (r#"{"target":"agent","value":"00000000-0000-0000-0000-000000000000"}"#, ConfigTarget::Agent(Uuid::nil())),
+        ] {
+            let read: TargetView = serde_json::from_str(text).unwrap();
+            assert_eq!(read.target().unwrap(), target);
+            let whole = text.replace('}', r#","version":1}"#);
+            let read: AssignmentView = serde_json::from_str(&whole).unwrap();
+            assert_eq!(read.target.target().unwrap(), target, "{whole}");
+        }
+        for wrong in [r#"{"target":"tag"}"#, r#"{"target":"agent","value":"web"}"#, r#"{"target":"some"}"#, "{}"] {
+            assert!(serde_json::from_str::<TargetView>(wrong).is_err(), "{wrong}");
+        }
+        let spaced: TargetView = serde_json::from_str(r#"{"target":"tag","value":"a b"}"#).unwrap();
+        assert!(spaced.target().is_err());
+    }
 }

@@ -5,6 +5,7 @@ use crate::api::body;
 use crate::api::people::access::Caller;
 use crate::api::people::guarded::Guarded;
 use crate::api::people::page::{PageQuery, Paged};
+use crate::api::people::words::{EnrolmentStateWord, Word};
 use crate::app::people::principal::Action;
 use crate::app::tokens::TokenWish;
 use crate::refusal::{Outcome, Refusal};
@@ -14,7 +15,7 @@ use axum::extract::{Extension, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use jiff::{SignedDuration, Timestamp};
-use picket_hub_db::{EnrolToken, Enrolled, EnrolmentState};
+use picket_hub_db::{EnrolToken, Enrolled};
 use picket_protocol::hub::ProblemCode;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -53,17 +54,14 @@ struct TokenView {
     /// From where it may be used; empty means from everywhere.
     networks: Vec<String>,
     /// When it was made.
-    #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
     /// By whom.
     created_by: String,
     /// Until when it may be used.
-    #[schema(value_type = String, format = DateTime)]
     expires_at: Timestamp,
     /// For how many seconds it may still be used; 0 when it may not.
     seconds_left: u64,
     /// When it was revoked.
-    #[schema(value_type = Option<String>, format = DateTime)]
     revoked_at: Option<Timestamp>,
 }
 
@@ -113,7 +111,8 @@ struct TokenBody {
     max_uses: u32,
     /// The tags of who enrols with it.
     #[serde(default)]
-    tags: BTreeSet<String>,
+    #[schema(schema_with = super::agents::described_tags)]
+    tags: Vec<String>,
     /// What it is for.
     #[serde(default)]
     #[schema(max_length = 255)]
@@ -196,8 +195,8 @@ struct RequestView {
     id: Uuid,
     /// With which token.
     token_id: Uuid,
-    /// `pending`, `accepted`, `denied` or `expired`.
-    state: String,
+    /// Where it stands.
+    state: EnrolmentStateWord,
     /// The agent that it became.
     agent_id: Option<Uuid>,
     /// What the machine calls itself.
@@ -210,10 +209,8 @@ struct RequestView {
     /// Its key's fingerprint: the machine shows the same.
     fingerprint: String,
     /// When it asked first.
-    #[schema(value_type = String, format = DateTime)]
     asked_at: Timestamp,
     /// When it was decided.
-    #[schema(value_type = Option<String>, format = DateTime)]
     decided_at: Option<Timestamp>,
     /// By whom.
     decided_by: Option<String>,
@@ -224,7 +221,7 @@ impl From<Enrolled> for RequestView {
         Self {
             id: request.id,
             token_id: request.token,
-            state: request.state.as_str().to_owned(),
+            state: Word(request.state),
             agent_id: request.agent,
             name: request.name,
             kind: request.kind,
@@ -242,7 +239,8 @@ impl From<Enrolled> for RequestView {
 #[into_params(parameter_in = Query)]
 struct RequestQuery {
     /// In this state.
-    state: Option<String>,
+    #[param(inline)]
+    state: Option<EnrolmentStateWord>,
 }
 
 /// Machines that used a token, the newest first.
@@ -255,11 +253,7 @@ async fn list_requests(
     InQuery(query): InQuery<RequestQuery>,
 ) -> Outcome<Json<Paged<RequestView>>> {
     caller.everywhere()?;
-    let state = query.state.as_deref().map(|word| {
-        EnrolmentState::from_word(word)
-            .ok_or_else(|| Refusal::new(ProblemCode::Invalid, "state is one of pending, accepted, denied, expired"))
-    });
-    let found = hub.db.enrolments(hub.tenant, state.transpose()?, &page.request()?).await?;
+    let found = hub.db.enrolments(hub.tenant, query.state.map(|word| word.0), &page.request()?).await?;
     Ok(Json(Paged::of(found, |request| Some(request.into()))))
 }
 

@@ -4,8 +4,9 @@ use super::{BODY_MAX, InPath, InQuery, Visible, absent, text};
 use crate::api::body;
 use crate::api::people::access::Caller;
 use crate::api::people::guarded::Guarded;
-use crate::api::people::idempotency::once;
+use crate::api::people::idempotency::{IdempotencyKey, once};
 use crate::api::people::page::{PageQuery, Paged};
+use crate::api::people::words::{ClassWord, Word};
 use crate::app::batch::Streams;
 use crate::app::people::principal::Action;
 use crate::refusal::{Outcome, Refusal};
@@ -42,16 +43,14 @@ pub(crate) struct EventView {
     /// Whose it is.
     pub(crate) agent_id: Uuid,
     /// When it happened, by the agent's clock.
-    #[schema(value_type = String, format = DateTime)]
     pub(crate) timestamp: Timestamp,
     /// When the hub got it.
-    #[schema(value_type = String, format = DateTime)]
     pub(crate) received_at: Timestamp,
     /// Its type: `file`, `network`, `alert`, `gap`, `config`, ….
     #[serde(rename = "type")]
     pub(crate) kind: String,
-    /// `low`, `normal` or `high`.
-    pub(crate) class: String,
+    /// How much it matters that it is kept.
+    pub(crate) class: ClassWord,
     /// Of which boot.
     pub(crate) boot_id: Uuid,
     /// Its number there.
@@ -69,7 +68,7 @@ impl From<StoredEvent> for EventView {
             timestamp: event.timestamp,
             received_at: event.received_at,
             kind: event.kind,
-            class: event.class.as_str().to_owned(),
+            class: Word(event.class),
             boot_id: event.boot_id,
             seq: event.seq,
             // What is stored was looked at when it came; a number too large for this reader shows as text.
@@ -87,13 +86,12 @@ struct EventQuery {
     /// Of this type.
     #[serde(rename = "type")]
     kind: Option<String>,
-    /// Of this class: `low`, `normal`, `high`.
-    class: Option<String>,
+    /// Of this class.
+    #[param(inline)]
+    class: Option<ClassWord>,
     /// Received then or later.
-    #[param(value_type = Option<String>, format = DateTime)]
     since: Option<Timestamp>,
     /// Received before.
-    #[param(value_type = Option<String>, format = DateTime)]
     until: Option<Timestamp>,
 }
 
@@ -106,11 +104,10 @@ async fn list(
     InQuery(page): InQuery<PageQuery>,
     InQuery(query): InQuery<EventQuery>,
 ) -> Outcome<Json<Paged<EventView>>> {
-    let class = query.class.as_deref().map(class).transpose()?;
     let filter = EventFilter {
         agent: query.agent_id,
         kind: query.kind,
-        class,
+        class: query.class.map(|word| word.0),
         since: query.since,
         until: query.until,
         oldest_first: false,
@@ -153,24 +150,22 @@ struct NewEventBody {
     #[schema(min_length = 1, max_length = 50)]
     kind: String,
     /// When it happened; now unless it is said.
-    #[schema(value_type = Option<String>, format = DateTime)]
     timestamp: Option<Timestamp>,
-    /// `low`, `normal` or `high`.
+    /// How much it matters that it is kept; `normal` unless it is said.
     #[serde(default = "normal")]
-    #[schema(default = "normal")]
-    class: String,
+    class: ClassWord,
     /// What happened: an object.
     #[schema(value_type = Object)]
     data: Value,
 }
 
-fn normal() -> String {
-    "normal".to_owned()
+fn normal() -> ClassWord {
+    Word(Priority::Normal)
 }
 
 /// Submits an event. It goes the way of all events: it is stored, judged and shown.
 #[utoipa::path(post, path = "/api/v1/events", tag = "events", request_body = NewEventBody,
-    params(("Idempotency-Key" = Option<String>, Header, description = "The request may be sent again under the same key")),
+    params(IdempotencyKey),
     responses((status = 201, body = EventView)))]
 async fn create(
     State(hub): State<Arc<Hub>>,
@@ -184,7 +179,7 @@ async fn create(
         return Err(absent("agent"));
     }
     let kind = text("type", &asked.kind, 50)?;
-    let class = class(&asked.class)?;
+    let class = asked.class.0;
     let now = hub.clock.now();
     let timestamp = asked.timestamp.unwrap_or(now);
     let Value::Object(mut data) = asked.data else {
@@ -208,9 +203,4 @@ async fn create(
         Ok((StatusCode::CREATED, Json(EventView::from(stored))).into_response())
     };
     once(&hub, &caller, &parts.headers, "POST /api/v1/events", &bytes, work).await
-}
-
-fn class(word: &str) -> Outcome<Priority> {
-    let found = Priority::ALL.into_iter().find(|class| class.as_str() == word);
-    found.ok_or_else(|| Refusal::new(ProblemCode::Invalid, "class is one of low, normal, high"))
 }

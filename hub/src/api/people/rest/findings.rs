@@ -5,7 +5,9 @@ use super::{BODY_MAX, InPath, InQuery, Visible, absent, text};
 use crate::api::body;
 use crate::api::people::access::Caller;
 use crate::api::people::guarded::Guarded;
-use crate::api::people::page::{PageQuery, Paged, Versioned, changed, expected};
+use crate::api::people::page::{IfMatch, PageQuery, Paged, Versioned, changed, expected};
+use crate::api::people::words::{FindingStateWord, SeverityWord, Word};
+use crate::app::deliveries::Subject;
 use crate::app::people::principal::Action;
 use crate::refusal::{Outcome, Refusal};
 use crate::state::Hub;
@@ -14,7 +16,7 @@ use axum::extract::{Extension, Request, State};
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
-use picket_hub_db::{Entity, Finding, FindingFilter, FindingState, FindingUpdate, History, NewState, Severity};
+use picket_hub_db::{Entity, Finding, FindingFilter, FindingState, FindingUpdate, History, NewState};
 use picket_protocol::hub::ProblemCode;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -42,10 +44,9 @@ pub(crate) struct FindingView {
     /// The event that began it.
     event_id: Uuid,
     /// When it was made.
-    #[schema(value_type = String, format = DateTime)]
     timestamp: Timestamp,
-    /// `informational`, `low`, `medium`, `high` or `critical`.
-    severity: String,
+    /// How bad it is.
+    severity: SeverityWord,
     /// What it is, in a line.
     title: String,
     /// The whole in words.
@@ -58,20 +59,17 @@ pub(crate) struct FindingView {
     agent_id: Option<Uuid>,
     /// Whom or what it is about.
     entity: Option<EntityView>,
-    /// `open`, `acknowledged`, `resolved` or `suppressed`.
-    state: String,
+    /// Where it stands.
+    state: FindingStateWord,
     /// Until when it is suppressed.
-    #[schema(value_type = Option<String>, format = DateTime)]
     suppressed_until: Option<Timestamp>,
     /// Who takes care of it.
     assignee: Option<String>,
     /// What makes matches of the rule this finding.
     dedupe_key: String,
     /// When the first event was.
-    #[schema(value_type = String, format = DateTime)]
     first_seen: Timestamp,
     /// When the last event was.
-    #[schema(value_type = String, format = DateTime)]
     last_seen: Timestamp,
     /// How many events there were.
     event_count: u64,
@@ -81,7 +79,6 @@ pub(crate) struct FindingView {
     /// Which state of all this it is (the `ETag`).
     revision: i64,
     /// When anything of it changed last.
-    #[schema(value_type = String, format = DateTime)]
     updated_at: Timestamp,
 }
 
@@ -101,14 +98,14 @@ impl From<Finding> for FindingView {
             id: finding.id,
             event_id: finding.first_event,
             timestamp: finding.created_at,
-            severity: finding.severity.as_str().to_owned(),
+            severity: Word(finding.severity),
             title: finding.title,
             description: finding.description,
             rule_id: finding.rule,
             rule_version: finding.rule_version,
             agent_id: finding.agent,
             entity: finding.entity.map(|Entity { kind, value }| EntityView { kind, value }),
-            state: finding.state.as_str().to_owned(),
+            state: Word(finding.state),
             suppressed_until: finding.suppressed_until,
             assignee: finding.assignee,
             dedupe_key: finding.dedupe_key,
@@ -131,9 +128,11 @@ struct FindingQuery {
     /// On this agent.
     agent_id: Option<Uuid>,
     /// Where they stand.
-    state: Option<String>,
+    #[param(inline)]
+    state: Option<FindingStateWord>,
     /// As bad as this.
-    severity: Option<String>,
+    #[param(inline)]
+    severity: Option<SeverityWord>,
     /// Of this rule.
     rule_id: Option<String>,
     /// Of this assignee.
@@ -141,10 +140,8 @@ struct FindingQuery {
     /// About this, as `kind:value`.
     entity: Option<String>,
     /// Made then or later.
-    #[param(value_type = Option<String>, format = DateTime)]
     since: Option<Timestamp>,
     /// Made before.
-    #[param(value_type = Option<String>, format = DateTime)]
     until: Option<Timestamp>,
 }
 
@@ -164,8 +161,8 @@ async fn list(
         Ok::<_, Refusal>(Entity { kind: kind.to_owned(), value: value.to_owned() })
     });
     let filter = FindingFilter {
-        state: query.state.as_deref().map(state).transpose()?,
-        severity: query.severity.as_deref().map(severity).transpose()?,
+        state: query.state.map(|word| word.0),
+        severity: query.severity.map(|word| word.0),
         rule: query.rule_id,
         agent: query.agent_id,
         entity: entity.transpose()?,
@@ -202,10 +199,9 @@ async fn show(
 #[derive(Deserialize, ToSchema)]
 #[schema(as = FindingChange)]
 struct FindingBody {
-    /// Where it stands from now on: `open`, `acknowledged`, `resolved` or `suppressed`.
-    state: Option<String>,
+    /// Where it stands from now on.
+    state: Option<FindingStateWord>,
     /// Until when it is suppressed; for good unless it is said.
-    #[schema(value_type = Option<String>, format = DateTime)]
     suppressed_until: Option<Timestamp>,
     /// Who takes care of it; empty for nobody.
     #[schema(max_length = 255)]
@@ -217,7 +213,7 @@ struct FindingBody {
 
 /// Acknowledges, assigns, resolves, suppresses a finding, or adds a note.
 #[utoipa::path(patch, path = "/api/v1/findings/{finding_id}", tag = "findings", request_body = FindingBody,
-    params(("finding_id" = Uuid, Path), ("If-Match" = String, Header, description = "The version that is changed, or *")),
+    params(("finding_id" = Uuid, Path), IfMatch),
     responses((status = 200, body = FindingView)))]
 async fn update(
     State(hub): State<Arc<Hub>>,
@@ -228,9 +224,9 @@ async fn update(
     let (parts, body) = request.into_parts();
     let asked: FindingBody = body::json(&parts.headers, body, BODY_MAX).await?;
     let expected = expected(&parts.headers)?;
-    seen(&hub, &caller, id).await?;
+    let before = seen(&hub, &caller, id).await?;
     let now = hub.clock.now();
-    let new_state = match asked.state.as_deref().map(state).transpose()? {
+    let new_state = match asked.state.map(|word| word.0) {
         None => None,
         Some(FindingState::Open) => Some(NewState::Open),
         Some(FindingState::Acknowledged) => Some(NewState::Acknowledged),
@@ -242,18 +238,20 @@ async fn update(
             Some(NewState::Suppressed(asked.suppressed_until))
         }
     };
-    let assignee = match asked.assignee {
-        None => None,
-        Some(name) if name.is_empty() => Some(None),
-        Some(name) => Some(Some(text("assignee", &name, 255)?)),
-    };
+    let assignee = asked.assignee.as_deref().map(assignee).transpose()?;
     let note = asked.note.map(|note| text("note", &note, 10_000)).transpose()?;
     if new_state.is_none() && assignee.is_none() && note.is_none() {
         return Err(Refusal::new(ProblemCode::Invalid, "say at least one of state, assignee and note"));
     }
     let details = json!({ "state": asked.state, "suppressed_until": asked.suppressed_until, "assignee": assignee });
     hub.audit(caller.key(), "findings.update", &id.to_string(), details).await?;
-    let update = FindingUpdate { state: new_state, assignee, note, deliveries: Vec::new() };
+    let told = json!({
+        "finding_id": id, "rule_id": before.rule, "severity": before.severity.as_str(), "title": before.title,
+        "agent_id": before.agent, "state": asked.state.map_or(before.state, |word| word.0).as_str(),
+        "assignee": assignee.as_ref().unwrap_or(&before.assignee), "note": note, "by": caller.principal.name,
+    });
+    let deliveries = hub.deliveries_of(Subject::Findings, before.severity, "finding.updated", &told).await?;
+    let update = FindingUpdate { state: new_state, assignee, note, deliveries };
     let changed_finding = hub.db.change_finding(hub.tenant, id, expected, &update, &caller.principal.name, now).await;
     let finding = changed_finding.map_err(|error| changed(error.into()))?;
     hub.tell_findings_changed();
@@ -284,7 +282,6 @@ pub(crate) struct HistoryView {
     /// Its number, from 1.
     number: i64,
     /// When.
-    #[schema(value_type = String, format = DateTime)]
     at: Timestamp,
     /// By whom.
     by: String,
@@ -323,13 +320,7 @@ async fn seen(hub: &Hub, caller: &Caller, id: Uuid) -> Outcome<Finding> {
     if Visible::new(hub, caller).agent(finding.agent).await? { Ok(finding) } else { Err(absent("finding")) }
 }
 
-fn state(word: &str) -> Outcome<FindingState> {
-    FindingState::from_word(word)
-        .ok_or_else(|| Refusal::new(ProblemCode::Invalid, "state is one of open, acknowledged, resolved, suppressed"))
-}
-
-pub(super) fn severity(word: &str) -> Outcome<Severity> {
-    Severity::from_word(word).ok_or_else(|| {
-        Refusal::new(ProblemCode::Invalid, "severity is one of informational, low, medium, high, critical")
-    })
+/// Who takes care of something from now on; the empty name is nobody's.
+pub(super) fn assignee(name: &str) -> Outcome<Option<String>> {
+    if name.is_empty() { Ok(None) } else { text("assignee", name, 255).map(Some) }
 }

@@ -39,7 +39,6 @@ struct EntryView {
     /// Its number, from 1 without holes.
     seq: i64,
     /// When.
-    #[schema(value_type = String, format = DateTime)]
     at: Timestamp,
     /// Who.
     actor: String,
@@ -78,10 +77,8 @@ struct AuditQuery {
     /// Of this object.
     object: Option<String>,
     /// Then or later.
-    #[param(value_type = Option<String>, format = DateTime)]
     since: Option<Timestamp>,
     /// Before.
-    #[param(value_type = Option<String>, format = DateTime)]
     until: Option<Timestamp>,
 }
 
@@ -130,12 +127,10 @@ struct BlockView {
     /// Which.
     value: String,
     /// Until when; for good if absent.
-    #[schema(value_type = Option<String>, format = DateTime)]
     until: Option<Timestamp>,
     /// Why.
     reason: String,
     /// Since when.
-    #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
 }
 
@@ -195,7 +190,6 @@ struct HubStatus {
     /// By which keys machines know it.
     pins: Vec<String>,
     /// When its certificate ends.
-    #[schema(value_type = String, format = DateTime)]
     certificate_expires_at: Timestamp,
     /// Which database keeps everything: `sqlite` or `postgres`.
     database: String,

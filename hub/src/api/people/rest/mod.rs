@@ -11,7 +11,8 @@ pub(super) mod findings;
 pub(super) mod hub;
 pub(super) mod rules;
 pub(super) mod users;
-pub(crate) mod watch;
+pub(super) mod watch;
+pub(super) mod webhooks;
 
 use super::access::Caller;
 use crate::app::people::principal::Scope;

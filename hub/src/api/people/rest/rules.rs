@@ -4,7 +4,8 @@ use super::{InPath, InQuery, absent};
 use crate::api::body;
 use crate::api::people::access::Caller;
 use crate::api::people::guarded::Guarded;
-use crate::api::people::page::{PageQuery, Paged, Versioned, changed, expected};
+use crate::api::people::page::{IfMatch, PageQuery, Paged, Versioned, changed, expected};
+use crate::api::people::words::{RuleOriginWord, Word};
 use crate::app::people::principal::Action;
 use crate::app::rules::new_rule;
 use crate::refusal::{Outcome, Refusal};
@@ -60,8 +61,8 @@ struct RuleView {
     level: String,
     /// Its log source.
     logsource: String,
-    /// Where it comes from: `pack`, `file` or `api`.
-    origin: String,
+    /// Where it comes from.
+    origin: RuleOriginWord,
     /// Whether it is judged by.
     enabled: bool,
     /// Its source: Sigma YAML.
@@ -77,7 +78,6 @@ struct RuleView {
     /// Which state of it this is (the `ETag`).
     revision: i64,
     /// When it was changed last.
-    #[schema(value_type = String, format = DateTime)]
     updated_at: Timestamp,
     /// By whom.
     updated_by: String,
@@ -98,7 +98,7 @@ fn view(hub: &Hub, rule: Rule) -> RuleView {
         title: rule.title,
         level: rule.level,
         logsource: rule.logsource,
-        origin: rule.origin.as_str().to_owned(),
+        origin: Word(rule.origin),
         enabled: rule.enabled,
         source: rule.source,
         state: state.map(str::to_owned),
@@ -115,8 +115,9 @@ fn view(hub: &Hub, rule: Rule) -> RuleView {
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct RuleQuery {
-    /// From there: `pack`, `file` or `api`.
-    origin: Option<String>,
+    /// From there.
+    #[param(inline)]
+    origin: Option<RuleOriginWord>,
     /// Judged by, or not.
     enabled: Option<bool>,
 }
@@ -129,11 +130,7 @@ async fn list(
     InQuery(page): InQuery<PageQuery>,
     InQuery(query): InQuery<RuleQuery>,
 ) -> Outcome<Json<Paged<RuleView>>> {
-    let origin = query.origin.as_deref().map(|word| {
-        RuleOrigin::from_word(word)
-            .ok_or_else(|| Refusal::new(ProblemCode::Invalid, "origin is one of pack, file, api"))
-    });
-    let filter = RuleFilter { origin: origin.transpose()?, enabled: query.enabled, logsource: None };
+    let filter = RuleFilter { origin: query.origin.map(|word| word.0), enabled: query.enabled, logsource: None };
     let found = hub.db.rules(hub.tenant, &filter, &page.request()?).await?;
     Ok(Json(Paged::of(found, |rule| Some(view(&hub, rule)))))
 }
@@ -185,7 +182,7 @@ async fn show(State(hub): State<Arc<Hub>>, InPath(id): InPath<Uuid>, headers: He
 
 /// Changes a rule: a new version if its source is another one.
 #[utoipa::path(put, path = "/api/v1/rules/{rule_id}", tag = "rules", request_body = RuleBody,
-    params(("rule_id" = Uuid, Path), ("If-Match" = String, Header, description = "The version that is changed, or *")),
+    params(("rule_id" = Uuid, Path), IfMatch),
     responses((status = 200, body = RuleView)))]
 async fn update(
     State(hub): State<Arc<Hub>>,
@@ -246,7 +243,6 @@ struct VersionView {
     /// The source then.
     source: String,
     /// When it was written.
-    #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
     /// By whom.
     created_by: String,
@@ -288,7 +284,6 @@ async fn resume(
 #[derive(Deserialize, ToSchema)]
 struct SourceBody {
     /// Sigma YAML.
-    #[schema(min_length = 1, max_length = 131_072)]
     source: String,
 }
 

@@ -5,7 +5,8 @@ use crate::api::body;
 use crate::api::people::access::Caller;
 use crate::api::people::guarded::Guarded;
 use crate::api::people::page::{PageQuery, Paged};
-use crate::app::people::principal::Action;
+use crate::api::people::words::{UserStatusWord, Word};
+use crate::app::people::principal::{Action, Scope, grantable as all_grantable, scope};
 use crate::app::people::sign_in::user_key;
 use crate::refusal::{Outcome, Refusal};
 use crate::state::Hub;
@@ -14,11 +15,12 @@ use axum::extract::{Extension, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
-use picket_hub_db::{ApiToken, Grant, Permission, User, UserStatus, UserUpdate};
+use picket_hub_db::{ApiToken, Grant, Permission, User, UserUpdate};
 use picket_protocol::hub::ProblemCode;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::sync::Arc;
+use utoipa::openapi::schema::{Object, ObjectBuilder, SchemaType, Type};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::routes;
 use uuid::Uuid;
@@ -50,15 +52,13 @@ struct UserView {
     name: String,
     /// What they are called.
     display_name: String,
-    /// `active` or `disabled`.
-    status: String,
+    /// Whether they may sign in.
+    status: UserStatusWord,
     /// Whether they have set a password.
     has_password: bool,
     /// When they were added.
-    #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
     /// When they signed in last.
-    #[schema(value_type = Option<String>, format = DateTime)]
     last_login: Option<Timestamp>,
 }
 
@@ -69,7 +69,7 @@ impl From<User> for UserView {
             principal: user_key(user.id),
             name: user.name,
             display_name: user.display_name,
-            status: user.status.as_str().to_owned(),
+            status: Word(user.status),
             has_password: user.password.is_some(),
             created_at: user.created_at,
             last_login: user.last_login,
@@ -95,7 +95,7 @@ async fn list_users(
 #[schema(as = NewUser)]
 struct NewUserBody {
     /// What they sign in with.
-    #[schema(min_length = 1, max_length = 64)]
+    #[schema(min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9_.@-]+$")]
     name: String,
     /// What they are called.
     #[serde(default)]
@@ -123,8 +123,12 @@ async fn create_user(
     caller.everywhere()?;
     let (parts, body) = request.into_parts();
     let asked: NewUserBody = body::json(&parts.headers, body, BODY_MAX).await?;
-    let display_name = if asked.display_name.is_empty() { &asked.name } else { &asked.display_name };
-    let user = hub.create_user(&asked.name, display_name, caller.key()).await?;
+    let display_name = if asked.display_name.is_empty() {
+        asked.name.clone()
+    } else {
+        text("display_name", &asked.display_name, 255)?
+    };
+    let user = hub.create_user(&asked.name, &display_name, caller.key()).await?;
     let secret = hub.setup_secret(&user, caller.key()).await?;
     let made = MadeUser { user: user.into(), setup_secret: secret.to_string() };
     Ok((StatusCode::CREATED, Json(made)).into_response())
@@ -133,8 +137,8 @@ async fn create_user(
 /// Whether somebody may sign in.
 #[derive(Deserialize, ToSchema)]
 struct StatusBody {
-    /// `active` or `disabled`.
-    status: String,
+    /// Whether they may.
+    status: UserStatusWord,
 }
 
 /// Disables a user, or lets them in again. Disabled, they are nobody at once, whatever token they hold.
@@ -149,12 +153,10 @@ async fn set_status(
     caller.everywhere()?;
     let (parts, body) = request.into_parts();
     let asked: StatusBody = body::json(&parts.headers, body, BODY_MAX).await?;
-    let status = UserStatus::from_word(&asked.status)
-        .ok_or_else(|| Refusal::new(ProblemCode::Invalid, "status is one of active, disabled"))?;
     let user = hub.db.user(hub.tenant, id).await?.ok_or_else(|| absent("user"))?;
     not_oneself(&caller, id)?;
     hub.audit(caller.key(), "users.status", &user_key(id), json!({ "status": asked.status })).await?;
-    let update = UserUpdate { status: Some(status), ..UserUpdate::default() };
+    let update = UserUpdate { status: Some(asked.status.0), ..UserUpdate::default() };
     let user = hub.db.update_user(hub.tenant, id, user.revision, &update, hub.clock.now()).await?;
     Ok(Json(user.into()))
 }
@@ -177,10 +179,11 @@ async fn delete_user(
 
 /// Nobody locks themselves out by mistake.
 fn not_oneself(caller: &Caller, id: Uuid) -> Outcome<()> {
-    if caller.key() == user_key(id) {
-        return Err(Refusal::new(ProblemCode::Conflict, "this is you: ask somebody else to do it"));
-    }
-    Ok(())
+    if caller.key() == user_key(id) { Err(itself()) } else { Ok(()) }
+}
+
+fn itself() -> Refusal {
+    Refusal::new(ProblemCode::Conflict, "this is you: ask somebody else to do it")
 }
 
 /// A permission, and who gave it.
@@ -194,7 +197,6 @@ struct GrantView {
     /// On agents with this tag only.
     tag: Option<String>,
     /// When it was given.
-    #[schema(value_type = String, format = DateTime)]
     granted_at: Timestamp,
     /// By whom.
     granted_by: String,
@@ -224,14 +226,19 @@ async fn list_permissions(
 #[derive(Deserialize, ToSchema)]
 struct PermissionBody {
     /// Who: `user:<id>` or `token:<id>`.
-    #[schema(min_length = 1, max_length = 100)]
+    #[schema(pattern = "^(user|token):[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$")]
     principal: String,
     /// What: an action such as `agents.read`, or a pattern: `agents.*`, `*.read`, `*`.
-    #[schema(min_length = 1, max_length = 64)]
+    #[schema(schema_with = grantable)]
     action: String,
     /// On agents with this tag only.
-    #[schema(min_length = 1, max_length = 64)]
+    #[schema(min_length = 1, max_length = 64, pattern = "^[A-Za-z0-9_.:/=-]+$")]
     tag: Option<String>,
+}
+
+/// What can be granted, for the description.
+fn grantable() -> Object {
+    ObjectBuilder::new().schema_type(SchemaType::Type(Type::String)).enum_values(Some(all_grantable())).build()
 }
 
 impl PermissionBody {
@@ -243,7 +250,7 @@ impl PermissionBody {
         if !is_principal {
             return Err(Refusal::new(ProblemCode::Invalid, "principal is user:<id> or token:<id>"));
         }
-        let tag = self.tag.map(|tag| text("tag", &tag, 64)).transpose()?;
+        let tag = self.tag.map(super::agents::tag).transpose()?;
         Ok(Permission { principal: self.principal, action: self.action, tag })
     }
 }
@@ -276,22 +283,25 @@ async fn revoke(
     caller.everywhere()?;
     let (parts, body) = request.into_parts();
     let asked: PermissionBody = body::json(&parts.headers, body, BODY_MAX).await?;
-    hub.revoke_grant(&asked.permission()?, caller.key()).await?;
+    let permission = asked.permission()?;
+    if permission.principal == caller.key() {
+        return Err(itself());
+    }
+    within_own(&caller, &permission)?;
+    hub.revoke_grant(&permission, caller.key()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Nobody gives what they do not have: `users.write` alone is not the way to everything.
+/// Nobody gives or takes what they do not have: `users.write` alone is not the way to everything.
 fn within_own(caller: &Caller, permission: &Permission) -> Outcome<()> {
-    use crate::app::people::principal::scope;
     let given = [Permission { tag: None, ..permission.clone() }];
     let missing = Action::ALL.iter().find(|action| {
-        scope(&given, **action).is_some()
-            && caller.principal.scope(**action) != Some(crate::app::people::principal::Scope::Everything)
+        scope(&given, **action).is_some() && caller.principal.scope(**action) != Some(Scope::Everything)
     });
     match missing {
         None => Ok(()),
         Some(action) => {
-            let detail = format!("you cannot give {}, which you do not have yourself", action.as_str());
+            let detail = format!("you cannot give or take {}, which you do not have yourself", action.as_str());
             Err(Refusal::new(ProblemCode::Forbidden, detail))
         }
     }
@@ -308,18 +318,14 @@ struct ApiTokenView {
     /// For whom it acts.
     principal: String,
     /// When it was made.
-    #[schema(value_type = String, format = DateTime)]
     created_at: Timestamp,
     /// By whom.
     created_by: String,
     /// When it ends.
-    #[schema(value_type = Option<String>, format = DateTime)]
     expires_at: Option<Timestamp>,
     /// When it was used last, to the minute.
-    #[schema(value_type = Option<String>, format = DateTime)]
     last_used: Option<Timestamp>,
     /// When it was revoked.
-    #[schema(value_type = Option<String>, format = DateTime)]
     revoked_at: Option<Timestamp>,
 }
 
@@ -371,7 +377,6 @@ struct NewTokenBody {
     #[serde(default)]
     own_principal: bool,
     /// When it ends; for good unless it is said.
-    #[schema(value_type = Option<String>, format = DateTime)]
     expires_at: Option<Timestamp>,
 }
 
