@@ -31,12 +31,12 @@ fn killed_for(seconds: u64, postgres: bool, seed: u64) {
 
 #[test]
 fn nothing_is_lost_or_doubled_while_agents_and_hub_are_killed() {
-    killed_for(20, false, 3);
+    killed_for(20, false, 338);
 }
 
 #[test]
 fn nothing_is_lost_or_doubled_while_postgresql_is_killed_too() {
-    killed_for(20, true, 5);
+    killed_for(20, true, 82);
 }
 
 #[test]

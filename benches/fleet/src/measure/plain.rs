@@ -3,6 +3,7 @@
 
 use crate::event::details;
 use crate::machine::Machine;
+use crate::process::cpu_seconds;
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures_util::SinkExt as _;
 use jiff::Timestamp;
@@ -34,8 +35,8 @@ fn rows(machine: &Machine, events: u64) -> Vec<Row> {
     (1..=events).map(row).collect()
 }
 
-/// Events a second by rusqlite: each machine's in batches, by turns.
-pub fn sqlite(file: &Path, machines: &[Machine], a_machine: u64, batch: usize) -> f64 {
+/// Events a second by rusqlite, each machine's in batches, by turns; and the processor time that it took, in seconds.
+pub fn sqlite(file: &Path, machines: &[Machine], a_machine: u64, batch: usize) -> (f64, f64) {
     let mut connection = rusqlite::Connection::open(file).unwrap();
     connection
         .execute_batch(
@@ -50,7 +51,7 @@ pub fn sqlite(file: &Path, machines: &[Machine], a_machine: u64, batch: usize) -
     let all: Vec<Vec<Row>> = machines.iter().map(|machine| rows(machine, a_machine)).collect();
     let batches = all[0].len().div_ceil(batch);
     let sql = format!("INSERT INTO events ({COLUMNS}) VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11)");
-    let began = Instant::now();
+    let (began, cpu) = (Instant::now(), cpu_seconds(std::process::id()));
     for number in 0..batches {
         for rows in &all {
             let transaction = connection.transaction().unwrap();
@@ -67,7 +68,7 @@ pub fn sqlite(file: &Path, machines: &[Machine], a_machine: u64, batch: usize) -
             transaction.commit().unwrap();
         }
     }
-    rate(machines.len(), a_machine, began.elapsed())
+    (rate(machines.len(), a_machine, began.elapsed()), cpu_seconds(std::process::id()) - cpu)
 }
 
 fn rate(machines: usize, a_machine: u64, took: Duration) -> f64 {
