@@ -132,13 +132,13 @@ pub fn live(orders: &Orders) {
     source.join().unwrap();
     notes.join().unwrap();
     if told_to_stop {
-        outbox.flush(Duration::from_secs(30)).unwrap();
+        // Whoever gave the orders has the patience, and kills who is too slow.
+        while outbox.flush(Duration::from_secs(30)).is_err() {}
         marks.durable(marks.last());
         let delivered = || {
             let status = outbox.status();
             status.queued.total() == 0 && status.in_memory == 0 && status.untold == 0
         };
-        // Whoever gave the orders has the patience, and kills who is too slow.
         while !delivered() {
             std::thread::sleep(Duration::from_millis(50));
         }
