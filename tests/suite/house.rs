@@ -51,10 +51,10 @@ const WORKSHOP: [&str; 16] = [
 #[test]
 fn rooms_know_the_workshop_and_the_protocol_and_never_each_other() {
     let packages = packages();
-    // The program, the protocol, and the stand-in for async-nats' `nkeys`, which knows nobody.
+    // The program, the protocol, the load of `benches/fleet`, and the stand-in for async-nats' `nkeys`, which knows nobody.
     assert_eq!(
         packages.len(),
-        ROOMS.len() + HUB.len() + WORKSHOP.len() + 3,
+        ROOMS.len() + HUB.len() + WORKSHOP.len() + 4,
         "a package has no place in the layer test"
     );
     for package in &packages {
@@ -63,7 +63,8 @@ fn rooms_know_the_workshop_and_the_protocol_and_never_each_other() {
         for known in own_dependencies(package) {
             let allowed = match short {
                 "protocol" => false,
-                "testkit" => true,
+                // Tools for tests and measurements: nobody knows them, but in tests.
+                "testkit" | "load" => true,
                 _ if ROOMS.contains(&short) => {
                     known == "protocol"
                         || (WORKSHOP.contains(&known.as_str()) && known != "testkit")
@@ -81,7 +82,7 @@ fn rooms_know_the_workshop_and_the_protocol_and_never_each_other() {
 fn sources() -> Vec<PathBuf> {
     let mut files = vec![root().join("build.rs")];
     let mut folders: Vec<PathBuf> =
-        ["src", "tests"].iter().chain(&ROOMS).chain(&["crates", "protocol"]).map(|name| root().join(name)).collect();
+        ["src", "tests"].iter().chain(&ROOMS).chain(&["benches", "crates", "protocol"]).map(|name| root().join(name)).collect();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap().flatten() {
             let path = entry.path();

@@ -23,7 +23,7 @@ pub(crate) fn health(report: &HealthReport) -> AgentHealth {
 }
 
 /// The books of the streams that the hub has from their beginning: those from `first` on.
-pub(crate) fn ledgers(queue: &QueueStatus, first: Uuid) -> Vec<StreamLedger> {
+pub fn ledgers(queue: &QueueStatus, first: Uuid) -> Vec<StreamLedger> {
     let from = queue.boots.iter().position(|boot| boot.boot == first).unwrap_or(0);
     let boots = &queue.boots[from..];
     let boots = &boots[boots.len().saturating_sub(HEARTBEAT_MAX_LEDGERS)..];

@@ -35,9 +35,11 @@ pub mod walk;
 mod words;
 
 pub use exchange::{About, Enrolment, ExchangeError, enrol, renew};
+pub use heartbeat::ledgers;
 pub use record::{CHAIN_FILE, HubRecord, Identity, IdentityError, KEY_FILE, NewSet, RECORD_FILE, ROOTS_FILE};
 pub use settings::{UplinkSettings, Via};
 pub use store::{CertStore, Counts, Lost};
+pub use uplink::uplink_error;
 pub use words::way_out;
 
 use crate::checks;

@@ -139,7 +139,7 @@ fn nowhere(detail: &str) -> UplinkError {
 }
 
 /// What a call that failed means for the batch.
-pub(crate) fn uplink_error(error: &HubCallError) -> UplinkError {
+pub fn uplink_error(error: &HubCallError) -> UplinkError {
     let by_status = |status: u16| match status {
         429 | 503 => UplinkErrorKind::Busy,
         401 | 403 => UplinkErrorKind::Refused,
