@@ -72,6 +72,12 @@ pub(crate) enum CommandError {
     /// A system installation needs a service manager that we know.
     #[error("systemd does not run on this machine, so the agent could not be a service of it")]
     NoServiceManager,
+    /// Only systemd runs a hub as a service.
+    #[error("a hub as a service needs systemd, and this installation has the supervisor")]
+    NoHubService {
+        /// The options that select the installation, with a leading space.
+        options: String,
+    },
     /// The agent of a system installation was started by hand, as root.
     #[error("the agent of a system installation runs as the user picket, not as root")]
     AgentAsRoot,
@@ -211,6 +217,7 @@ impl CommandError {
             | Self::Leftovers(_)
             | Self::NoHome(_)
             | Self::NoServiceManager
+            | Self::NoHubService { .. }
             | Self::Log(_)
             | Self::Agent(_)
             | Self::Sensor(_)
@@ -245,6 +252,9 @@ impl CommandError {
             Self::NoServiceManager => {
                 Some("choose a folder with --prefix DIR; `picket service run` runs it there".to_owned())
             }
+            Self::NoHubService { options } => {
+                Some(format!("`picket hub init{options}` and `picket hub serve{options}` run one in the foreground"))
+            }
             Self::AgentAsRoot | Self::SensorAsRoot | Self::HubAsRoot => {
                 Some("`picket service start` starts it as it should be".to_owned())
             }
@@ -276,6 +286,9 @@ impl CommandError {
             Self::Release(error) => error.hint(),
             Self::Service(ServiceError::Command { message, .. }) if message.contains("Access denied") => {
                 Some("run it with sudo".to_owned())
+            }
+            Self::Service(ServiceError::Command { command, .. }) if command.starts_with("systemctl start") => {
+                Some("`picket service logs` and `picket doctor` show why".to_owned())
             }
             Self::File(error) | Self::Install(ApplyError::File(error)) if is_denied(error) => {
                 Some("run it with sudo, or choose a place of your own with --user or --prefix DIR".to_owned())

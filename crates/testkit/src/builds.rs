@@ -114,7 +114,7 @@ pub fn build(version: &str, fault: Fault) -> Build {
 fn fingerprint(root: &Path) -> String {
     let mut hasher = DefaultHasher::new();
     let mut folders: Vec<PathBuf> =
-        ["src", "agent", "crates", "installer", "protocol", "release", "sensor", "service", "update"]
+        ["src", "agent", "crates", "hub", "installer", "protocol", "release", "sensor", "service", "update"]
             .iter()
             .map(|name| root.join(name))
             .collect();
