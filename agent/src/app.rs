@@ -10,8 +10,8 @@ use crate::collect::{Latest, Pace, Plan};
 use crate::config::{Config, ProcessLog};
 use crate::identity;
 use crate::local_api::{
-    AlertCollector, HealthApi, HubCollector, LedgerCollector, MetricsApi, Readiness, RecordsApi, Server,
-    SystemCollector, UpdateCollector, WatchCollector, correlation_header, told_to_stop,
+    AlertCollector, HubCollector, LedgerCollector, MetricsApi, RecordsApi, SystemCollector, UpdateCollector,
+    WatchCollector,
 };
 use crate::notify;
 use crate::reload::{CheckLayer, Load, Loaded};
@@ -19,6 +19,7 @@ use crate::update_watch::{UpdateAttempts, watch_update_status};
 use crate::watchdog::Watch;
 use crate::works::{Shared, Works};
 use picket_durable::{Lock, LockError};
+use picket_localapi::{HealthApi, Readiness, Server, correlation_header, told_to_stop};
 use picket_telemetry::{Finding, Health, Metrics};
 use std::path::Path;
 use std::sync::Arc;
@@ -209,6 +210,7 @@ impl App {
     ) -> Result<JoinHandle<()>, BuildError> {
         let server = Server {
             name: "health",
+            setting: "health.listen",
             address: self.config().health.listen.get(),
             router: api.router(),
             correlation: self.correlation(),
@@ -263,6 +265,7 @@ impl App {
         self.metrics.register_collector(UpdateCollector { attempts: Arc::clone(&attempts) });
         let server = Server {
             name: "metrics",
+            setting: "metrics.listen",
             address: self.config().metrics.listen.get(),
             router: metrics.router().merge(records.router()).merge(api.health_route()),
             correlation: self.correlation(),

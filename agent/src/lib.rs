@@ -19,7 +19,6 @@ mod keep;
 mod local_api;
 mod monitoring;
 mod notify;
-mod port_holder;
 pub mod reload;
 mod update_watch;
 mod watch;
@@ -34,5 +33,4 @@ pub use config::{
 };
 pub use events::{EventSettings, SinkKind};
 pub use identity::agent_id;
-pub use port_holder::PortHolder;
 pub use watchdog::LimitSettings;

@@ -52,6 +52,34 @@ picket_config::settings! {
 }
 
 picket_config::settings! {
+    /// How replicas of one hub tell each other: through NATS. A hub that is alone needs none.
+    pub struct BusSettings {
+        /// Addresses of NATS servers of one cluster: `nats://host:4222` or `tls://host:4222`. None means that there are no replicas.
+        pub nats: Vec<String> = Vec::new(),
+        /// A credentials file (`.creds`); it is read anew for each connection.
+        pub credentials_file: String = String::new(),
+        /// The user, with `bus.password_file`.
+        pub user: String = String::new(),
+        /// A file with the user's password.
+        pub password_file: String = String::new(),
+        /// A file with a token.
+        pub token_file: String = String::new(),
+        /// The authorities that the servers' certificates must come from, as PEM; the system's where there is none.
+        pub ca_file: String = String::new(),
+        /// The certificate to be known by, as PEM.
+        pub certificate_file: String = String::new(),
+        /// Its key, as PEM.
+        pub key_file: String = String::new(),
+        /// How many servers keep each message of a queue: 1, 3 or 5.
+        pub copies: u32 = 1,
+        /// Monitoring addresses of the servers (`http://host:8222`), where they tell how they sync.
+        pub monitoring: Vec<String> = Vec::new(),
+        /// Whether servers are taken that do not sync each write, or do not tell.
+        pub accept_unknown_sync: bool = false,
+    }
+}
+
+picket_config::settings! {
     /// For how many days things are kept.
     pub struct RetentionSettings {
         /// Events.
@@ -84,6 +112,8 @@ picket_config::settings! {
         pub database: String = String::new(),
         /// A file that holds the database's address, for one with a password in it.
         pub database_file: String = String::new(),
+        /// How replicas tell each other.
+        pub bus: BusSettings = BusSettings::default(),
         /// How often agents send a heartbeat.
         pub heartbeat: Interval = Interval::seconds(30),
         /// Letting machines in.

@@ -1,8 +1,10 @@
 //! What manages a fleet: it enrols machines, hears them, judges what it hears, and answers people.
 
+mod activity;
 pub mod api;
 pub mod app;
 pub mod authority;
+pub mod bus;
 pub mod clock;
 pub mod config;
 pub mod life;
@@ -11,6 +13,7 @@ pub mod refusal;
 pub mod security;
 pub mod server;
 pub mod state;
+pub mod watch;
 
 /// What the hub keeps, for whoever looks after it.
 pub use picket_hub_db as db;

@@ -1,7 +1,7 @@
 //! The hub's life: `Options → start() → Running → stop()`.
 
 use crate::api::people::RequestRates;
-use crate::app::admission::Admission;
+use crate::app::admission::{Admission, Each, Turns};
 use crate::app::heartbeats::Heartbeats;
 use crate::app::identity::Identities;
 use crate::app::intake::Intake;
@@ -11,17 +11,20 @@ use crate::app::people::abuse::Failures;
 use crate::app::people::jwt::Tokens;
 use crate::app::people::password::Passwords;
 use crate::app::presence::Presence;
+use crate::app::replicas::{self, Telling};
 use crate::app::rules::RuleSet;
 use crate::app::upkeep;
 use crate::authority::{AgentVerifier, HotCertificate, KeysError, KeysFolder, agent_server, people_server};
+use crate::bus::{self, NoBus};
 use crate::clock::Clock;
 use crate::config::{ConfigError, HubSettings};
 use crate::refusal::Refusal;
 use crate::security::Security;
-use crate::server::{BindError, Listener};
-use crate::state::{Hub, Parts};
+use crate::server::{BindError, Limit, Listener};
+use crate::state::{Hub, Listeners, Parts};
+use crate::watch::{LocalServer, Watched, look_after_health};
 use jiff::SignedDuration;
-use picket_hub_db::{DbError, Options as DbOptions, TenantId};
+use picket_hub_db::{DbError, Location as DbLocation, Options as DbOptions, TenantId};
 use picket_hub_rules::Shard;
 use picket_protocol::BuildInfo;
 use picket_protocol::hub::ProblemCode;
@@ -32,6 +35,16 @@ use std::time::Duration;
 use tokio::sync::{broadcast, watch};
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
+
+/// How many machines of one address may enrol: twenty a second, and a hundred at once.
+const ENROLMENT_PERIOD: Duration = Duration::from_millis(50);
+const ENROLMENT_BURST: u32 = 100;
+/// How often one agent may renew its certificate: it does so once in two months; an operator may force it, and an answer may be
+/// lost.
+const RENEWAL_PERIOD: Duration = Duration::from_secs(60);
+const RENEWAL_BURST: u32 = 5;
+/// How many batches of one agent may be on their way: it sends one after the other, and one that it gave up may linger.
+const BATCHES_EACH: u32 = 2;
 
 /// Everything resolved: what a hub starts with.
 #[derive(Debug, Clone)]
@@ -64,6 +77,9 @@ pub enum StartError {
     /// The database cannot be used.
     #[error(transparent)]
     Database(#[from] DbError),
+    /// There is no way to the other replicas.
+    #[error(transparent)]
+    Bus(#[from] NoBus),
     /// TLS cannot be set up.
     #[error("TLS cannot be set up with the keys: {0}")]
     Tls(#[from] rustls::Error),
@@ -83,6 +99,7 @@ pub struct Running {
     hub: Arc<Hub>,
     agents: SocketAddr,
     api: SocketAddr,
+    local: LocalServer,
     stop: watch::Sender<bool>,
     serving: Vec<JoinHandle<()>>,
     writing: Vec<JoinHandle<()>>,
@@ -94,6 +111,7 @@ pub struct Assembled {
     pub hub: Arc<Hub>,
     stop: watch::Sender<bool>,
     writing: Vec<JoinHandle<()>>,
+    speaking: JoinHandle<()>,
 }
 
 impl Assembled {
@@ -101,6 +119,9 @@ impl Assembled {
     pub async fn close(self) {
         let _ = self.stop.send(true);
         let (db, limit) = (Arc::clone(&self.hub.db), self.hub.settings.drain_limit.get());
+        // What was changed from here is to reach the replicas that serve.
+        let _ = tokio::time::timeout(limit, self.speaking).await;
+        self.hub.replicas.close().await;
         drop(self.hub);
         for mut task in self.writing {
             if tokio::time::timeout(limit, &mut task).await.is_err() {
@@ -125,11 +146,16 @@ pub async fn assemble(options: Options) -> Result<Assembled, StartError> {
     let tenant = TenantId::DEFAULT;
     db.ensure_default_tenant(clock.now()).await?;
     let (stop, stopped) = watch::channel(false);
+    let (replicas, to_say) = bus::open(&settings.bus).await?;
+    let replicas = Arc::new(replicas);
     let (wake, _) = watch::channel(0_u64);
     let wake = Arc::new(wake);
     let stored = {
-        let wake = Arc::clone(&wake);
-        move |new: u64| wake.send_modify(|count| *count = count.wrapping_add(new))
+        let (wake, replicas) = (Arc::clone(&wake), Arc::clone(&replicas));
+        move |new: u64| {
+            wake.send_modify(|count| *count = count.wrapping_add(new));
+            replicas.tell(Telling::Stored);
+        }
     };
     let limits = settings.limits.clone();
     let max_bytes = usize::try_from(limits.intake.0).unwrap_or(usize::MAX);
@@ -151,6 +177,10 @@ pub async fn assemble(options: Options) -> Result<Assembled, StartError> {
             intake,
             heartbeats,
             enrolments: Admission::new("enrolments", settings.enrolment.per_second),
+            // A site behind one address may bring up a rack; somebody without a token cannot shut out the fleet.
+            enrolments_each: Each::new("enrolments of one address", ENROLMENT_PERIOD, ENROLMENT_BURST),
+            renewals_each: Each::new("renewals of one agent", RENEWAL_PERIOD, RENEWAL_BURST),
+            batches_each: Turns::new(BATCHES_EACH),
             connects: Admission::new("connections of agents", limits.connects_per_second),
             passwords,
             tokens,
@@ -171,6 +201,10 @@ pub async fn assemble(options: Options) -> Result<Assembled, StartError> {
             rules: RuleSet::new(rules_dir),
             judged: JudgeCounters::default(),
             replica: uuid::Uuid::now_v7(),
+            replicas,
+            watched: Watched::default(),
+            listeners: Listeners::default(),
+            database_folder: file_of(&database).and_then(|file| file.parent().map(std::path::Path::to_path_buf)),
             public_url,
             enrolment_networks,
             sealer,
@@ -179,7 +213,16 @@ pub async fn assemble(options: Options) -> Result<Assembled, StartError> {
         keys,
     ));
     hub.be_an_agent().await?;
-    Ok(Assembled { hub, stop, writing: vec![intake_task, heartbeat_task] })
+    let speaking = tokio::spawn(replicas::speak(Arc::clone(&hub), to_say));
+    Ok(Assembled { hub, stop, writing: vec![intake_task, heartbeat_task], speaking })
+}
+
+/// The file of a database that is one.
+fn file_of(database: &str) -> Option<std::path::PathBuf> {
+    match DbLocation::parse(database) {
+        Ok(DbLocation::Sqlite(file)) => Some(file),
+        _ => None,
+    }
 }
 
 /// Starts a hub. When it returns, both ports serve.
@@ -190,7 +233,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     let folder = options.keys.clone();
     let (agents_address, api_address) = (options.settings.agents_address()?, options.settings.api_address()?);
     let limits = options.settings.limits.clone();
-    let Assembled { hub, stop, writing } = assemble(options).await?;
+    let Assembled { hub, stop, writing, speaking } = assemble(options).await?;
     let (keys, stopped) = (hub.keys(), hub.stop.clone());
     let hot = Arc::new(HotCertificate::new(&keys.hub_chain(), &keys.hub.1)?);
     let verifier = Arc::new(AgentVerifier::new(&keys.roots)?);
@@ -202,7 +245,8 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         agents_address,
         agent_server(Arc::clone(&verifier), Arc::clone(&hot))?,
         crate::api::agent::router(Arc::clone(&hub)),
-        usize::try_from(limits.agents).unwrap_or(usize::MAX),
+        Limit::Known(usize::try_from(limits.agents).unwrap_or(usize::MAX)),
+        Arc::clone(&hub.listeners.agents),
     )
     .await?;
     let api = Listener::bind(
@@ -210,19 +254,27 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         api_address,
         people_server(Arc::clone(&hot))?,
         crate::api::people::router(&hub),
-        usize::try_from(limits.api).unwrap_or(usize::MAX),
+        Limit::Anybody(usize::try_from(limits.api).unwrap_or(usize::MAX)),
+        Arc::clone(&hub.listeners.api),
     )
     .await?;
     let (agents_address, api_address) = (agents.address()?, api.address()?);
+    hub.watched.register(&hub);
+    let local = LocalServer::start(&hub, &hub.watched, &stopped)?;
     let drain = hub.settings.drain_limit.get();
     let mut serving = vec![
+        speaking,
+        tokio::spawn(replicas::listen(Arc::clone(&hub))),
+        tokio::spawn(look_after_health(Arc::clone(&hub))),
         tokio::spawn(agents.serve(stopped.clone(), drain)),
         tokio::spawn(api.serve(stopped.clone(), drain)),
         tokio::spawn(upkeep::run(Arc::clone(&hub), folder, hot, verifier)),
     ];
     serving.extend(Shard::ALL.map(|shard| tokio::spawn(judge::run(Arc::clone(&hub), shard))));
-    tracing::info!(agents = %agents_address, api = %api_address, url = hub.public_url, "the hub serves");
-    Ok(Running { hub, agents: agents_address, api: api_address, stop, serving, writing })
+    hub.watched.readiness.ready();
+    let health = hub.settings.listen.health.get();
+    tracing::info!(agents = %agents_address, api = %api_address, %health, url = hub.public_url, "the hub serves");
+    Ok(Running { hub, agents: agents_address, api: api_address, local, stop, serving, writing })
 }
 
 impl Running {
@@ -241,9 +293,15 @@ impl Running {
         self.api
     }
 
+    /// Where this machine asks for health and metrics, if the port could be had at once.
+    pub fn health_address(&self) -> Option<SocketAddr> {
+        self.local.address
+    }
+
     /// Stops: tells agents and viewers goodbye, lets open requests finish, stores what was accepted, closes the database.
     pub async fn stop(self) {
         let limit = self.hub.settings.drain_limit.get();
+        self.hub.watched.readiness.draining();
         let _ = self.stop.send(true);
         self.hub.tasks.close();
         let ended = async {
@@ -251,6 +309,8 @@ impl Running {
                 let _ = task.await;
             }
             self.hub.tasks.wait().await;
+            self.local.ended().await;
+            self.hub.replicas.close().await;
         };
         if tokio::time::timeout(limit + Duration::from_secs(5), ended).await.is_err() {
             tracing::warn!(?limit, "connections were cut at the drain limit");

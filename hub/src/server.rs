@@ -1,9 +1,16 @@
-//! A listener with TLS: bounded in connections, in the time of a handshake and of a header, drained when told to stop.
+//! A listener with TLS: bounded in connections, in the time of a handshake, of a header and of silence, drained when told
+//! to stop.
+//!
+//! On a listener that asks for client certificates, who shows none shares a quarter of the connections: strangers who hold
+//! as many as they can cannot shut agents out.
 
+use crate::activity::{Activity, counted};
 use axum::Router;
+use axum::middleware::from_fn_with_state;
+use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
+pub(crate) use picket_localapi::told_to_stop;
 use picket_pki::Certificate;
 use rustls::ServerConfig;
 use std::net::{IpAddr, SocketAddr};
@@ -11,14 +18,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 /// How long a handshake may take: four round trips of a slow line.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
-/// How long a client may take to send its header.
-const HEADER_LIMIT: Duration = Duration::from_secs(10);
+/// How long a client may take to send a header, from the connection's first moment and from the answer before: a stranger,
+/// and somebody with a certificate. The second is longer than what clients keep an idle connection for.
+const HEADER_LIMIT: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(60));
+/// How long an HTTP/2 connection may be without a request: as above.
+const IDLE_LIMIT: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(300));
+/// How long an idle one may take to say goodbye.
+const GOODBYE_LIMIT: Duration = Duration::from_secs(5);
+/// Of how many connections one is for those without a certificate, where certificates are asked for.
+const STRANGERS_SHARE: usize = 4;
 /// The largest header of a request, in bytes (HTTP/1.1 and HTTP/2).
 const MAX_HEADER: usize = 16 << 10;
 /// Requests at a time on one HTTP/2 connection.
@@ -59,8 +73,17 @@ pub struct Listener {
     socket: TcpListener,
     tls: Arc<ServerConfig>,
     router: Router,
-    limit: usize,
+    limit: Limit,
     counters: Arc<ListenerCounters>,
+}
+
+/// How many connections may be open at a time.
+#[derive(Debug, Clone, Copy)]
+pub enum Limit {
+    /// Of anybody.
+    Anybody(usize),
+    /// Of those who show a certificate; strangers share a quarter as many.
+    Known(usize),
 }
 
 /// A port that could not be had.
@@ -76,7 +99,7 @@ pub struct BindError {
 }
 
 impl Listener {
-    /// Takes the port. At most `limit` connections are open at a time.
+    /// Takes the port. At most `limit` connections are open at a time; what becomes of them is counted in `counters`.
     ///
     /// # Errors
     /// When somebody has it, or the system refuses.
@@ -85,10 +108,11 @@ impl Listener {
         address: SocketAddr,
         tls: ServerConfig,
         router: Router,
-        limit: usize,
+        limit: Limit,
+        counters: Arc<ListenerCounters>,
     ) -> Result<Self, BindError> {
         let listener = TcpListener::bind(address).await.map_err(|source| BindError { name, address, source })?;
-        Ok(Self { name, socket: listener, tls: Arc::new(tls), router, limit, counters: Arc::default() })
+        Ok(Self { name, socket: listener, tls: Arc::new(tls), router, limit, counters })
     }
 
     /// Where it listens: with the port that the system chose, if it was to.
@@ -107,7 +131,11 @@ impl Listener {
     /// Serves until `stop` turns true, then lets open requests finish for at most `drain_limit`.
     pub async fn serve(self, mut stop: watch::Receiver<bool>, drain_limit: Duration) {
         let acceptor = TlsAcceptor::from(Arc::clone(&self.tls));
-        let permits = Arc::new(Semaphore::new(self.limit));
+        let (strangers, known) = match self.limit {
+            Limit::Anybody(limit) => (limit, None),
+            Limit::Known(limit) => ((limit / STRANGERS_SHARE).max(1), Some(Arc::new(Semaphore::new(limit)))),
+        };
+        let strangers = Arc::new(Semaphore::new(strangers));
         let mut connections = JoinSet::new();
         loop {
             let (stream, address) = tokio::select! {
@@ -123,7 +151,7 @@ impl Listener {
                     }
                 },
             };
-            let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
+            let Ok(permit) = Arc::clone(&strangers).try_acquire_owned() else {
                 // Closed at once: a machine that is told nothing tries again with its own backoff.
                 self.counters.refused.fetch_add(1, Ordering::Relaxed);
                 continue;
@@ -134,12 +162,12 @@ impl Listener {
                 acceptor: acceptor.clone(),
                 router: self.router.clone(),
                 counters: Arc::clone(&self.counters),
+                known: known.clone(),
                 stop: stop.clone(),
             };
             connections.spawn(async move {
-                let _permit = permit;
                 connection.counters.open.fetch_add(1, Ordering::Relaxed);
-                connection.serve(stream, address).await;
+                connection.serve(stream, address, permit).await;
                 connection.counters.open.fetch_sub(1, Ordering::Relaxed);
             });
         }
@@ -156,11 +184,13 @@ struct Connection {
     acceptor: TlsAcceptor,
     router: Router,
     counters: Arc<ListenerCounters>,
+    /// Room for those with a certificate, where certificates are asked for.
+    known: Option<Arc<Semaphore>>,
     stop: watch::Receiver<bool>,
 }
 
 impl Connection {
-    async fn serve(&self, stream: TcpStream, address: SocketAddr) {
+    async fn serve(&self, stream: TcpStream, address: SocketAddr, mut permit: OwnedSemaphorePermit) {
         // Small answers must not wait for the next one.
         let _ = stream.set_nodelay(true);
         let handshake = tokio::time::timeout(HANDSHAKE_LIMIT, self.acceptor.accept(stream)).await;
@@ -171,25 +201,66 @@ impl Connection {
         };
         let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
         let certificate = shown.and_then(|der| Certificate::from_der(der).ok()).map(Arc::new);
-        let peer = Peer { address, certificate };
-        let service = TowerToHyperService::new(self.router.clone().layer(axum::Extension(peer)));
-        let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_LIMIT).max_buf_size(MAX_HEADER);
-        builder
-            .http2()
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(MAX_STREAMS)
-            .max_header_list_size(u32::try_from(MAX_HEADER).unwrap_or(u32::MAX))
-            .keep_alive_interval(Duration::from_secs(30))
-            .keep_alive_timeout(Duration::from_secs(20));
-        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-        tokio::pin!(connection);
-        let mut stop = self.stop.clone();
-        let result = tokio::select! {
-            result = connection.as_mut() => result,
-            () = told_to_stop(&mut stop) => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
+        let is_known = certificate.is_some();
+        if let Some(known) = self.known.as_ref().filter(|_| is_known) {
+            match Arc::clone(known).try_acquire_owned() {
+                Ok(place) => permit = place,
+                Err(_) => {
+                    self.counters.refused.fetch_add(1, Ordering::Relaxed);
+                    return;
+                }
+            }
+        }
+        let _permit = permit;
+        let choose = |(stranger, known)| if is_known { known } else { stranger };
+        let activity = Activity::default();
+        let router = self
+            .router
+            .clone()
+            .layer(axum::Extension(Peer { address, certificate }))
+            .layer(from_fn_with_state(activity.clone(), counted));
+        let service = TowerToHyperService::new(router);
+        let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        let io = TokioIo::new(stream);
+        // Which of the two was agreed on in the handshake: nothing is guessed from bytes that may never come.
+        let result = if is_http2 {
+            let connection = http2::Builder::new(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .max_concurrent_streams(MAX_STREAMS)
+                .max_header_list_size(u32::try_from(MAX_HEADER).unwrap_or(u32::MAX))
+                .keep_alive_interval(Duration::from_secs(30))
+                .keep_alive_timeout(Duration::from_secs(20))
+                .serve_connection(io, service);
+            tokio::pin!(connection);
+            let mut stop = self.stop.clone();
+            let idle = activity.idle_for(choose(IDLE_LIMIT));
+            tokio::select! {
+                result = connection.as_mut() => result,
+                () = told_to_stop(&mut stop) => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+                () = idle => {
+                    connection.as_mut().graceful_shutdown();
+                    // Whoever does not answer the goodbye is not waited for.
+                    tokio::time::timeout(GOODBYE_LIMIT, connection).await.unwrap_or(Ok(()))
+                }
+            }
+        } else {
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(choose(HEADER_LIMIT))
+                .max_buf_size(MAX_HEADER)
+                .serve_connection(io, service)
+                .with_upgrades();
+            tokio::pin!(connection);
+            let mut stop = self.stop.clone();
+            tokio::select! {
+                result = connection.as_mut() => result,
+                () = told_to_stop(&mut stop) => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
             }
         };
         if let Err(error) = result {
@@ -201,9 +272,4 @@ impl Connection {
         self.counters.failed_handshakes.fetch_add(1, Ordering::Relaxed);
         tracing::debug!(listener = self.name, %address, %error, "a TLS handshake failed");
     }
-}
-
-/// Returns when `stop` turns true, or when nobody can turn it any more.
-pub(crate) async fn told_to_stop(stop: &mut watch::Receiver<bool>) {
-    let _ = stop.wait_for(|stop| *stop).await;
 }

@@ -1,7 +1,7 @@
 //! What everything in the hub shares.
 
 use crate::api::people::{RequestRates, ViewerCounters};
-use crate::app::admission::Admission;
+use crate::app::admission::{Admission, Each, Turns};
 use crate::app::heartbeats::Heartbeats;
 use crate::app::identity::Identities;
 use crate::app::intake::Intake;
@@ -11,17 +11,21 @@ use crate::app::people::abuse::Failures;
 use crate::app::people::jwt::Tokens;
 use crate::app::people::password::Passwords;
 use crate::app::presence::{Machine, Presence};
+use crate::app::replicas::Replicas;
 use crate::app::rules::RuleSet;
 use crate::authority::Keys;
 use crate::clock::Clock;
 use crate::config::HubSettings;
 use crate::security::Security;
+use crate::server::ListenerCounters;
+use crate::watch::Watched;
 use jiff::{SignedDuration, Timestamp};
 use picket_hub_db::{Database, Network, TenantId};
 use picket_protocol::BuildInfo;
 use picket_seal::Sealer;
 use std::collections::HashMap;
 use std::ops::Deref;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use tokio::sync::{broadcast, watch};
 use tokio_util::task::TaskTracker;
@@ -52,6 +56,12 @@ pub struct Parts {
     pub heartbeats: Heartbeats,
     /// How many machines may enrol at a time.
     pub enrolments: Admission,
+    /// How many machines of one address may enrol at a time.
+    pub enrolments_each: Each<String>,
+    /// How often one agent may renew its certificate.
+    pub renewals_each: Each<Uuid>,
+    /// How many batches of one agent may be on their way at once.
+    pub batches_each: Turns<Uuid>,
     /// How many agents may connect at a time.
     pub connects: Admission,
     /// Hashes and compares passwords.
@@ -84,12 +94,29 @@ pub struct Parts {
     pub judged: JudgeCounters,
     /// This process among the replicas.
     pub replica: Uuid,
+    /// The other replicas.
+    pub replicas: Arc<Replicas>,
+    /// Health and metrics.
+    pub watched: Watched,
+    /// What the listeners count.
+    pub listeners: Listeners,
+    /// The folder with the database, where it is a file of this machine.
+    pub database_folder: Option<PathBuf>,
     /// Where machines reach this hub.
     pub public_url: String,
     /// From where machines may enrol; empty means from everywhere.
     pub enrolment_networks: Vec<Network>,
     /// Seals what the database is not to know.
     pub sealer: Sealer,
+}
+
+/// What the listeners count.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    /// That of agents.
+    pub agents: Arc<ListenerCounters>,
+    /// That of people and programs.
+    pub api: Arc<ListenerCounters>,
 }
 
 /// The hub: one of it, behind an [`Arc`], in every handler and task.
@@ -134,6 +161,21 @@ impl Hub {
     /// Takes other keys into force.
     pub fn set_keys(&self, keys: Keys) {
         *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+    }
+
+    /// What was sent away for want of room or over its rate, since the process started, by what it was.
+    pub fn shed(&self) -> [(&'static str, u64); 8] {
+        let read = |counter: &std::sync::atomic::AtomicU64| counter.load(std::sync::atomic::Ordering::Relaxed);
+        [
+            ("batches", read(&self.intake.counters().shed)),
+            ("heartbeats", read(&self.heartbeats.counters().shed)),
+            ("enrolments", self.enrolments.shed() + self.enrolments_each.shed()),
+            ("renewals", self.renewals_each.shed()),
+            ("agent_connects", self.connects.shed()),
+            ("agent_connections", read(&self.listeners.agents.refused)),
+            ("api_connections", read(&self.listeners.api.refused)),
+            ("api_requests", self.rates.refused()),
+        ]
     }
 
     /// Two machines were seen with one identity: told once a minute at most for each agent, for they take turns.

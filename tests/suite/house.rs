@@ -29,11 +29,12 @@ fn own_dependencies(package: &Value) -> Vec<String> {
 const ROOMS: [&str; 7] = ["agent", "hub", "installer", "release", "sensor", "service", "update"];
 /// The packages that the hub is made of: the room knows them, they know the workshop.
 const HUB: [&str; 3] = ["hub-bus", "hub-db", "hub-rules"];
-const WORKSHOP: [&str; 15] = [
+const WORKSHOP: [&str; 16] = [
     "config",
     "durable",
     "filewatch",
     "layout",
+    "localapi",
     "monitor",
     "netwatch",
     "outbox",

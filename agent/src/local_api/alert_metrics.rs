@@ -1,8 +1,8 @@
 //! Alerts and their channels, as metrics at each scrape.
 
-use super::ledger_metrics::Out;
 use crate::monitoring::{AlertReport, Monitoring};
 use picket_protocol::event::AlertLevel;
+use picket_telemetry::Scrape;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::MetricType;
@@ -23,11 +23,11 @@ impl std::fmt::Debug for AlertCollector {
 
 impl Collector for AlertCollector {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
-        encode(&mut Out(encoder), &self.monitoring.alerts())
+        encode(&mut Scrape(encoder), &self.monitoring.alerts())
     }
 }
 
-fn encode(out: &mut Out<'_>, report: &AlertReport) -> Result<(), Error> {
+fn encode(out: &mut Scrape<'_>, report: &AlertReport) -> Result<(), Error> {
     let open = |level| report.active.iter().filter(|alert| alert.level == level).count() as u64;
     let levels = [("warning", AlertLevel::Warning), ("critical", AlertLevel::Critical)];
     let levels = levels.map(|(word, level)| (vec![("level", word)], open(level)));

@@ -1,10 +1,10 @@
 //! The way to the hub, as metrics at each scrape: under the names of the operations guide.
 
-use super::ledger_metrics::Out;
 use crate::hub::state::{ROUND_TRIP_BOUNDS, RoundTrips, Snapshot, Standing};
 use crate::hub::{Counts, HubWorks};
+use picket_telemetry::Scrape;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
+use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
 use std::fmt::Error;
@@ -24,11 +24,11 @@ impl std::fmt::Debug for HubCollector {
 
 impl Collector for HubCollector {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
-        encode(&mut Out(encoder), &self.hub.state.snapshot(), &self.hub.certs.counts())
+        encode(&mut Scrape(encoder), &self.hub.state.snapshot(), &self.hub.certs.counts())
     }
 }
 
-fn encode(out: &mut Out<'_>, hub: &Snapshot, counts: &Counts) -> Result<(), Error> {
+fn encode(out: &mut Scrape<'_>, hub: &Snapshot, counts: &Counts) -> Result<(), Error> {
     let counter = MetricType::Counter;
     let outcomes = |success: u64, error: u64| {
         [("success", success), ("error", error)].map(|(status, count)| (vec![("status", status)], count))
@@ -67,11 +67,7 @@ fn encode(out: &mut Out<'_>, hub: &Snapshot, counts: &Counts) -> Result<(), Erro
     round_trips(out, &hub.round_trips)
 }
 
-fn round_trips(out: &mut Out<'_>, trips: &RoundTrips) -> Result<(), Error> {
-    let bounds = ROUND_TRIP_BOUNDS.into_iter().chain([f64::MAX]);
-    let buckets: Vec<(f64, u64)> = bounds.zip(trips.counts).collect();
+fn round_trips(out: &mut Scrape<'_>, trips: &RoundTrips) -> Result<(), Error> {
     let help = "From a heartbeat until the hub had it stored";
-    let mut family =
-        out.0.encode_descriptor("heartbeat_duration", help, Some(&Unit::Seconds), MetricType::Histogram)?;
-    family.encode_histogram::<NoLabelSet>(trips.sum, trips.counts.iter().sum(), &buckets, None)
+    out.durations("heartbeat_duration", help, &ROUND_TRIP_BOUNDS, &trips.counts, trips.sum)
 }

@@ -5,11 +5,10 @@ use crate::keep::Kept;
 use picket_outbox::delivery::DeliveryStatus;
 use picket_outbox::{BreakerState, DELAY_BOUNDS_MS, Delays, QueueStatus};
 use picket_protocol::Priority;
+use picket_telemetry::Scrape;
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
+use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::ConstCounter;
-use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 use std::fmt::Error;
 use std::sync::Arc;
@@ -29,48 +28,9 @@ impl std::fmt::Debug for LedgerCollector {
     }
 }
 
-/// The labels of one value.
-pub(super) type Labels<'a> = Vec<(&'static str, &'a str)>;
-
-/// Writes values that are taken at the scrape.
-pub(super) struct Out<'a>(pub(super) DescriptorEncoder<'a>);
-
-impl Out<'_> {
-    /// One value for each set of labels.
-    pub(super) fn family<'l>(
-        &mut self,
-        name: &str,
-        help: &str,
-        kind: MetricType,
-        values: impl IntoIterator<Item = (Labels<'l>, u64)>,
-    ) -> Result<(), Error> {
-        let mut family = self.0.encode_descriptor(name, help, None, kind)?;
-        for (labels, value) in values {
-            let sample = family.encode_family(&labels)?;
-            match kind {
-                MetricType::Counter => ConstCounter::new(value).encode(sample)?,
-                _ => ConstGauge::new(value as f64).encode(sample)?,
-            }
-        }
-        Ok(())
-    }
-
-    /// A value that only grows.
-    pub(super) fn counter(&mut self, name: &str, help: &str, value: u64) -> Result<(), Error> {
-        let counter = ConstCounter::new(value);
-        counter.encode(self.0.encode_descriptor(name, help, None, MetricType::Counter)?)
-    }
-
-    /// A value that comes and goes.
-    pub(super) fn gauge(&mut self, name: &str, help: &str, unit: Option<&Unit>, value: f64) -> Result<(), Error> {
-        let gauge = ConstGauge::new(value);
-        gauge.encode(self.0.encode_descriptor(name, help, unit, MetricType::Gauge)?)
-    }
-}
-
 impl Collector for LedgerCollector {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
-        let mut out = Out(encoder);
+        let mut out = Scrape(encoder);
         if let Some(report) = self.kept.queue() {
             books(&mut out, &report.queue)?;
             if let Some(delivery) = &report.delivery {
@@ -98,7 +58,7 @@ impl Collector for LedgerCollector {
     }
 }
 
-fn books(out: &mut Out<'_>, queue: &QueueStatus) -> Result<(), Error> {
+fn books(out: &mut Scrape<'_>, queue: &QueueStatus) -> Result<(), Error> {
     let ledger = &queue.ledger;
     let each = |count: fn(&picket_outbox::Account) -> u64| {
         Priority::ALL.into_iter().map(move |class| (vec![("class", class.as_str())], count(ledger.of(class))))
@@ -131,15 +91,13 @@ fn books(out: &mut Out<'_>, queue: &QueueStatus) -> Result<(), Error> {
 }
 
 /// The delays as a histogram.
-fn durable(out: &mut Out<'_>, delays: &Delays) -> Result<(), Error> {
-    let bounds = DELAY_BOUNDS_MS.into_iter().map(|bound| bound as f64 / 1_000.0).chain([f64::MAX]);
-    let buckets: Vec<(f64, u64)> = bounds.zip(delays.counts).collect();
+fn durable(out: &mut Scrape<'_>, delays: &Delays) -> Result<(), Error> {
+    let bounds = DELAY_BOUNDS_MS.map(|bound| bound as f64 / 1_000.0);
     let help = "From when an event happened until it was durable in the queue";
-    let mut family = out.0.encode_descriptor("event_durable", help, Some(&Unit::Seconds), MetricType::Histogram)?;
-    family.encode_histogram::<NoLabelSet>(delays.sum_ms as f64 / 1_000.0, delays.count(), &buckets, None)
+    out.durations("event_durable", help, &bounds, &delays.counts, delays.sum_ms as f64 / 1_000.0)
 }
 
-fn deliveries(out: &mut Out<'_>, delivery: &DeliveryStatus) -> Result<(), Error> {
+fn deliveries(out: &mut Scrape<'_>, delivery: &DeliveryStatus) -> Result<(), Error> {
     let states = [BreakerState::Closed, BreakerState::Open, BreakerState::HalfOpen];
     let states = states.map(|state| (vec![("state", state.as_str())], u64::from(delivery.breaker == state)));
     out.family("circuit_breaker_state", "1 for the state the circuit breaker is in", MetricType::Gauge, states)?;

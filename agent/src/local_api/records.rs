@@ -1,6 +1,5 @@
 //! `/alerts`, `/summaries` and `/queue`: what the agent concluded, and what became of its events.
 
-use super::json;
 use crate::keep::Kept;
 use crate::monitoring::Monitoring;
 use axum::Router;
@@ -8,6 +7,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::Response;
 use axum::routing::get;
+use picket_localapi::json;
 use std::sync::Arc;
 
 /// What these routes need.

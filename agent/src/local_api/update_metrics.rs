@@ -1,7 +1,7 @@
 //! Attempts to update, as a metric.
 
-use super::ledger_metrics::Out;
 use crate::update_watch::UpdateAttempts;
+use picket_telemetry::Scrape;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::MetricType;
@@ -20,6 +20,6 @@ impl Collector for UpdateCollector {
         let (success, error) = self.attempts.counts();
         let counts = [("success", success), ("error", error)].map(|(status, count)| (vec![("status", status)], count));
         let help = "Attempts to update that ended, by how; kept across restarts";
-        Out(encoder).family("update_attempts", help, MetricType::Counter, counts)
+        Scrape(encoder).family("update_attempts", help, MetricType::Counter, counts)
     }
 }

@@ -2,9 +2,9 @@
 //!
 //! Where a sensor process watches, the watchers' own counts are in that process; what it says of its queue is here.
 
-use super::ledger_metrics::Out;
 use crate::watch::{Watched, Watching};
 use picket_sensorlink::{ClientStatus, Link};
+use picket_telemetry::Scrape;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::metrics::MetricType;
@@ -26,12 +26,12 @@ impl std::fmt::Debug for WatchCollector {
 
 impl Collector for WatchCollector {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
-        let (mut out, watched) = (Out(encoder), self.watching.watched());
+        let (mut out, watched) = (Scrape(encoder), self.watching.watched());
         encode(&mut out, &watched)
     }
 }
 
-fn encode(out: &mut Out<'_>, watched: &Watched) -> Result<(), Error> {
+fn encode(out: &mut Scrape<'_>, watched: &Watched) -> Result<(), Error> {
     if let Some(files) = &watched.files {
         file_watcher(out, files)?;
     }
@@ -41,7 +41,7 @@ fn encode(out: &mut Out<'_>, watched: &Watched) -> Result<(), Error> {
     watched.sensor.iter().try_for_each(|sensor| sensor_link(out, sensor))
 }
 
-fn file_watcher(out: &mut Out<'_>, files: &picket_filewatch::Counters) -> Result<(), Error> {
+fn file_watcher(out: &mut Scrape<'_>, files: &picket_filewatch::Counters) -> Result<(), Error> {
     let counters = [
         ("file_watch_notices", "What the kernel said of watched folders", files.seen),
         ("file_watch_foreign_notices", "What the kernel said of others on a marked file system", files.foreign),
@@ -62,7 +62,7 @@ fn file_watcher(out: &mut Out<'_>, files: &picket_filewatch::Counters) -> Result
     out.family("file_watch_folders", "Folders below the configured paths, by state", MetricType::Gauge, folders)
 }
 
-fn network_watcher(out: &mut Out<'_>, network: &picket_netwatch::Counters) -> Result<(), Error> {
+fn network_watcher(out: &mut Scrape<'_>, network: &picket_netwatch::Counters) -> Result<(), Error> {
     let actions = [("opened", network.opened), ("closed", network.closed)];
     let actions = actions.map(|(action, count)| (vec![("action", action)], count));
     let help = "Connections that the network watcher told";
@@ -82,7 +82,7 @@ fn network_watcher(out: &mut Out<'_>, network: &picket_netwatch::Counters) -> Re
     out.gauge("network_watch_dump", "How long the last look at all sockets took", Some(&Unit::Seconds), last)
 }
 
-fn sensor_link(out: &mut Out<'_>, sensor: &ClientStatus) -> Result<(), Error> {
+fn sensor_link(out: &mut Scrape<'_>, sensor: &ClientStatus) -> Result<(), Error> {
     let connected = f64::from(u8::from(matches!(sensor.link, Link::Connected { .. })));
     out.gauge("sensor_connected", "1 while the sensor is connected", None, connected)?;
     out.counter("sensor_events_delivered", "The sensor's events and gaps made durable here", sensor.delivered)?;
@@ -113,7 +113,7 @@ mod tests {
 
     impl Collector for Fixed {
         fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
-            encode(&mut Out(encoder), &self.0)
+            encode(&mut Scrape(encoder), &self.0)
         }
     }
 

@@ -12,6 +12,7 @@ pub mod metrics;
 pub mod operations;
 #[cfg(feature = "otel")]
 pub mod otel;
+mod scrape;
 
 pub use export::{OtlpSettings, adopt};
 pub use health::{CheckSpec, Finding, Health};
@@ -19,3 +20,4 @@ pub use histograms::OperationMetrics;
 pub use logs::{ComponentLevel, LineSink, Listeners, LogControl, LogFormat, LogLevel, LogOptions, LoggingSettings};
 pub use metrics::Metrics;
 pub use operations::{OperationRecord, OperationSink};
+pub use scrape::{Labels, Scrape};

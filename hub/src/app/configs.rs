@@ -1,10 +1,12 @@
 //! Configurations that the hub gives to agents, and what became of them.
 
+use crate::app::replicas::Telling;
 use crate::refusal::Outcome;
 use crate::state::Hub;
 use picket_protocol::hub::{ConfigDocument, ConfigStatus, Frame};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use uuid::Uuid;
 
 /// Under which key of the settings the last word of an agent about its configuration is kept.
@@ -13,6 +15,29 @@ fn status_key(agent: Uuid) -> String {
 }
 
 impl Hub {
+    /// Configurations were assigned here, to all or to one agent: who is connected gets what it should have now.
+    pub fn configs_changed(self: &Arc<Self>, agent: Option<Uuid>) {
+        self.offer_configs(agent);
+        self.replicas.tell(Telling::Configs { agent });
+    }
+
+    /// Sends those who are connected here what they should have; all, or one.
+    pub fn offer_configs(self: &Arc<Self>, agent: Option<Uuid>) {
+        let agents = match agent {
+            Some(agent) => vec![agent],
+            None => self.presence.agents(),
+        };
+        let hub = Arc::clone(self);
+        self.tasks.spawn(async move {
+            for agent in agents.into_iter().filter(|agent| hub.presence.of(*agent).is_some()) {
+                let last = hub.last_config_status(agent).await.ok().flatten();
+                if let Err(refusal) = hub.offer_config(agent, last.as_ref()).await {
+                    tracing::warn!(%agent, %refusal, "a configuration is not offered");
+                }
+            }
+        });
+    }
+
     /// Sends an agent the configuration that it should have, unless it says that it has it. Says whether one was sent.
     ///
     /// # Errors

@@ -50,7 +50,7 @@ impl Hub {
         let token = request.token_id;
         let (agent, leaf) = match outcome {
             EnrolOutcome::New { agent } => {
-                let _ = self.agent_changes.send(agent);
+                self.tell_agent_changed(agent);
                 tracing::info!(%agent, %token, %address, name, key = %key.pin(), "a machine enrolled");
                 (agent, leaf)
             }
@@ -95,7 +95,7 @@ impl Hub {
                 error.into()
             }
         })?;
-        self.identities.forget();
+        self.tell_certificates_changed();
         tracing::info!(
             agent = %agent.id, serial = leaf.serial, until = %leaf.not_after, reason = request.reason,
             "a certificate was renewed"
@@ -109,10 +109,10 @@ impl Hub {
     /// When there is none, or the database does not answer.
     pub async fn retire(&self, agent: Uuid, by: &str) -> Outcome<()> {
         self.db.retire_agent(self.tenant, agent, by, self.clock.now()).await?;
-        self.identities.forget();
+        self.tell_certificates_changed();
         let detail = "the hub has retired this agent; if this machine is to come back, enrol it again".to_owned();
-        self.presence.send(agent, Frame::Bye(Bye { reason: ByeReason::Revoked, detail, retry_after_ms: None }));
-        let _ = self.agent_changes.send(agent);
+        self.send_anywhere(agent, Frame::Bye(Bye { reason: ByeReason::Revoked, detail, retry_after_ms: None }));
+        self.tell_agent_changed(agent);
         tracing::info!(%agent, by, "an agent is retired");
         Ok(())
     }

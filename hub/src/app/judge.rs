@@ -8,7 +8,7 @@ use crate::server::told_to_stop;
 use crate::state::Hub;
 use jiff::{SignedDuration, Timestamp};
 use picket_hub_db::{
-    Effect, Entity, EventFilter, Evidence, FindingChange, JudgeCommit, Lease, PageRequest, Position,
+    DbError, Effect, Entity, EventFilter, Evidence, FindingChange, JudgeCommit, Lease, PageRequest, Position,
     Result as DbResult, Severity, Shard as DbShard, StoredEvent,
 };
 use picket_hub_rules::{EntityKind, EventView, Level, Match, Product, Received, RuleEngine, Shard};
@@ -16,6 +16,7 @@ use picket_telemetry::histograms::durations;
 use prometheus_client::metrics::histogram::Histogram;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -40,15 +41,29 @@ pub struct JudgeCounters {
     pub events: [AtomicU64; Shard::ALL.len()],
     /// New findings, by severity.
     pub findings: Mutex<BTreeMap<Severity, u64>>,
-    /// From the commit of an event to the commit of its judgement, and the time that judging took for each run.
+    /// Events that could not be judged, by shard.
+    pub unjudged: [AtomicU64; Shard::ALL.len()],
+    /// The time that judging took, for each run of events.
     pub processing: Histogram,
+    /// From when the event that completes a finding was received until the finding was stored.
+    pub delay: Histogram,
+    /// How long the oldest event of the present run has waited, in milliseconds, by shard; zero when all are judged.
+    lag_ms: [AtomicU64; Shard::ALL.len()],
     /// Which shards this replica holds.
     pub held: Mutex<Vec<&'static str>>,
 }
 
 impl Default for JudgeCounters {
     fn default() -> Self {
-        Self { events: Default::default(), findings: Mutex::default(), processing: durations(), held: Mutex::default() }
+        Self {
+            events: Default::default(),
+            findings: Mutex::default(),
+            unjudged: Default::default(),
+            processing: durations(),
+            delay: durations(),
+            lag_ms: Default::default(),
+            held: Mutex::default(),
+        }
     }
 }
 
@@ -70,6 +85,7 @@ pub async fn run(hub: Arc<Hub>, shard: Shard) {
                     () = told_to_stop(&mut stop) => Ok(()),
                 };
                 hub.judged.hold(shard, false);
+                hub.judged.set_lag(shard, SignedDuration::ZERO);
                 if *stop.borrow() {
                     // Another replica need not wait until it is over.
                     let _ = hub.db.release_lease(hub.tenant, &bench.lease).await;
@@ -90,6 +106,21 @@ pub async fn run(hub: Arc<Hub>, shard: Shard) {
 }
 
 impl JudgeCounters {
+    /// How long the oldest event of the present run of a shard has waited.
+    pub fn lag(&self, shard: Shard) -> Duration {
+        Duration::from_millis(self.lag_ms[shard as usize].load(Ordering::Relaxed))
+    }
+
+    /// The longest of those.
+    pub fn longest_lag(&self) -> Duration {
+        Shard::ALL.into_iter().map(|shard| self.lag(shard)).max().unwrap_or_default()
+    }
+
+    fn set_lag(&self, shard: Shard, lag: SignedDuration) {
+        let millis = u64::try_from(lag.as_millis()).unwrap_or_default();
+        self.lag_ms[shard as usize].store(millis, Ordering::Relaxed);
+    }
+
     fn hold(&self, shard: Shard, holds: bool) {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         held.retain(|name| *name != shard.as_str());
@@ -109,18 +140,22 @@ struct Bench<'a> {
     committed: Position,
     /// Up to where was read: nothing of this shard lies between the two.
     read: Position,
+    /// When the latest of the judged events was received: from then on correlations are warmed up.
+    judged_until: Option<Timestamp>,
 }
 
 impl<'a> Bench<'a> {
     fn new(hub: &'a Arc<Hub>, shard: Shard, lease: Lease) -> Self {
         let start = Position::START;
-        Self { hub, shard, lease, renewed: Instant::now(), committed: start, read: start }
+        Self { hub, shard, lease, renewed: Instant::now(), committed: start, read: start, judged_until: None }
     }
 
     /// Judges until the lease is lost.
     async fn sit(&mut self) -> DbResult<()> {
         let mut wake = self.hub.wake.subscribe();
-        self.committed = self.hub.db.progress(self.hub.tenant, &self.lease.name).await?.position;
+        let progress = self.hub.db.progress(self.hub.tenant, &self.lease.name).await?;
+        self.committed = progress.position;
+        self.judged_until = progress.state.as_deref().and_then(read_state);
         self.read = self.committed;
         self.hub.rules.engine().forget(self.shard);
         self.hub.rules.take_cold(self.shard);
@@ -137,6 +172,7 @@ impl<'a> Bench<'a> {
                 self.judge(tail.events, tail.next).await?;
             }
             if tail.at_end {
+                self.hub.judged.set_lag(self.shard, SignedDuration::ZERO);
                 let _ = tokio::time::timeout(LOOK_AGAIN, wake.changed()).await;
             }
         }
@@ -153,14 +189,17 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
-    /// Shows correlations what was before the place that is committed.
+    /// Shows correlations what was before the place that is committed: from a window before the last judged event was
+    /// received, which may be long ago when the hub was away.
     async fn warm_up(&mut self) -> DbResult<()> {
         let engine = Arc::clone(self.hub.rules.engine());
         let window = engine.warm_up_window(self.shard);
         if window.is_zero() || self.committed == Position::START {
             return Ok(());
         }
-        let since = self.hub.clock.now().checked_sub(window + MARGIN).unwrap_or(Timestamp::MIN);
+        let now = self.hub.clock.now();
+        let until = self.judged_until.map_or(now, |until| until.min(now));
+        let since = until.checked_sub(window + MARGIN).unwrap_or(Timestamp::MIN);
         let filter = EventFilter { since: Some(since), oldest_first: true, ..EventFilter::default() };
         let first = self.hub.db.events(self.hub.tenant, &filter, &PageRequest::first(1)).await?;
         let Some(first) = first.items.first() else { return Ok(()) };
@@ -191,15 +230,26 @@ impl<'a> Bench<'a> {
     async fn judge(&mut self, events: Vec<StoredEvent>, to: Position) -> DbResult<()> {
         let began = Instant::now();
         let count = events.len() as u64;
+        let received: BTreeMap<Uuid, Timestamp> = events.iter().map(|event| (event.id, event.received_at)).collect();
+        let now = self.hub.clock.now();
+        if let Some(oldest) = received.values().min() {
+            self.hub.judged.set_lag(self.shard, now.duration_since(*oldest).max(SignedDuration::ZERO));
+        }
+        let judged_until = received.values().max().copied().max(self.judged_until);
         let (engine, shard) = (Arc::clone(self.hub.rules.engine()), self.shard);
         let evaluated = tokio::task::spawn_blocking(move || evaluate(engine.as_ref(), shard, &events)).await;
-        let (matches, places) = evaluated.unwrap_or_default();
-        let changes = self.changes(matches, places).await?;
-        let commit = JudgeCommit { from: self.committed, to, state: None, now: self.hub.clock.now(), changes };
+        // Nothing is committed: the same events are judged again.
+        let evaluated = evaluated.map_err(|error| DbError::Io { operation: "judge events", why: error.to_string() })?;
+        let unjudged = evaluated.unjudged;
+        let changes = self.changes(evaluated.matches, evaluated.places).await?;
+        let state = judged_until.map(write_state);
+        let commit = JudgeCommit { from: self.committed, to, state, now: self.hub.clock.now(), changes };
         let judged = self.hub.db.commit_findings(self.hub.tenant, &self.lease, &commit).await?;
         self.committed = to;
+        self.judged_until = judged_until;
         let counters = &self.hub.judged;
-        counters.events[self.shard as usize].fetch_add(count, Ordering::Relaxed);
+        counters.events[self.shard as usize].fetch_add(count - unjudged, Ordering::Relaxed);
+        counters.unjudged[self.shard as usize].fetch_add(unjudged, Ordering::Relaxed);
         counters.processing.observe(began.elapsed().as_secs_f64());
         for (change, outcome) in commit.changes.iter().zip(&judged.outcomes) {
             if matches!(outcome.effect, Effect::New | Effect::Reopened) {
@@ -209,6 +259,10 @@ impl<'a> Bench<'a> {
                     .unwrap_or_else(PoisonError::into_inner)
                     .entry(change.severity)
                     .or_default() += 1;
+                let last = change.evidence.last().and_then(|evidence| received.get(&evidence.event));
+                if let Some(delay) = last.and_then(|at| Duration::try_from(commit.now.duration_since(*at)).ok()) {
+                    counters.delay.observe(delay.as_secs_f64());
+                }
                 tracing::info!(
                     finding = %outcome.finding, rule = change.rule, severity = change.severity.as_str(),
                     agent = ?change.agent, event = %change.evidence[0].event, correlation_id = %correlation(change),
@@ -217,7 +271,7 @@ impl<'a> Bench<'a> {
             }
         }
         if !judged.outcomes.is_empty() {
-            self.hub.found.send_modify(|count| *count = count.wrapping_add(1));
+            self.hub.tell_findings_changed();
         }
         for (rule, why) in self.hub.rules.engine().take_suspensions() {
             self.hub.note_suspension(rule, &why).await;
@@ -254,19 +308,41 @@ impl<'a> Bench<'a> {
 /// Where events are, and when they happened.
 type Places = HashMap<Uuid, (Position, Timestamp)>;
 
-fn evaluate(engine: &dyn RuleEngine, shard: Shard, events: &[StoredEvent]) -> (Vec<Match>, Places) {
-    let mut matches = Vec::new();
-    let mut places = Places::new();
+/// What a run of events came to.
+#[derive(Default)]
+struct Evaluated {
+    matches: Vec<Match>,
+    places: Places,
+    /// How many events could not be judged.
+    unjudged: u64,
+}
+
+fn evaluate(engine: &dyn RuleEngine, shard: Shard, events: &[StoredEvent]) -> Evaluated {
+    let mut evaluated = Evaluated::default();
     for event in events {
-        let Some(view) = view(event) else { continue };
         // A fault of the engine costs the judgement of one event, and is named; not that of the run, nor the judge.
-        match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| engine.evaluate(shard, &view))) {
-            Ok(found) => matches.extend(found),
-            Err(_) => tracing::error!(event = %event.id, shard = shard.as_str(), "the engine failed at an event"),
+        let judged = catch_unwind(AssertUnwindSafe(|| view(event).map(|view| engine.evaluate(shard, &view))));
+        match judged {
+            Ok(Some(found)) => evaluated.matches.extend(found),
+            Ok(None) => evaluated.unjudged += 1,
+            Err(_) => {
+                tracing::error!(event = %event.id, shard = shard.as_str(), "the engine failed at an event");
+                evaluated.unjudged += 1;
+            }
         }
-        places.insert(event.id, (event.position, event.timestamp));
+        evaluated.places.insert(event.id, (event.position, event.timestamp));
     }
-    (matches, places)
+    evaluated
+}
+
+/// What is kept beside the place up to which was judged: when the latest of those events was received, in microseconds.
+fn write_state(judged_until: Timestamp) -> Vec<u8> {
+    judged_until.as_microsecond().to_string().into_bytes()
+}
+
+fn read_state(state: &[u8]) -> Option<Timestamp> {
+    let micros = std::str::from_utf8(state).ok()?.parse().ok()?;
+    Timestamp::from_microsecond(micros).ok()
 }
 
 /// An event as its agent wrote it, as far as rules are concerned.

@@ -12,6 +12,7 @@ pub mod judge;
 pub mod own_events;
 pub mod people;
 pub mod presence;
+pub mod replicas;
 pub mod rules;
 pub mod tokens;
 pub mod upkeep;

@@ -3,6 +3,7 @@
 //! The database holds them all, in versions; replicas look at its revision and load anew when it moved. A file of `rules.d`
 //! is the same rule as long as its id is; a file that is gone takes its rule along, but for the findings.
 
+use crate::app::replicas::Telling;
 use crate::refusal::Outcome;
 use crate::state::Hub;
 use picket_hub_db::{DbError, NewRule, PageRequest, Rule, RuleFilter, RuleOrigin};
@@ -187,6 +188,16 @@ impl Hub {
         *self.rules.refused.lock().unwrap_or_else(PoisonError::into_inner) = refused;
         self.rules.revision.store(revision, Ordering::Release);
         Ok(true)
+    }
+
+    /// Loads the rules anew after a change that was made here, and tells the other replicas.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn rules_changed(&self) -> Outcome<()> {
+        self.load_rules().await?;
+        self.replicas.tell(Telling::Rules);
+        Ok(())
     }
 
     /// All rules that match, in pieces.

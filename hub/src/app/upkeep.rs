@@ -45,7 +45,7 @@ async fn silent(hub: &Hub) {
             Ok(agents) => {
                 for agent in &agents {
                     tracing::info!(%agent, "an agent has fallen silent");
-                    let _ = hub.agent_changes.send(*agent);
+                    hub.tell_agent_changed(*agent);
                 }
                 if agents.len() < SILENT_AT_A_TIME as usize {
                     return;

@@ -1,6 +1,7 @@
 //! A hub of the test's own, and machines that speak to it.
 
 use jiff::Timestamp;
+use picket_config::LoopbackAddr;
 use picket_hub::authority::KeysFolder;
 use picket_hub::clock::Clock;
 use picket_hub::config::HubSettings;
@@ -18,10 +19,11 @@ use std::time::Duration;
 use ureq::tls::{Certificate as Root, ClientCert, PrivateKey as Key, RootCerts, TlsConfig, TlsProvider};
 use uuid::Uuid;
 
-/// A hub on loopback with a database of its own.
+/// A hub on loopback with a database of its own, or one that replicas share.
 pub struct Fleet {
     pub running: Running,
-    pub dir: tempfile::TempDir,
+    pub dir: Arc<tempfile::TempDir>,
+    database: String,
     /// Seconds that the hub's clock is ahead of the real one.
     ahead: Arc<AtomicI64>,
 }
@@ -53,6 +55,10 @@ impl Answer {
     }
 }
 
+fn sqlite(dir: &tempfile::TempDir) -> String {
+    format!("sqlite:{}", dir.path().join("hub.db").display())
+}
+
 pub fn build() -> BuildInfo {
     static BUILD: OnceLock<BuildInfo> = OnceLock::new();
     let make = || BuildInfo {
@@ -75,13 +81,34 @@ impl Fleet {
         let mut policies = SecurityPolicies::default();
         change(&mut policies);
         let dir = tempfile::tempdir().unwrap();
-        Self::start_in(dir, Self::settings(), policies, Arc::default()).await
+        let database = sqlite(&dir);
+        Self::start_in(Arc::new(dir), database, Self::settings(), policies, Arc::default()).await
+    }
+
+    /// On this database, with this bus.
+    pub async fn start_shared(database: String, nats: String) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut settings = Self::settings();
+        settings.bus.nats = vec![nats];
+        // What Debian's server can tell of itself is too little; nothing here rests on it.
+        settings.bus.accept_unknown_sync = true;
+        Self::start_in(Arc::new(dir), database, settings, SecurityPolicies::default(), Arc::default()).await
+    }
+
+    /// Another hub with the same keys, on the same database and bus.
+    pub async fn replica(&self) -> Self {
+        let mut settings = self.running.hub().settings.clone();
+        settings.listen.agents = "127.0.0.1:0".into();
+        settings.listen.api = "127.0.0.1:0".into();
+        let policies = self.running.hub().security.policies.clone();
+        Self::start_in(Arc::clone(&self.dir), self.database.clone(), settings, policies, Arc::clone(&self.ahead)).await
     }
 
     fn settings() -> HubSettings {
         let mut settings = HubSettings { names: vec!["127.0.0.1".into()], ..HubSettings::default() };
         settings.listen.agents = "127.0.0.1:0".into();
         settings.listen.api = "127.0.0.1:0".into();
+        settings.listen.health = LoopbackAddr::port(0);
         settings
     }
 
@@ -89,11 +116,13 @@ impl Fleet {
         let dir = tempfile::tempdir().unwrap();
         let mut settings = Self::settings();
         configure(&mut settings);
-        Self::start_in(dir, settings, SecurityPolicies::default(), Arc::default()).await
+        let database = sqlite(&dir);
+        Self::start_in(Arc::new(dir), database, settings, SecurityPolicies::default(), Arc::default()).await
     }
 
     async fn start_in(
-        dir: tempfile::TempDir,
+        dir: Arc<tempfile::TempDir>,
+        database: String,
         settings: HubSettings,
         policies: SecurityPolicies,
         ahead: Arc<AtomicI64>,
@@ -113,22 +142,22 @@ impl Fleet {
             security: Security::new(policies).unwrap(),
             keys,
             rules_dir: Some(dir.path().join("rules.d")),
-            database: format!("sqlite:{}", dir.path().join("hub.db").display()),
+            database: database.clone(),
             clock,
         };
-        Self { running: life::start(options).await.unwrap(), dir, ahead }
+        Self { running: life::start(options).await.unwrap(), dir, database, ahead }
     }
 
     /// Stops the hub and starts it again on what it kept.
     pub async fn restart(self) -> Self {
-        let Self { running, dir, ahead } = self;
+        let Self { running, dir, database, ahead } = self;
         let mut settings = running.hub().settings.clone();
         // The same ports, or the machines would not find it.
         settings.listen.agents = running.agents_address().to_string();
         settings.listen.api = running.api_address().to_string();
         let policies = running.hub().security.policies.clone();
         running.stop().await;
-        Self::start_in(dir, settings, policies, ahead).await
+        Self::start_in(dir, database, settings, policies, ahead).await
     }
 
     /// Puts the hub's clock forward.

@@ -4,5 +4,7 @@
 mod fleet;
 mod judge;
 mod people;
+mod replicas;
 mod sockets;
+mod watched;
 mod wire;

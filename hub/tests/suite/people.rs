@@ -19,7 +19,7 @@ pub struct Person {
 }
 
 impl Person {
-    async fn ask(&self, fleet: &Fleet, method: &str, path: &str, body: Option<&Value>) -> Answer {
+    pub async fn ask(&self, fleet: &Fleet, method: &str, path: &str, body: Option<&Value>) -> Answer {
         let mut headers = self.headers.clone();
         if !self.token.is_empty() {
             headers.push(("authorization".into(), format!("Bearer {}", self.token)));
@@ -45,7 +45,7 @@ impl Person {
     }
 }
 
-fn nobody() -> Person {
+pub fn nobody() -> Person {
     Person { token: String::new(), headers: Vec::new() }
 }
 

@@ -22,7 +22,7 @@ use tungstenite::Message;
 use tungstenite::client::IntoClientRequest as _;
 use uuid::Uuid;
 
-type Socket = WebSocketStream<TlsStream<TcpStream>>;
+pub type Socket = WebSocketStream<TlsStream<TcpStream>>;
 
 async fn open(
     fleet: &Fleet,
@@ -69,11 +69,11 @@ async fn next(socket: &mut Socket) -> Value {
     message.await.expect("nothing came")
 }
 
-async fn next_frame(socket: &mut Socket) -> Frame {
+pub async fn next_frame(socket: &mut Socket) -> Frame {
     serde_json::from_value(next(socket).await).unwrap()
 }
 
-fn hello(boot: Uuid, hint: &str) -> Hello {
+pub fn hello(boot: Uuid, hint: &str) -> Hello {
     Hello {
         wire: WIRE,
         version: "1.0.0".parse().unwrap(),
@@ -84,7 +84,7 @@ fn hello(boot: Uuid, hint: &str) -> Hello {
     }
 }
 
-async fn connected(fleet: &Fleet, machine: &Machine, hello: Hello) -> Socket {
+pub async fn connected(fleet: &Fleet, machine: &Machine, hello: Hello) -> Socket {
     let address = fleet.running.agents_address();
     let mut socket = open(fleet, address, SOCKET_PATH, Some(machine), &[]).await.unwrap();
     socket.send(Message::text(Frame::Hello(hello).write())).await.unwrap();
@@ -94,7 +94,7 @@ async fn connected(fleet: &Fleet, machine: &Machine, hello: Hello) -> Socket {
     socket
 }
 
-fn heartbeat(machine: &Machine, seq: u64, boot: Uuid) -> Frame {
+pub fn heartbeat(machine: &Machine, seq: u64, boot: Uuid) -> Frame {
     Frame::Heartbeat(Box::new(Heartbeat {
         seq,
         sent_at: jiff::Timestamp::now(),

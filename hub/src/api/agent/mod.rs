@@ -5,13 +5,15 @@ mod socket;
 use super::{body, websocket};
 use crate::app::batch;
 use crate::app::identity::{KnownAgent, Purpose};
+use crate::app::people::abuse::counted_as;
 use crate::refusal::{Outcome, Refusal};
 use crate::server::Peer;
 use crate::state::Hub;
+use crate::watch::measured;
 use axum::extract::{Extension, Request, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, HeaderValue};
-use axum::middleware::Next;
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -22,6 +24,7 @@ use picket_protocol::hub::{
 };
 use picket_protocol::versions::VersionRange;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The routes for agents.
 pub fn router(hub: Arc<Hub>) -> Router {
@@ -33,7 +36,8 @@ pub fn router(hub: Arc<Hub>) -> Router {
         .route(SOCKET_PATH, get(socket))
         .fallback(nothing_here)
         .method_not_allowed_fallback(not_that_method)
-        .layer(axum::middleware::from_fn(speaks_our_wire))
+        .layer(from_fn(speaks_our_wire))
+        .layer(from_fn_with_state((hub.watched.requests.clone(), "agents"), measured))
         .with_state(hub)
 }
 
@@ -77,6 +81,7 @@ async fn enrol(
     Extension(peer): Extension<Peer>,
     request: Request,
 ) -> Outcome<Json<EnrolAnswer>> {
+    hub.enrolments_each.admit(&counted_as(peer.ip()))?;
     hub.enrolments.admit()?;
     let (parts, body) = request.into_parts();
     let asked: EnrolRequest = body::json(&parts.headers, body, DOCUMENT_MAX_BYTES).await?;
@@ -89,6 +94,7 @@ async fn renew(
     request: Request,
 ) -> Outcome<Json<CertificateAnswer>> {
     let agent = hub.agent_behind(peer.certificate.as_ref(), Purpose::Renew).await?;
+    hub.renewals_each.admit(&agent.id)?;
     let (parts, body) = request.into_parts();
     let asked: CertificateRequest = body::json(&parts.headers, body, DOCUMENT_MAX_BYTES).await?;
     hub.renew(&agent, &asked).await.map(Json)
@@ -113,6 +119,11 @@ async fn events(
         let detail = format!("a batch of {raw_bytes} bytes is larger than the {MAX_BATCH_BYTES} that are taken");
         return Err(Refusal::new(ProblemCode::TooLarge, detail));
     }
+    // One agent that sends slowly, or in many pieces at once, cannot take the room of all.
+    let _turn = hub.batches_each.take(agent.id).ok_or_else(|| {
+        let detail = "as many batches of this agent are on their way as may be; send one after the other";
+        Refusal::new(ProblemCode::Overloaded, detail).after(Duration::from_secs(1))
+    })?;
     // Before the first byte of the body: what has no room is not read.
     let room = hub.intake.reserve(raw_bytes)?;
     // zstd makes nothing larger than this (zstd.h, ZSTD_COMPRESSBOUND).

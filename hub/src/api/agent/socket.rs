@@ -157,7 +157,7 @@ impl Talk<'_> {
                     }
                     Ok(SeenOutcome::Noted { was, .. }) => {
                         if was != AgentStatus::Online {
-                            let _ = self.hub.agent_changes.send(self.agent.id);
+                            self.hub.tell_agent_changed(self.agent.id);
                         }
                     }
                     Ok(SeenOutcome::Unknown | SeenOutcome::Retired) => {

@@ -22,6 +22,7 @@ pub use problem::ProblemView;
 
 use crate::refusal::Refusal;
 use crate::state::Hub;
+use crate::watch::measured;
 use axum::Router;
 use axum::middleware::{from_fn, from_fn_with_state};
 use picket_protocol::hub::ProblemCode;
@@ -40,8 +41,11 @@ pub fn router(hub: &Arc<Hub>) -> Router {
         .method_not_allowed_fallback(not_that_method);
     inner
         .layer(from_fn_with_state(Arc::clone(hub), access::found_out))
+        // An orchestrator's probe says no name and has no rate.
+        .merge(hub.watched.api(hub).probes())
         .layer(from_fn_with_state(Arc::clone(hub), headers::secured))
         .layer(from_fn(problem::correlated))
+        .layer(from_fn_with_state((hub.watched.requests.clone(), "api"), measured))
 }
 
 /// Every route that needs a permission, with the permission that it needs.
@@ -58,6 +62,7 @@ pub fn routes(hub: &Arc<Hub>) -> Guarded {
         .merge(rest::configs::routes)
         .merge(rest::users::routes)
         .merge(rest::hub::routes)
+        .merge(rest::watch::routes)
         .merge(live::routes)
 }
 

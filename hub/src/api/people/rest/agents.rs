@@ -306,7 +306,7 @@ async fn update(
     let revision = expected.unwrap_or(before.revision);
     let updated = hub.db.update_agent(hub.tenant, id, revision, &update, hub.clock.now()).await;
     let agent = updated.map_err(|error| changed(error.into()))?;
-    let _ = hub.agent_changes.send(id);
+    hub.tell_agent_changed(id);
     Ok(Versioned { revision: agent.revision, value: AgentView::from(agent) }.into_response())
 }
 
@@ -404,10 +404,11 @@ async fn renew_certificate(
     Extension(caller): Extension<Caller>,
     InPath(id): InPath<Uuid>,
 ) -> Outcome<StatusCode> {
-    seen(&hub, &caller, id).await?;
+    let agent = seen(&hub, &caller, id).await?;
     hub.audit(caller.key(), "agents.renew_certificate", &id.to_string(), json!({})).await?;
     let reason = "an operator asks for it".to_owned();
-    if hub.presence.send(id, Frame::RenewCertificate { reason }) {
+    let is_elsewhere = hub.replicas.is_shared() && agent.status == AgentStatus::Online;
+    if hub.send_anywhere(id, Frame::RenewCertificate { reason }) || is_elsewhere {
         Ok(StatusCode::ACCEPTED)
     } else {
         Err(Refusal::new(ProblemCode::Conflict, "the agent is not connected; it renews by itself in time"))

@@ -20,7 +20,6 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use utoipa::ToSchema;
 use utoipa_axum::routes;
-use uuid::Uuid;
 
 /// The largest configuration, in bytes of JSON.
 const MAX_CONFIG: usize = 128 << 10;
@@ -239,19 +238,10 @@ struct TargetBody {
     value: Option<String>,
 }
 
-/// Sends those who are connected here what they should have now; the others get it when they connect.
+/// Gives it to those whom it concerns now; who is away gets it when it connects.
 fn offer(hub: &Arc<Hub>, target: &ConfigTarget) {
-    let agents: Vec<Uuid> = match target {
-        ConfigTarget::Agent(id) => vec![*id],
-        ConfigTarget::All | ConfigTarget::Tag(_) => hub.presence.agents(),
-    };
-    let sharing = Arc::clone(hub);
-    hub.tasks.spawn(async move {
-        for agent in agents {
-            let last = sharing.last_config_status(agent).await.ok().flatten();
-            if let Err(refusal) = sharing.offer_config(agent, last.as_ref()).await {
-                tracing::warn!(%agent, %refusal, "a configuration is not offered");
-            }
-        }
+    hub.configs_changed(match target {
+        ConfigTarget::Agent(id) => Some(*id),
+        ConfigTarget::All | ConfigTarget::Tag(_) => None,
     });
 }

@@ -256,7 +256,7 @@ async fn update(
     let update = FindingUpdate { state: new_state, assignee, note, deliveries: Vec::new() };
     let changed_finding = hub.db.change_finding(hub.tenant, id, expected, &update, &caller.principal.name, now).await;
     let finding = changed_finding.map_err(|error| changed(error.into()))?;
-    hub.found.send_modify(|count| *count = count.wrapping_add(1));
+    hub.tell_findings_changed();
     Ok(Versioned { revision: finding.revision, value: FindingView::from(finding) }.into_response())
 }
 

@@ -11,6 +11,7 @@ pub(super) mod findings;
 pub(super) mod hub;
 pub(super) mod rules;
 pub(super) mod users;
+pub(crate) mod watch;
 
 use super::access::Caller;
 use crate::app::people::principal::Scope;

@@ -171,7 +171,7 @@ async fn create(
         }
         error.into()
     })?;
-    hub.load_rules().await?;
+    hub.rules_changed().await?;
     Ok((StatusCode::CREATED, Versioned { revision: rule.revision, value: view(&hub, rule) }).into_response())
 }
 
@@ -212,7 +212,7 @@ async fn update(
     hub.audit(caller.key(), "rules.update", &before.id, details).await?;
     let put = hub.db.put_rule(hub.tenant, &new, expected, &caller.principal.name, hub.clock.now()).await;
     let rule = put.map_err(|error| changed(error.into()))?;
-    hub.load_rules().await?;
+    hub.rules_changed().await?;
     Ok(Versioned { revision: rule.revision, value: view(&hub, rule) }.into_response())
 }
 
@@ -233,7 +233,7 @@ async fn remove(
     }
     hub.audit(caller.key(), "rules.delete", &rule.id, json!({ "title": rule.title })).await?;
     hub.db.delete_rule(hub.tenant, &rule.id).await?;
-    hub.load_rules().await?;
+    hub.rules_changed().await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -11,7 +11,7 @@ use tracing::{Instrument, Span};
 const USUAL: &str = "x-correlation-id";
 
 /// The header that the configuration names; the usual one where that is no header's name.
-pub(crate) fn header(name: &str) -> HeaderName {
+pub fn header(name: &str) -> HeaderName {
     HeaderName::from_bytes(name.as_bytes()).unwrap_or(HeaderName::from_static(USUAL))
 }
 

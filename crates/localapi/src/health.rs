@@ -1,6 +1,6 @@
-//! `/livez`, `/readyz` and `/health`.
+//! `/livez`, `/readyz` and `/health`: whether the process lives, whether it serves, and how it does.
 
-use super::json;
+use crate::json;
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -14,38 +14,39 @@ use std::time::Instant;
 
 /// What the health routes need.
 #[derive(Clone)]
-pub(crate) struct HealthApi {
+pub struct HealthApi {
     /// Which build answers.
-    pub(crate) build: BuildInfo,
-    /// The agent's identity.
-    pub(crate) agent_id: String,
+    pub build: BuildInfo,
+    /// Who answers: the agent's identity, or the hub's.
+    pub agent_id: String,
     /// When the process started.
-    pub(crate) started: Instant,
+    pub started: Instant,
     /// The checks.
-    pub(crate) health: Arc<Health>,
+    pub health: Arc<Health>,
     /// Whether it serves.
-    pub(crate) readiness: Readiness,
+    pub readiness: Readiness,
 }
 
-/// Whether the agent serves: starting, ready, draining.
+/// Whether the process serves: starting, ready, draining.
 #[derive(Clone, Default)]
-pub(crate) struct Readiness(Arc<AtomicU8>);
+pub struct Readiness(Arc<AtomicU8>);
 
 const READY: u8 = 1;
 const DRAINING: u8 = 2;
 
 impl Readiness {
-    /// The agent serves from now on.
-    pub(crate) fn ready(&self) {
+    /// It serves from now on.
+    pub fn ready(&self) {
         self.0.store(READY, Ordering::Relaxed);
     }
 
-    /// The agent was told to stop.
-    pub(crate) fn draining(&self) {
+    /// It was told to stop.
+    pub fn draining(&self) {
         self.0.store(DRAINING, Ordering::Relaxed);
     }
 
-    fn word(&self) -> &'static str {
+    /// The word for it: `starting`, `ready`, `draining`.
+    pub fn word(&self) -> &'static str {
         match self.0.load(Ordering::Relaxed) {
             READY => "ready",
             DRAINING => "draining",
@@ -56,7 +57,7 @@ impl Readiness {
 
 impl HealthApi {
     /// The routes of the health server.
-    pub(crate) fn router(self) -> Router {
+    pub fn router(self) -> Router {
         Router::new()
             .route("/livez", get(livez))
             .route("/readyz", get(readyz))
@@ -64,8 +65,23 @@ impl HealthApi {
             .with_state(self)
     }
 
+    /// `/livez` and `/readyz` alone: what an orchestrator may ask from elsewhere.
+    pub fn probes(self) -> Router {
+        Router::new().route("/livez", get(livez)).route("/readyz", get(readyz)).with_state(self)
+    }
+
+    /// The answer to `/health`.
+    pub fn health(&self) -> Response {
+        let report = self.health.report(&self.build, &self.agent_id, self.uptime());
+        let status = match report.status {
+            OverallStatus::Healthy => StatusCode::OK,
+            OverallStatus::Unhealthy => StatusCode::SERVICE_UNAVAILABLE,
+        };
+        json(status, &report)
+    }
+
     /// `/health` alone, for the metrics server.
-    pub(crate) fn health_route(self) -> Router {
+    pub fn health_route(self) -> Router {
         Router::new().route("/health", get(health)).with_state(self)
     }
 
@@ -91,10 +107,5 @@ async fn readyz(State(api): State<HealthApi>) -> Response {
 }
 
 async fn health(State(api): State<HealthApi>) -> Response {
-    let report = api.health.report(&api.build, &api.agent_id, api.uptime());
-    let status = match report.status {
-        OverallStatus::Healthy => StatusCode::OK,
-        OverallStatus::Unhealthy => StatusCode::SERVICE_UNAVAILABLE,
-    };
-    json(status, &report)
+    api.health()
 }

@@ -1,7 +1,7 @@
 //! A small HTTP/1.1 server on one loopback address: bounded in connections, header size and time.
 
-use super::correlation::correlated;
-use super::only_this_host;
+use crate::correlation::correlated;
+use crate::only_this_host;
 use crate::port_holder::PortHolder;
 use axum::Router;
 use axum::http::HeaderName;
@@ -29,19 +29,21 @@ const CONNECTION_LIMIT: Duration = Duration::from_secs(30);
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// A server that may not have its port yet.
-pub(crate) struct Server {
+pub struct Server {
     /// For messages: `health` or `metrics`.
-    pub(crate) name: &'static str,
+    pub name: &'static str,
+    /// The setting that names its address, for who has to give it another one.
+    pub setting: &'static str,
     /// Where it listens.
-    pub(crate) address: SocketAddr,
+    pub address: SocketAddr,
     /// What it answers.
-    pub(crate) router: Router,
+    pub router: Router,
     /// The header in which requests bring a correlation id, and take it home.
-    pub(crate) correlation: HeaderName,
+    pub correlation: HeaderName,
 }
 
 /// A server that has its port.
-pub(crate) struct BoundServer {
+pub struct BoundServer {
     listener: TcpListener,
     router: Router,
     correlation: HeaderName,
@@ -49,15 +51,17 @@ pub(crate) struct BoundServer {
 
 /// A port that could not be had.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum BindError {
+pub enum BindError {
     /// Somebody else listens there.
     #[error(
         "the {name} server cannot listen on {address}: the port is held by {holder}; \
-             stop that or set {name}.listen to another port"
+             stop that or set {setting} to another port"
     )]
     InUse {
         /// The server's name.
         name: &'static str,
+        /// The setting that names its address.
+        setting: &'static str,
         /// The address.
         address: SocketAddr,
         /// Who holds it.
@@ -77,12 +81,15 @@ pub(crate) enum BindError {
 
 impl Server {
     /// Takes the port; must be called on the runtime that will serve.
-    pub(crate) async fn bind(self) -> Result<BoundServer, (Self, BindError)> {
+    ///
+    /// # Errors
+    /// Who holds the port, or what the system said; and the server, to try again.
+    pub async fn bind(self) -> Result<BoundServer, (Self, BindError)> {
         match TcpListener::bind(self.address).await {
             Ok(listener) => Ok(BoundServer { listener, router: self.router, correlation: self.correlation }),
             Err(source) if source.kind() == io::ErrorKind::AddrInUse => {
                 let holder = PortHolder::of(self.address);
-                let error = BindError::InUse { name: self.name, address: self.address, holder };
+                let error = BindError::InUse { name: self.name, setting: self.setting, address: self.address, holder };
                 Err((self, error))
             }
             Err(source) => {
@@ -95,7 +102,7 @@ impl Server {
     /// Takes the port, however long it takes, and tells `report` of each failure (`Some`) and of success (`None`).
     ///
     /// A held port is no reason to end: an agent in a crash loop sees nothing of its machine, and the holder may go.
-    pub(crate) async fn bind_with_patience(mut self, report: impl Fn(Option<&BindError>)) -> BoundServer {
+    pub async fn bind_with_patience(mut self, report: impl Fn(Option<&BindError>)) -> BoundServer {
         let mut wait = RETRY.0;
         loop {
             match self.bind().await {
@@ -115,13 +122,21 @@ impl Server {
 }
 
 /// Returns when `stop` turns true, or when nobody can turn it any more.
-pub(crate) async fn told_to_stop(stop: &mut watch::Receiver<bool>) {
+pub async fn told_to_stop(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
 impl BoundServer {
+    /// Where it listens: with the port that the system chose, if it was to.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
     /// Serves until `stop` turns true, then lets open requests finish for at most `drain_limit`.
-    pub(crate) async fn serve(self, mut stop: watch::Receiver<bool>, drain_limit: Duration) {
+    pub async fn serve(self, mut stop: watch::Receiver<bool>, drain_limit: Duration) {
         let correlated = axum::middleware::from_fn_with_state(self.correlation, correlated);
         let router = self.router.layer(correlated).layer(axum::middleware::from_fn(only_this_host));
         let service = TowerToHyperService::new(router);

@@ -1,0 +1,278 @@
+//! The hub's health checks, each declared once, and the task that looks.
+
+use crate::server::told_to_stop;
+use crate::state::Hub;
+use jiff::{SignedDuration, Timestamp};
+use picket_durable::free_space;
+use picket_hub_db::{AgentStatus, Backend, DbError, DbStats};
+use picket_hub_rules::RuleState;
+use picket_pki::Certificate;
+use picket_protocol::{CheckScope, Severity};
+use picket_telemetry::{CheckSpec, Finding};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How often the hub is looked at.
+const EVERY: Duration = Duration::from_secs(5);
+/// After how many looks the database is measured: counting its rows is not free.
+const MEASURE_EVERY: u32 = 6;
+/// How long the database may take to answer a probe.
+const PING_LIMIT: Duration = Duration::from_secs(5);
+/// How old the last turn of the event loop may be: several missed ones are no hiccup of a busy machine.
+const TURN_LIMIT: Duration = Duration::from_secs(20);
+/// Events that wait for their judgement for longer than this are worth a warning.
+const LATE: Duration = Duration::from_secs(60);
+/// Room on the disk: a warning below the first, a failure below the second. The second is the write-ahead log of one
+/// large transaction, with room to spare.
+const ROOM: (u64, u64) = (1 << 30, 64 << 20);
+/// How long before their end certificates warn: an authority's is exchanged by people, the hub's own by itself a third of
+/// its life before.
+const AUTHORITY_WARNS: SignedDuration = SignedDuration::from_hours(24 * 90);
+const OWN_WARNS: SignedDuration = SignedDuration::from_hours(24 * 7);
+
+/// The event loop turns.
+const EVENT_LOOP: CheckSpec =
+    CheckSpec { code: "event_loop", title: "Event loop", severity: Severity::High, scope: CheckScope::Local };
+/// The database of this machine answers.
+const DATABASE: CheckSpec =
+    CheckSpec { code: "database", title: "Database", severity: Severity::High, scope: CheckScope::Local };
+/// A database elsewhere answers: not the fault of this hub's version.
+const DATABASE_ELSEWHERE: CheckSpec = CheckSpec { scope: CheckScope::External, ..DATABASE };
+/// There is room where the database is.
+const DISK_SPACE: CheckSpec =
+    CheckSpec { code: "disk_space", title: "Disk space", severity: Severity::High, scope: CheckScope::External };
+/// Events are judged soon after they came.
+const JUDGE: CheckSpec =
+    CheckSpec { code: "judge", title: "Judging of events", severity: Severity::Medium, scope: CheckScope::External };
+/// Every rule is in force.
+const RULES: CheckSpec =
+    CheckSpec { code: "rules", title: "Rules", severity: Severity::Low, scope: CheckScope::External };
+/// The keys hold.
+const CERTIFICATES: CheckSpec =
+    CheckSpec { code: "certificates", title: "Certificates", severity: Severity::High, scope: CheckScope::External };
+/// Nobody is sent away.
+const LOAD: CheckSpec =
+    CheckSpec { code: "load", title: "Load", severity: Severity::Medium, scope: CheckScope::External };
+/// Replicas hear each other.
+const BUS: CheckSpec =
+    CheckSpec { code: "bus", title: "Message bus", severity: Severity::Medium, scope: CheckScope::External };
+
+/// What was measured of the database.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    /// Its size and its rows.
+    pub stats: DbStats,
+    /// Agents, by what is known of them.
+    pub agents: BTreeMap<AgentStatus, u64>,
+}
+
+/// The last turn of the event loop, and what was last seen of the database.
+#[derive(Debug, Default)]
+pub struct Pulse {
+    last: Mutex<Option<Instant>>,
+    seen: Mutex<Option<Seen>>,
+    shed: AtomicU64,
+}
+
+impl Pulse {
+    fn turn(&self) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    fn age(&self) -> Option<Duration> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner).map(|last| last.elapsed())
+    }
+
+    /// What was last measured of the database.
+    pub fn seen(&self) -> Option<Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Registers what is asked at the moment of a report.
+pub(super) fn register(hub: &Arc<Hub>) {
+    let pulse = Arc::clone(&hub.watched.pulse);
+    hub.watched.health.probe(EVENT_LOOP, move || turning(pulse.age()));
+}
+
+/// Looks now and then, until the hub stops.
+pub(crate) async fn run(hub: Arc<Hub>) {
+    let mut stop = hub.stop.clone();
+    let mut looks: u32 = 0;
+    loop {
+        hub.watched.pulse.turn();
+        look(&hub, looks).await;
+        looks = looks.wrapping_add(1);
+        tokio::select! {
+            () = tokio::time::sleep(EVERY) => {}
+            () = told_to_stop(&mut stop) => return,
+        }
+    }
+}
+
+async fn look(hub: &Hub, looks: u32) {
+    let health = &hub.watched.health;
+    let ping = tokio::time::timeout(PING_LIMIT, hub.db.ping()).await;
+    let spec = if hub.db.backend() == Backend::Sqlite { DATABASE } else { DATABASE_ELSEWHERE };
+    health.set(spec, database(ping.ok()));
+    if let Some(folder) = hub.database_folder.as_deref() {
+        health.set(DISK_SPACE, room(folder));
+    }
+    health.set(JUDGE, judge(hub.judged.longest_lag()));
+    let suspended = hub.rules.health().iter().filter(|rule| matches!(rule.state, RuleState::Suspended { .. })).count();
+    health.set(RULES, rules(hub.rules.refused().len(), suspended));
+    let keys = hub.keys();
+    let authorities = keys.roots.iter().chain([keys.intermediate.certificate()]);
+    health.set(CERTIFICATES, certificates(hub.clock.now(), authorities, &keys.hub.0));
+    let shed = hub.shed().iter().map(|(_, count)| count).sum();
+    let before = hub.watched.pulse.shed.swap(shed, Ordering::Relaxed);
+    health.set(LOAD, load(shed - before.min(shed)));
+    if hub.replicas.is_shared() {
+        health.set(BUS, bus(hub.replicas.health().connected));
+    }
+    if looks.is_multiple_of(MEASURE_EVERY)
+        && let Ok(seen) = measure(hub).await
+    {
+        *hub.watched.pulse.seen.lock().unwrap_or_else(PoisonError::into_inner) = Some(seen);
+    }
+}
+
+async fn measure(hub: &Hub) -> Result<Seen, DbError> {
+    Ok(Seen { stats: hub.db.stats(hub.tenant).await?, agents: hub.db.agent_counts(hub.tenant).await? })
+}
+
+fn turning(age: Option<Duration>) -> Finding {
+    match age {
+        Some(age) if age > TURN_LIMIT => {
+            Finding::fail(format!("the event loop has not turned for {} s", age.as_secs()))
+                .figure("age_seconds", age.as_secs())
+        }
+        Some(_) => Finding::pass("turning"),
+        None => Finding::pass("starting"),
+    }
+}
+
+/// What came of a ping; `None` when nothing came in time.
+fn database(ping: Option<Result<(), DbError>>) -> Finding {
+    match ping {
+        Some(Ok(())) => Finding::pass("answers"),
+        // It may name files and hosts of this machine: /health is for who may know them.
+        Some(Err(error)) => Finding::fail(format!("the database does not serve: {error}")),
+        None => Finding::fail(format!("the database did not answer within {} s", PING_LIMIT.as_secs())),
+    }
+}
+
+fn room(folder: &Path) -> Finding {
+    match free_space(folder) {
+        Ok(free) => roomy(free).figure("free_bytes", free),
+        Err(error) => Finding::warn(format!("the room for the database is not known: {error}")),
+    }
+}
+
+fn roomy(free: u64) -> Finding {
+    let words = format!("{} MiB are free where the database is", free >> 20);
+    if free < ROOM.1 {
+        Finding::fail(format!("{words}: events can soon be no longer stored; free some, or shorten retention"))
+    } else if free < ROOM.0 {
+        Finding::warn(format!("{words}; free some, or shorten retention"))
+    } else {
+        Finding::pass(words)
+    }
+}
+
+fn judge(lag: Duration) -> Finding {
+    let finding = if lag > LATE {
+        let words =
+            format!("events wait {} s for their judgement; look at rule_cost_seconds in the metrics", lag.as_secs());
+        Finding::warn(words)
+    } else {
+        Finding::pass("up to date")
+    };
+    finding.figure("lag_seconds", lag.as_secs())
+}
+
+fn rules(refused: usize, suspended: usize) -> Finding {
+    let finding = match (refused, suspended) {
+        (0, 0) => Finding::pass("all in force"),
+        _ => Finding::warn(format!(
+            "{refused} cannot be used and {suspended} are suspended; GET /api/v1/rules says which and why"
+        )),
+    };
+    finding.figure("refused", refused).figure("suspended", suspended)
+}
+
+fn certificates<'a>(now: Timestamp, authorities: impl Iterator<Item = &'a Certificate>, own: &Certificate) -> Finding {
+    let left = |certificate: &Certificate| certificate.not_after.duration_since(now);
+    let authorities = authorities.map(|certificate| (certificate, left(certificate), AUTHORITY_WARNS));
+    let all = authorities.chain([(own, left(own), OWN_WARNS)]);
+    let Some((certificate, left, warns)) = all.min_by_key(|(_, left, warns)| *left - *warns) else {
+        return Finding::fail("the hub has no certificates");
+    };
+    let days = left.as_hours() / 24;
+    let words = format!("the certificate of {} ends in {days} days, at {}", certificate.subject, certificate.not_after);
+    if !left.is_positive() {
+        Finding::fail(format!("the certificate of {} ended at {}", certificate.subject, certificate.not_after))
+    } else if left < warns {
+        Finding::warn(words)
+    } else {
+        Finding::pass(words)
+    }
+}
+
+fn load(shed: u64) -> Finding {
+    let finding = match shed {
+        0 => Finding::pass("nobody is sent away"),
+        shed => Finding::warn(format!(
+            "{shed} requests were sent away within {} s; shed_total in the metrics says which",
+            EVERY.as_secs()
+        )),
+    };
+    finding.figure("shed", shed)
+}
+
+fn bus(connected: bool) -> Finding {
+    if connected {
+        Finding::pass("connected")
+    } else {
+        Finding::warn("there is no connection to NATS: replicas find out from the database, which is later by seconds")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use picket_pki::Authority;
+    use picket_protocol::CheckStatus;
+
+    #[test]
+    fn what_only_makes_it_later_warns_and_what_stops_it_fails() {
+        assert_eq!(judge(Duration::from_secs(59)).status, CheckStatus::Pass);
+        assert_eq!(judge(Duration::from_secs(61)).status, CheckStatus::Warn);
+        assert_eq!(bus(false).status, CheckStatus::Warn);
+        assert_eq!(load(3).status, CheckStatus::Warn);
+        assert_eq!(rules(0, 1).status, CheckStatus::Warn);
+        assert_eq!(database(None).status, CheckStatus::Fail);
+        assert_eq!(turning(Some(Duration::from_secs(21))).status, CheckStatus::Fail);
+        assert_eq!(turning(None).status, CheckStatus::Pass, "it has not begun");
+        assert_eq!(
+            [roomy(2 << 30), roomy(1 << 29), roomy(1 << 20)].map(|finding| finding.status),
+            [CheckStatus::Pass, CheckStatus::Warn, CheckStatus::Fail]
+        );
+    }
+
+    #[test]
+    fn the_certificate_that_is_due_first_is_named() {
+        let now: Timestamp = "2026-11-22T12:00:00Z".parse().unwrap();
+        let root = Authority::root("test", now).unwrap();
+        let own = root.certificate();
+        let at = |days: i64| own.not_after.checked_sub(SignedDuration::from_hours(24 * days)).unwrap();
+        let status = |now| certificates(now, [root.certificate()].into_iter(), own).status;
+        assert_eq!(status(now), CheckStatus::Pass);
+        assert_eq!(status(at(89)), CheckStatus::Warn);
+        assert_eq!(status(at(-1)), CheckStatus::Fail);
+        assert!(certificates(at(89), [root.certificate()].into_iter(), own).message.contains("ends in 89 days"));
+    }
+}

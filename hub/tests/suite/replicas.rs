@@ -1,0 +1,107 @@
+//! Several hubs on one PostgreSQL, which hear each other over NATS.
+
+use crate::fleet::{Fleet, eventually};
+use crate::judge::{changed, findings};
+use crate::sockets::{connected, hello, next_frame};
+use picket_protocol::hub::{ByeReason, EventsAnswer, Frame, ProblemCode};
+use picket_testkit::NatsServer;
+use picket_testkit::postgres::Postgres;
+use std::time::Duration;
+
+fn database() -> (Postgres, String) {
+    let postgres = Postgres::start_new(false);
+    postgres.create_database("hub");
+    let url = postgres.url("hub");
+    (postgres, url)
+}
+
+/// Two hubs, and what is between them.
+struct Pair {
+    one: Fleet,
+    two: Fleet,
+    nats: NatsServer,
+    _postgres: Postgres,
+}
+
+impl Pair {
+    async fn start() -> Self {
+        let ((postgres, url), nats) = (database(), NatsServer::start());
+        let one = Fleet::start_shared(url, nats.url()).await;
+        let two = one.replica().await;
+        Self { one, two, nats, _postgres: postgres }
+    }
+
+    /// Until both hear.
+    async fn hear(&self) {
+        for hub in [&self.one, &self.two] {
+            eventually(async || hub.running.hub().replicas.health().connected.then_some(())).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_at_one_replica_ends_the_connection_at_another() {
+    let pair = Pair::start().await;
+    pair.hear().await;
+    let machine = pair.one.machine().await;
+    let mut socket = connected(&pair.two, &machine, hello(machine.boot, "abc")).await;
+    machine.send(&pair.two, &changed(&machine, 1, "/tmp/x")).await.ok::<EventsAnswer>();
+    pair.one.running.hub().retire(machine.id, "test").await.unwrap();
+    let said = tokio::time::timeout(Duration::from_secs(10), next_frame(&mut socket)).await.unwrap();
+    let Frame::Bye(bye) = said else { panic!("{said:?}") };
+    assert_eq!(bye.reason, ByeReason::Revoked);
+    // What the other one remembered of the certificate would hold for half a minute.
+    let refused = eventually(async || {
+        let answer = machine.send(&pair.two, &changed(&machine, 2, "/tmp/x")).await;
+        (answer.status >= 400).then_some(answer)
+    })
+    .await;
+    assert!(matches!(refused.problem().code, ProblemCode::Revoked | ProblemCode::UnknownAgent));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_of_all_replicas_are_judged_once_whoever_leaves() {
+    let pair = Pair::start().await;
+    pair.hear().await;
+    let machine = pair.one.machine().await;
+    let count = async |fleet: &Fleet| findings(fleet).await.iter().map(|finding| finding.event_count).sum::<u64>();
+    for seq in 1..=20 {
+        let to = if seq % 2 == 0 { &pair.one } else { &pair.two };
+        machine.send(to, &changed(&machine, seq, &format!("/etc/cron.d/job-{seq}"))).await.ok::<EventsAnswer>();
+    }
+    eventually(async || (count(&pair.one).await == 20).then_some(())).await;
+    let Pair { one, two, .. } = pair;
+    one.running.stop().await;
+    for seq in 21..=30 {
+        machine.send(&two, &changed(&machine, seq, &format!("/etc/cron.d/job-{seq}"))).await.ok::<EventsAnswer>();
+    }
+    eventually(async || (count(&two).await >= 30).then_some(())).await;
+    assert_eq!(count(&two).await, 30);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_of_nats_costs_time_and_nothing_else() {
+    let mut pair = Pair::start().await;
+    pair.hear().await;
+    pair.nats.kill();
+    eventually(async || (!pair.two.running.hub().replicas.health().connected).then_some(())).await;
+    let machine = pair.one.machine().await;
+    machine.send(&pair.two, &changed(&machine, 1, "/root/.ssh/authorized_keys")).await.ok::<EventsAnswer>();
+    eventually(async || (findings(&pair.one).await.len() == 1).then_some(())).await;
+    pair.nats.start_again();
+    pair.hear().await;
+    machine.send(&pair.one, &changed(&machine, 2, "/root/.ssh/authorized_keys")).await.ok::<EventsAnswer>();
+    eventually(async || (findings(&pair.two).await.first()?.event_count == 2).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hub_that_starts_while_nats_is_away_serves_and_hears_later() {
+    let ((_postgres, url), mut nats) = (database(), NatsServer::start());
+    nats.kill();
+    let one = Fleet::start_shared(url, nats.url()).await;
+    let machine = one.machine().await;
+    machine.send(&one, &changed(&machine, 1, "/tmp/x")).await.ok::<EventsAnswer>();
+    assert!(!one.running.hub().replicas.health().connected);
+    nats.start_again();
+    eventually(async || one.running.hub().replicas.health().connected.then_some(())).await;
+}
