@@ -5,6 +5,7 @@ use picket_agent::BuildError;
 use picket_agent::hub::{ExchangeError, IdentityError, way_out};
 use picket_config::Problem;
 use picket_durable::LockError;
+use picket_hub::bus::NoBus;
 use picket_hub::db::DbError;
 use picket_hub::life::StartError;
 use picket_hub::refusal::Refusal;
@@ -311,11 +312,12 @@ impl CommandError {
 
 fn hub_code(error: &StartError) -> ExitCode {
     match error {
-        StartError::Config(_) => ExitCode::Config,
+        StartError::Config(_) | StartError::Bus(NoBus::Config(_)) => ExitCode::Config,
         StartError::Keys(_) => ExitCode::Keys,
         StartError::Database(DbError::Corrupt { .. }) => ExitCode::Damaged,
         StartError::Database(DbError::Unavailable { .. }) => ExitCode::Network,
         StartError::Database(_)
+        | StartError::Bus(NoBus::Bus(_))
         | StartError::Tls(_)
         | StartError::Bind(_)
         | StartError::Unready(_)
