@@ -25,7 +25,7 @@ const ADMIN: &str = "admin";
 /// What was made, for people and scripts.
 #[derive(Serialize)]
 struct Made {
-    /// API and WebSockets.
+    /// Where people and programs are answered.
     api: String,
     /// What agents reach.
     agents: String,
