@@ -5,6 +5,7 @@ use picket_agent::BuildError;
 use picket_agent::hub::{ExchangeError, IdentityError, way_out};
 use picket_config::Problem;
 use picket_durable::LockError;
+use picket_hub::bus::NoBus;
 use picket_hub::db::DbError;
 use picket_hub::life::StartError;
 use picket_hub::refusal::Refusal;
@@ -72,6 +73,12 @@ pub(crate) enum CommandError {
     /// A system installation needs a service manager that we know.
     #[error("systemd does not run on this machine, so the agent could not be a service of it")]
     NoServiceManager,
+    /// Only systemd runs a hub as a service.
+    #[error("a hub as a service needs systemd, and this installation has the supervisor")]
+    NoHubService {
+        /// The options that select the installation, with a leading space.
+        options: String,
+    },
     /// The agent of a system installation was started by hand, as root.
     #[error("the agent of a system installation runs as the user picket, not as root")]
     AgentAsRoot,
@@ -211,6 +218,7 @@ impl CommandError {
             | Self::Leftovers(_)
             | Self::NoHome(_)
             | Self::NoServiceManager
+            | Self::NoHubService { .. }
             | Self::Log(_)
             | Self::Agent(_)
             | Self::Sensor(_)
@@ -245,6 +253,9 @@ impl CommandError {
             Self::NoServiceManager => {
                 Some("choose a folder with --prefix DIR; `picket service run` runs it there".to_owned())
             }
+            Self::NoHubService { options } => {
+                Some(format!("`picket hub init{options}` and `picket hub serve{options}` run one in the foreground"))
+            }
             Self::AgentAsRoot | Self::SensorAsRoot | Self::HubAsRoot => {
                 Some("`picket service start` starts it as it should be".to_owned())
             }
@@ -277,6 +288,9 @@ impl CommandError {
             Self::Service(ServiceError::Command { message, .. }) if message.contains("Access denied") => {
                 Some("run it with sudo".to_owned())
             }
+            Self::Service(ServiceError::Command { command, .. }) if command.starts_with("systemctl start") => {
+                Some("`picket service logs` and `picket doctor` show why".to_owned())
+            }
             Self::File(error) | Self::Install(ApplyError::File(error)) if is_denied(error) => {
                 Some("run it with sudo, or choose a place of your own with --user or --prefix DIR".to_owned())
             }
@@ -298,11 +312,12 @@ impl CommandError {
 
 fn hub_code(error: &StartError) -> ExitCode {
     match error {
-        StartError::Config(_) => ExitCode::Config,
+        StartError::Config(_) | StartError::Bus(NoBus::Config(_)) => ExitCode::Config,
         StartError::Keys(_) | StartError::Belonging(_) => ExitCode::Keys,
         StartError::Database(DbError::Corrupt { .. }) => ExitCode::Damaged,
         StartError::Database(DbError::Unavailable { .. }) => ExitCode::Network,
         StartError::Database(_)
+        | StartError::Bus(NoBus::Bus(_))
         | StartError::Tls(_)
         | StartError::Bind(_)
         | StartError::Unready(_)

@@ -82,7 +82,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_agents_unit_and_the_exit_code_agree_on_an_unusable_configuration() {
+    fn the_units_and_the_exit_codes_agree_on_what_is_not_tried_again() {
         assert_eq!(ExitCode::Config as u8, picket_service::units::EXIT_CONFIG);
+        assert_eq!(ExitCode::Damaged as u8, picket_service::units::EXIT_DAMAGED);
+        assert_eq!(ExitCode::Keys as u8, picket_service::units::EXIT_KEYS);
     }
 }

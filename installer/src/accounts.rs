@@ -1,10 +1,10 @@
-//! The users that the agent and the sensor run as: whether they are there, and how to make and remove them.
+//! The users that agent, sensor and hub run as: whether they are there, and how to make and remove them.
 //!
 //! Users are made with the system's own tool, which knows about `/etc/login.defs`, sub-ids and NIS: shadow's `useradd`
 //! on most distributions, busybox' `adduser` on small ones.
 
 use nix::unistd::{Group, User};
-use picket_layout::{Account, Layout, Owner, SENSOR_USER, SERVICE_USER};
+use picket_layout::{Account, HUB_USER, Layout, Owner, SENSOR_USER, SERVICE_USER};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -17,6 +17,8 @@ pub struct Accounts {
     pub service: Option<(u32, u32)>,
     /// The sensor's user; `None` while it does not exist.
     pub sensor: Option<(u32, u32)>,
+    /// The hub's user; `None` while it does not exist.
+    pub hub: Option<(u32, u32)>,
 }
 
 /// The service user could not be made or removed.
@@ -40,14 +42,15 @@ impl Accounts {
     pub fn of(layout: &Layout) -> Self {
         let caller = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         if !layout.has_service_user() {
-            return Self { root: caller, service: Some(caller), sensor: Some(caller) };
+            return Self { root: caller, service: Some(caller), sensor: Some(caller), hub: Some(caller) };
         }
         let group = Group::from_name(SERVICE_USER).ok().flatten();
         let numbers = |name| {
             let user = User::from_name(name).ok().flatten();
             user.zip(group.as_ref()).map(|(user, group)| (user.uid.as_raw(), group.gid.as_raw()))
         };
-        Self { root: (0, 0), service: numbers(SERVICE_USER), sensor: numbers(SENSOR_USER) }
+        let [service, sensor, hub] = [SERVICE_USER, SENSOR_USER, HUB_USER].map(numbers);
+        Self { root: (0, 0), service, sensor, hub }
     }
 
     /// The user and group numbers of `owner`; `None` while the service user does not exist.
@@ -56,6 +59,7 @@ impl Accounts {
             Account::Root => Some(self.root),
             Account::Service => self.service,
             Account::Sensor => self.sensor,
+            Account::Hub => self.hub,
         };
         Some((pick(owner.user)?.0, pick(owner.group)?.1))
     }
@@ -68,7 +72,11 @@ pub fn create_user(name: &str) -> Result<(), AccountError> {
     let shell = shell.unwrap_or("/bin/false");
     // A group that is there already, from the other user or an interrupted attempt, is used.
     let has_group = Group::from_name(SERVICE_USER).ok().flatten().is_some();
-    let comment = if name == SENSOR_USER { "Picket sensor" } else { "Picket agent" };
+    let comment = match name {
+        SENSOR_USER => "Picket sensor",
+        HUB_USER => "Picket hub",
+        _ => "Picket agent",
+    };
     if let Some(useradd) = tool("useradd") {
         let group = if has_group { ["--gid", SERVICE_USER].as_slice() } else { &["--user-group"] };
         let rest = ["--system", "--no-create-home", "--home-dir", "/nonexistent", "--comment", comment];

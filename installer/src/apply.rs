@@ -4,7 +4,7 @@ use crate::accounts::{AccountError, Accounts, create_user};
 use crate::plan::{Plan, Request, Step};
 use crate::receipt::Receipt;
 use picket_durable::Context;
-use picket_layout::{Class, Entry, Kind, Layout, SENSOR_USER, SERVICE_USER};
+use picket_layout::{Class, Entry, HUB_USER, Kind, Layout, SENSOR_USER, SERVICE_USER};
 use picket_service::{Registrar, ServiceError};
 use picket_versions::{PlaceError, VersionDirs, VersionSource};
 use std::fs::Permissions;
@@ -32,8 +32,8 @@ pub enum ApplyError {
 }
 
 /// Does every step of `plan` but [`Step::Start`] and [`Step::TryVersion`], which take time and are the caller's to watch,
-/// and [`Step::CreateKey`], which is made as the agent's user and not as root: they are returned, in order. `told` hears of
-/// each step before it is done.
+/// and [`Step::CreateKey`] and [`Step::InitHub`], which are done as a service's user and not as root: they are returned, in
+/// order. `told` hears of each step before it is done.
 pub fn apply(
     plan: &Plan,
     request: &Request,
@@ -51,7 +51,7 @@ pub fn apply(
     }
     let mut receipt = begin(plan, request, layout, now)?;
     for step in &plan.steps {
-        if matches!(step, Step::CreateKey(_) | Step::Start | Step::TryVersion(_)) {
+        if is_callers(step) {
             left.push(step.clone());
             continue;
         }
@@ -63,6 +63,10 @@ pub fn apply(
     Ok(left)
 }
 
+fn is_callers(step: &Step) -> bool {
+    matches!(step, Step::CreateKey(_) | Step::InitHub(_) | Step::Start(_) | Step::TryVersion(_))
+}
+
 /// Writes down everything that is about to be made.
 fn begin(plan: &Plan, request: &Request, layout: &Layout, now: jiff::Timestamp) -> Result<Receipt, ApplyError> {
     // The receipt's own folder comes first: without it there is nowhere to write to.
@@ -71,6 +75,9 @@ fn begin(plan: &Plan, request: &Request, layout: &Layout, now: jiff::Timestamp) 
     receipt.complete = false;
     receipt.made_user |= plan.steps.contains(&Step::CreateUser(SERVICE_USER));
     receipt.made_sensor_user |= plan.steps.contains(&Step::CreateUser(SENSOR_USER));
+    receipt.made_hub_user |= plan.steps.contains(&Step::CreateUser(HUB_USER));
+    // An upgrade's new version reads here whose units it writes.
+    receipt.roles = layout.roles();
     // Our own folders are ours even where somebody made one before us: a configuration put there ahead of time.
     for entry in layout.entries().into_iter().filter(|entry| entry.class != Class::Shared) {
         receipt.note(&entry.path, entry.kind, entry.class);
@@ -117,8 +124,8 @@ fn do_step(
             receipt.save(layout)?;
             registrar.register(units)?;
         }
-        Step::Enable => registrar.enable()?,
-        Step::CreateKey(_) | Step::Start | Step::TryVersion(_) => {}
+        Step::Enable(role) => registrar.enable(*role)?,
+        Step::CreateKey(_) | Step::InitHub(_) | Step::Start(_) | Step::TryVersion(_) => {}
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use crate::accounts::Accounts;
 use crate::receipt::Receipt;
 use picket_durable::Error;
-use picket_layout::{Entry, Kind, Layout};
+use picket_layout::{Entry, Kind, Layout, Role, Roles};
 use picket_protocol::Sha256Digest;
 use picket_versions::VersionDirs;
 use semver::Version;
@@ -90,6 +90,8 @@ pub struct Facts {
     pub files: BTreeMap<PathBuf, Vec<u8>>,
     /// Whether there is neither a key file nor anything in the store: a store without its key gets no other one.
     pub key_wanted: bool,
+    /// Whether the hub lacks any of its keys.
+    pub hub_wanted: bool,
     /// Whether the service manager starts the agent at boot.
     pub enabled: bool,
 }
@@ -137,10 +139,24 @@ impl Facts {
             current: dirs.current().filter(|current| versions.contains_key(current)),
             versions,
             files: contents,
-            key_wanted: is_key_wanted(layout),
+            key_wanted: layout.roles().has(Role::Agent) && is_key_wanted(layout),
+            hub_wanted: layout.roles().has(Role::Hub) && is_hub_wanted(layout),
             enabled,
         })
     }
+}
+
+impl Facts {
+    /// The roles that are installed already; those of an agent where the receipt was lost.
+    pub fn roles(&self) -> Option<Roles> {
+        self.installed.then(|| self.receipt.as_ref().map(|receipt| receipt.roles).unwrap_or_default())
+    }
+}
+
+/// The key that is made last.
+fn is_hub_wanted(layout: &Layout) -> bool {
+    let last = layout.hub_keys_dir().join("seal.key");
+    std::fs::symlink_metadata(last).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
 /// What cannot be looked at counts as there.

@@ -1,7 +1,7 @@
 //! What would change: computed from facts, shown by `--dry-run`, done by [`mod@crate::apply`].
 
 use crate::facts::{Facts, Found, Misfit};
-use picket_layout::{Class, Kind, Layout, SENSOR_USER, SERVICE_USER};
+use picket_layout::{Class, HUB_USER, Kind, Layout, Role, SENSOR_USER, SERVICE_USER};
 use picket_protocol::{BuildInfo, Sha256Digest, UnitText};
 use picket_service::{Registrar, units};
 use semver::Version;
@@ -20,9 +20,11 @@ pub struct Request {
     pub root: Option<Vec<u8>>,
     /// The configuration file to write where none is.
     pub config: Option<(PathBuf, Vec<u8>)>,
+    /// The hub's configuration file to write where none is.
+    pub hub_config: Option<(PathBuf, Vec<u8>)>,
     /// The unit texts.
     pub units: Vec<UnitText>,
-    /// Whether to start the agent.
+    /// Whether to start what is new.
     pub start: bool,
 }
 
@@ -57,16 +59,18 @@ pub enum Step {
     WriteFile(PathBuf, Vec<u8>),
     /// Make the key file of what the agent keeps: its owner is the agent's user, and nobody else may read it.
     CreateKey(PathBuf),
+    /// Make the hub's keys and its first administrator, as the hub's user.
+    InitHub(PathBuf),
     /// Forget the release metadata that was trusted under another root.
     ForgetTrust(PathBuf),
     /// Point a link somewhere.
     Link(PathBuf, PathBuf),
     /// Make the service manager read the units.
     Register(Vec<UnitText>),
-    /// Make it start them at boot.
-    Enable,
-    /// Start the agent.
-    Start,
+    /// Make it start a role's service, and what both roles need, at boot.
+    Enable(Role),
+    /// Start a role's service.
+    Start(Role),
     /// Let the updater try this version beside the one that runs.
     TryVersion(Version),
 }
@@ -95,6 +99,7 @@ impl Step {
             Self::PlaceVersion(version) => format!("install version {version}"),
             Self::WriteFile(path, bytes) => format!("write {} ({} bytes)", path.display(), bytes.len()),
             Self::CreateKey(path) => format!("make the key file {} (mode 0600)", path.display()),
+            Self::InitHub(path) => format!("make the hub's keys in {} and its first administrator", path.display()),
             Self::ForgetTrust(path) => {
                 format!("forget what was trusted under the old release root ({})", path.display())
             }
@@ -103,8 +108,9 @@ impl Step {
                 let names: Vec<&str> = units.iter().map(|unit| unit.name.as_str()).collect();
                 format!("register {}", names.join(", "))
             }
-            Self::Enable => "start it at boot".to_owned(),
-            Self::Start => "start the agent".to_owned(),
+            Self::Enable(Role::Agent) => "start it at boot".to_owned(),
+            Self::Enable(Role::Hub) => "start the hub at boot".to_owned(),
+            Self::Start(role) => format!("start the {role}"),
             Self::TryVersion(version) => {
                 format!("try version {version} beside the one that runs, and keep it if it is well")
             }
@@ -131,12 +137,23 @@ pub fn plan(request: &Request, facts: &Facts, layout: &Layout, registrar: &dyn R
     let situation = situation(request, facts);
     let mut obstacles = obstacles(facts);
     let mut steps = Vec::new();
+    // The version that runs may not know the role, and this one is not proven here yet.
+    if let (Situation::Upgrade { from }, [role, ..]) = (&situation, new_roles(facts, &situation, layout).as_slice()) {
+        obstacles.push(format!(
+            "version {from} is installed and is no {role} here: update first (`picket install` without --role), then add \
+             the {role}"
+        ));
+    }
 
     if layout.has_service_user() && facts.accounts.service.is_none() {
         steps.push(Step::CreateUser(SERVICE_USER));
     }
     if layout.has_sensor() && facts.accounts.sensor.is_none() {
         steps.push(Step::CreateUser(SENSOR_USER));
+    }
+    let hub = layout.roles().has(Role::Hub);
+    if hub && layout.has_service_user() && facts.accounts.hub.is_none() {
+        steps.push(Step::CreateUser(HUB_USER));
     }
     for (entry, found) in &facts.places {
         match found {
@@ -160,8 +177,18 @@ pub fn plan(request: &Request, facts: &Facts, layout: &Layout, registrar: &dyn R
         steps.push(Step::CreateKey(layout.store_key()));
     }
     steps.extend(link_steps(request, facts, layout));
-    steps.extend(service_steps(request, facts, &situation, registrar));
+    // Harmless when done again, so it is where the last run may not have got to its end.
+    if hub && (facts.hub_wanted || new_roles(facts, &situation, layout).contains(&Role::Hub)) {
+        steps.push(Step::InitHub(layout.hub_keys_dir()));
+    }
+    steps.extend(service_steps(request, facts, &situation, layout, registrar));
     Plan { situation, steps, obstacles }
+}
+
+/// The roles that this run brings. An administrator who disabled or stopped one of before meant it.
+fn new_roles(facts: &Facts, situation: &Situation, layout: &Layout) -> Vec<Role> {
+    let known = facts.roles().filter(|_| matches!(situation, Situation::Installed | Situation::Upgrade { .. }));
+    layout.roles().iter().filter(|role| known.is_none_or(|known| !known.has(*role))).collect()
 }
 
 fn has_kind(misfits: &[Misfit]) -> bool {
@@ -211,6 +238,9 @@ fn file_steps(request: &Request, facts: &Facts, layout: &Layout, obstacles: &mut
             }
         }
     }
+    if let Some((path, bytes)) = request.hub_config.as_ref().filter(|(path, _)| !facts.files.contains_key(path)) {
+        steps.push(Step::WriteFile(path.clone(), bytes.clone()));
+    }
     if let Some((path, bytes)) = &request.config {
         match facts.files.get(path) {
             None => steps.push(Step::WriteFile(path.clone(), bytes.clone())),
@@ -238,8 +268,15 @@ fn link_steps(request: &Request, facts: &Facts, layout: &Layout) -> Vec<Step> {
     steps
 }
 
-fn service_steps(request: &Request, facts: &Facts, situation: &Situation, registrar: &dyn Registrar) -> Vec<Step> {
+fn service_steps(
+    request: &Request,
+    facts: &Facts,
+    situation: &Situation,
+    layout: &Layout,
+    registrar: &dyn Registrar,
+) -> Vec<Step> {
     let mut steps = Vec::new();
+    let new = new_roles(facts, situation, layout);
     if let Situation::Upgrade { .. } = situation {
         // The units of the version that runs stay; the new ones come with its commit.
         steps.push(Step::TryVersion(request.build.version.clone()));
@@ -253,13 +290,15 @@ fn service_steps(request: &Request, facts: &Facts, situation: &Situation, regist
     if changed {
         steps.push(Step::Register(request.units.clone()));
     }
-    let fresh = !matches!(situation, Situation::Installed);
-    // An administrator who disabled or stopped the agent meant it: only a new installation enables and starts.
-    if fresh && !facts.enabled && registrar.unit_path(picket_service::systemd::AGENT).is_some() {
-        steps.push(Step::Enable);
-    }
-    if fresh && request.start {
-        steps.push(Step::Start);
+    for role in new {
+        // What is enabled is known of the first service only.
+        let enabled = facts.enabled && layout.roles().iter().next() == Some(role);
+        if !enabled && registrar.unit_path(picket_service::systemd::service_of(role)).is_some() {
+            steps.push(Step::Enable(role));
+        }
+        if request.start {
+            steps.push(Step::Start(role));
+        }
     }
     steps
 }
@@ -268,5 +307,6 @@ fn service_steps(request: &Request, facts: &Facts, situation: &Situation, regist
 pub fn files_of_interest(request: &Request, layout: &Layout, registrar: &dyn Registrar) -> Vec<PathBuf> {
     let units = units::texts(layout).into_iter().filter_map(|unit| registrar.unit_path(&unit.name));
     let config = request.config.as_ref().map(|(path, _)| path.clone());
-    units.chain(config).chain([layout.release_root()]).collect()
+    let hub_config = request.hub_config.as_ref().map(|(path, _)| path.clone());
+    units.chain(config).chain(hub_config).chain([layout.release_root()]).collect()
 }

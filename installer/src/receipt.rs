@@ -1,7 +1,7 @@
 //! The receipt: each thing the installer made, written before it is made.
 
 use picket_durable::Error;
-use picket_layout::{Class, Kind, Layout, Scope};
+use picket_layout::{Class, Kind, Layout, Roles, Scope};
 use semver::Version;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -16,6 +16,9 @@ pub struct Receipt {
     pub schema: u32,
     /// Which kind of installation this is.
     pub scope: Scope,
+    /// What it is for.
+    #[serde(default)]
+    pub roles: Roles,
     /// The version that made it.
     pub installed_by: Version,
     /// When it was first made.
@@ -27,6 +30,9 @@ pub struct Receipt {
     /// Whether the sensor's user was made by us.
     #[serde(default)]
     pub made_sensor_user: bool,
+    /// Whether the hub's user was made by us.
+    #[serde(default)]
+    pub made_hub_user: bool,
     /// Everything we made, parents before children.
     pub items: Vec<Item>,
 }
@@ -48,11 +54,13 @@ impl Receipt {
         Self {
             schema: 1,
             scope: layout.scope().clone(),
+            roles: layout.roles(),
             installed_by: version.clone(),
             installed: now,
             complete: false,
             made_user: false,
             made_sensor_user: false,
+            made_hub_user: false,
             items: Vec::new(),
         }
     }

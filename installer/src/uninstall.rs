@@ -7,7 +7,7 @@
 use crate::accounts::{AccountError, remove_user};
 use crate::receipt::{Item, Receipt};
 use picket_durable::Error;
-use picket_layout::{Class, Kind, Layout, SENSOR_USER, SERVICE_USER};
+use picket_layout::{Class, Entry, HUB_USER, Kind, Layout, Role, Roles, SENSOR_USER, SERVICE_USER};
 use picket_service::{Registrar, ServiceError};
 use std::path::{Path, PathBuf};
 
@@ -75,8 +75,9 @@ impl Removal {
 
 /// Plans the removal of what `receipt` lists.
 pub fn plan_removal(receipt: &Receipt, layout: &Layout, purge: bool) -> RemovalPlan {
-    // The sensor's first: its group is the service user's.
-    let users = [(receipt.made_sensor_user, SENSOR_USER), (receipt.made_user, SERVICE_USER)];
+    // The service user's last: its group is the others', too.
+    let users =
+        [(receipt.made_sensor_user, SENSOR_USER), (receipt.made_hub_user, HUB_USER), (receipt.made_user, SERVICE_USER)];
     let remove_users = users.into_iter().filter(|(made, _)| purge && *made).map(|(_, name)| name).collect();
     let mut plan = RemovalPlan { remove: Vec::new(), keep: Vec::new(), remove_users };
     // An older version's installer did not know places that the service manager made for a newer one.
@@ -119,10 +120,45 @@ pub fn plan_removal(receipt: &Receipt, layout: &Layout, purge: bool) -> RemovalP
     plan
 }
 
+/// Plans taking `role` from an installation that stays for another role: the places that only `role` has. The program, the
+/// configuration's folder and the service user stay.
+pub fn plan_role_removal(receipt: &Receipt, layout: &Layout, role: Role, purge: bool) -> RemovalPlan {
+    let only = |other: Role| Roles::ALL.without(other).unwrap_or(Roles::ALL);
+    let stays: Vec<Entry> = layout.clone().with_roles(only(role)).entries();
+    let own = layout.clone().with_roles(Roles::from(role)).entries().into_iter();
+    let own = own.filter(|entry| !stays.contains(entry) && std::fs::symlink_metadata(&entry.path).is_ok());
+    let (keep, remove): (Vec<_>, Vec<_>) = own.partition(|entry| entry.class == Class::Data && !purge);
+    let outermost = |entries: &[Entry]| -> Vec<PathBuf> {
+        let inside = |path: &Path| entries.iter().any(|other| other.path != path && path.starts_with(&other.path));
+        entries.iter().map(|entry| entry.path.clone()).filter(|path| !inside(path)).collect()
+    };
+    let users = match role {
+        Role::Agent => (receipt.made_sensor_user, SENSOR_USER),
+        Role::Hub => (receipt.made_hub_user, HUB_USER),
+    };
+    // An agent's configuration is the updater's, too, and stays.
+    let files = layout.clone().with_roles(Roles::HUB).config_files().into_iter();
+    let files = files.filter(|path| role == Role::Hub && path.exists());
+    let files = files.filter(|path| !layout.clone().with_roles(Roles::AGENT).config_files().contains(path));
+    let (mut keep, mut remove) =
+        (outermost(&keep), outermost(&remove).into_iter().map(Removal::Tree).collect::<Vec<_>>());
+    if purge {
+        remove.extend(files.map(Removal::File));
+    } else {
+        keep.extend(files);
+    }
+    RemovalPlan {
+        remove,
+        keep,
+        remove_users: [users].into_iter().filter(|(made, _)| purge && *made).map(|(_, name)| name).collect(),
+    }
+}
+
 /// The item, if an installer of this layout can have made it. Whoever can write the receipt must not choose what root
 /// removes elsewhere.
 fn as_ours(item: &Item, layout: &Layout) -> Option<Item> {
-    let entries = layout.entries();
+    // Whatever the roles are now: a role may have been taken away and its data kept.
+    let entries = layout.clone().with_roles(Roles::ALL).entries();
     let class = if let Some(entry) = entries.iter().find(|entry| entry.path == item.path) {
         entry.class
     } else if entries.iter().any(|entry| entry.path.starts_with(&item.path)) {
@@ -156,12 +192,17 @@ pub fn remove(
     receipt: &Receipt,
     layout: &Layout,
     registrar: &dyn Registrar,
-    mut told: impl FnMut(&Removal),
+    told: impl FnMut(&Removal),
 ) -> Result<(), RemovalError> {
     registrar.unregister()?;
     if !plan.keep.is_empty() && layout.update_dir().is_dir() {
         receipt.save_kept(layout)?;
     }
+    remove_places(plan, told)
+}
+
+/// Removes the plan's users and places; services are stopped by then.
+pub fn remove_places(plan: &RemovalPlan, mut told: impl FnMut(&Removal)) -> Result<(), RemovalError> {
     // Before the folders that may hold the receipt: what is interrupted can be done again.
     for user in &plan.remove_users {
         remove_user(user)?;
@@ -219,5 +260,24 @@ mod tests {
         let purged = plan_removal(&receipt, &layout, true);
         assert!(purged.keep.is_empty());
         assert!(purged.remove.contains(&Removal::Tree(layout.state_dir().to_owned())));
+    }
+
+    #[test]
+    fn a_role_that_is_taken_away_leaves_what_the_other_one_needs() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::of(Scope::Prefix(dir.path().to_owned())).unwrap().with_roles(Roles::ALL);
+        let receipt = Receipt::new(&layout, &Version::new(1, 0, 0), jiff::Timestamp::UNIX_EPOCH);
+        for entry in layout.entries().iter().filter(|entry| entry.kind == Kind::Dir) {
+            picket_durable::create_dir(&entry.path, entry.mode).unwrap();
+        }
+        let kept = plan_role_removal(&receipt, &layout, Role::Hub, false);
+        assert_eq!((kept.remove, kept.keep), (Vec::new(), vec![layout.rules_dir(), layout.hub_dir()]));
+        let purged = plan_role_removal(&receipt, &layout, Role::Hub, true);
+        let gone: Vec<&Path> = purged.remove.iter().map(Removal::path).collect();
+        assert_eq!(gone, [layout.rules_dir(), layout.hub_dir()]);
+        let agent = plan_role_removal(&receipt, &layout, Role::Agent, true);
+        let stays = [layout.hub_dir(), layout.program_dir().to_owned(), layout.config_dir().to_owned()];
+        assert!(agent.remove.contains(&Removal::Tree(layout.state_dir().to_owned())));
+        assert!(!agent.remove.iter().any(|removal| stays.iter().any(|stays| stays.starts_with(removal.path()))));
     }
 }

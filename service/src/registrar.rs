@@ -1,5 +1,6 @@
 //! What every service manager can do for us.
 
+use picket_layout::Role;
 use picket_protocol::UnitText;
 use semver::Version;
 use serde::{Deserialize, Serialize};
@@ -17,23 +18,27 @@ pub trait Registrar {
     /// Where [`Registrar::register`] writes a unit; `None` where the manager has no files.
     fn unit_path(&self, name: &str) -> Option<PathBuf>;
 
-    /// Makes the manager start the agent, the updater's timer and the recovery at boot.
-    fn enable(&self) -> Result<(), ServiceError>;
+    /// Makes the manager start the service of a role, the updater's timer and the recovery at boot.
+    fn enable(&self, role: Role) -> Result<(), ServiceError>;
 
     /// Stops everything, takes it out of the boot, and removes what [`Registrar::register`] wrote. Running it again, or
     /// on a machine where nothing was registered, is harmless.
     fn unregister(&self) -> Result<(), ServiceError>;
 
-    /// Starts the agent, and the sensor where there is one, and waits until the manager calls the agent started.
+    /// Starts the services of every role and waits until the manager calls them started.
     fn start(&self) -> Result<(), ServiceError>;
 
-    /// Stops the agent, and the sensor where there is one, and waits until they have stopped.
+    /// Starts the services of one role and waits until the manager calls them started.
+    fn start_role(&self, role: Role) -> Result<(), ServiceError>;
+
+    /// Stops the services of every role, and waits until they have stopped.
     fn stop(&self) -> Result<(), ServiceError>;
 
-    /// Asks for a restart of the agent, and of the sensor where there is one, and does not wait.
+    /// Asks for a restart of the services of every role, and does not wait. A hub beside an agent is restarted only where it
+    /// runs.
     fn restart(&self) -> Result<(), ServiceError>;
 
-    /// What the manager knows of the agent.
+    /// What the manager knows of the agent; of the hub, where there is no agent.
     fn status(&self) -> Result<ServiceStatus, ServiceError>;
 
     /// Lays the trial's units over the registered ones until the next boot, and asks for a restart of the agent.
@@ -91,6 +96,9 @@ pub struct ServiceStatus {
     /// The sensor, where it is a process of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sensor: Option<SensorStatus>,
+    /// The hub, where the machine is one beside being an agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hub: Option<Box<ServiceStatus>>,
 }
 
 /// What a service manager knows of the sensor.
@@ -186,6 +194,9 @@ pub enum ServiceError {
     /// The supervisor said no, or did not answer.
     #[error("the supervisor did not do it: {0}")]
     Supervisor(String),
+    /// The supervisor runs an agent, and nothing else.
+    #[error("the supervisor runs no hub; run it with `picket hub serve`, or install it under systemd")]
+    NoHub,
     /// It took too long.
     #[error("{what} took longer than {seconds} s")]
     TimedOut {

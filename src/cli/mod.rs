@@ -26,6 +26,7 @@ pub(crate) use release::{
 pub(crate) use update::{ApplyArgs, UpdateCommand};
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use picket_layout::Role;
 use semver::Version;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -82,13 +83,15 @@ pub(crate) enum Command {
     /// Install this very executable, or upgrade to it, and start the agent.
     ///
     /// Running it again changes nothing, or completes what was interrupted. Another version is put beside the one that
-    /// runs and tried like any update.
+    /// runs and tried like any update. With --role hub the machine becomes a hub, besides or instead of an agent: keys,
+    /// configuration and the first administrator are made as `picket hub init` makes them, and nothing that is there is
+    /// overwritten.
     Install(InstallArgs),
     /// Remove the installation; data and configuration are kept unless --purge is given.
     ///
     /// Works with the service down, without the network, and from any copy of the executable.
     Uninstall(UninstallArgs),
-    /// Start, stop and watch the agent through the service manager.
+    /// Start, stop and watch the agent, and the hub where there is one, through the service manager.
     #[command(subcommand)]
     Service(ServiceCommand),
     /// The agent itself.
@@ -132,6 +135,11 @@ pub(crate) enum Command {
     /// Manage a fleet: enrol machines, hear them, judge what they report.
     #[command(subcommand)]
     Hub(HubCommand),
+    /// Run a hub and an agent of its in one process, to look at and to try out: nothing of it stays.
+    ///
+    /// Everything listens on loopback and lies in a temporary folder, which Ctrl-C removes. The administrator's password and
+    /// an API token are printed: this is not for machines that others use.
+    Dev(DevArgs),
     /// Make and sign releases (for vendors).
     #[command(subcommand)]
     Release(ReleaseCommand),
@@ -201,7 +209,17 @@ pub(crate) struct InstallArgs {
     /// Follow this channel.
     #[arg(long, value_name = "NAME")]
     pub(crate) channel: Option<String>,
-    /// Do not start the agent.
+    /// What the machine becomes, besides what it is; without it, what it is, and an agent where it is nothing.
+    #[arg(long = "role", value_name = "ROLE", value_enum)]
+    pub(crate) roles: Vec<RoleArg>,
+    /// A DNS name or address by which machines and people reach this hub; the first one stands in tokens.
+    #[arg(long = "hub-name", value_name = "HOST")]
+    pub(crate) hub_names: Vec<String>,
+    /// Read the hub's administrator's password from this file, or from standard input for `-`; without it, ask on a
+    /// terminal, and elsewhere print a secret with which the password is set once, within a day.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) hub_password_file: Option<PathBuf>,
+    /// Do not start what was installed.
     #[arg(long)]
     pub(crate) no_start: bool,
     /// Only show what would change.
@@ -211,9 +229,30 @@ pub(crate) struct InstallArgs {
     pub(crate) json: JsonArgs,
 }
 
+/// What an installation can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RoleArg {
+    /// Watches its machine.
+    Agent,
+    /// Manages a fleet.
+    Hub,
+}
+
+impl From<RoleArg> for Role {
+    fn from(role: RoleArg) -> Self {
+        match role {
+            RoleArg::Agent => Self::Agent,
+            RoleArg::Hub => Self::Hub,
+        }
+    }
+}
+
 /// `picket uninstall`.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct UninstallArgs {
+    /// Take only this from the machine, where it is more.
+    #[arg(long, value_name = "ROLE", value_enum)]
+    pub(crate) role: Option<RoleArg>,
     /// Remove data and configuration, too.
     #[arg(long)]
     pub(crate) purge: bool,
@@ -322,6 +361,16 @@ pub(crate) enum ConfigCommand {
     Restore(ConfigRestoreArgs),
 }
 
+/// `picket dev`.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct DevArgs {
+    /// Watch this folder instead of one in the temporary folder; can be given more than once.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) watch: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(crate) json: JsonArgs,
+}
+
 /// `picket self-test`.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct SelfTestArgs {
@@ -334,6 +383,9 @@ pub(crate) struct SelfTestArgs {
     /// The folder with the trusted root.json; what is fetched is kept there.
     #[arg(long, value_name = "DIR")]
     pub(crate) trust: Option<PathBuf>,
+    /// Write the units of these roles instead of the installation's.
+    #[arg(long = "role", value_name = "ROLE", value_enum, hide = true)]
+    pub(crate) roles: Vec<RoleArg>,
     #[command(flatten)]
     pub(crate) json: JsonArgs,
 }

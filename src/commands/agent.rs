@@ -7,7 +7,7 @@ use crate::error::CommandError;
 use crate::exit_code::ExitCode;
 use crate::process::Process;
 use crate::settings::{self, Settings};
-use crate::wiring;
+use crate::wiring::{self, Export};
 use picket_agent::reload::{CheckLayer, Load, Loaded};
 use picket_agent::{
     App, Config, HubConfig, KeepConfig, ListenerSlot, MonitorConfig, ProcessLog, SensorLink, WatchConfig,
@@ -31,6 +31,16 @@ pub(super) fn run(context: &Context<'_>, args: &ConfigArgs) -> Result<ExitCode, 
         // Whatever happens to the supervisor, no agent is left behind that nobody watches.
         crate::process::die_with_parent(rustix::process::Signal::TERM);
     }
+    let (app, export) = app(context, args)?;
+    let ended = app.spawn().and_then(picket_agent::Running::run_until_signal);
+    export.end();
+    ended?;
+    Ok(ExitCode::Success)
+}
+
+/// The agent of an installation, ready to be started, with the log of its process set up.
+pub(super) fn app(context: &Context<'_>, args: &ConfigArgs) -> Result<(App, Export), CommandError> {
+    let layout = &context.layout;
     let resolved = settings::read(layout, context.process, args);
     if resolved.problems.has_errors() {
         return Err(CommandError::Config(resolved.problems.0));
@@ -44,10 +54,7 @@ pub(super) fn run(context: &Context<'_>, args: &ConfigArgs) -> Result<ExitCode, 
     }
     let log = ProcessLog { listeners, control };
     let app = App::build(loaded, loader(layout, context.process, args), checker(layout, context.process, args), log)?;
-    let ended = app.spawn().and_then(picket_agent::Running::run_until_signal);
-    export.end();
-    ended?;
-    Ok(ExitCode::Success)
+    Ok((app, export))
 }
 
 /// Reads the same layers again, for an agent that runs.

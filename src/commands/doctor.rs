@@ -10,6 +10,7 @@ use crate::{settings, wiring};
 use picket_config::Gravity;
 use picket_installer::facts::inspect;
 use picket_installer::{Accounts, Found, Receipt, find_copies};
+use picket_layout::Role;
 use picket_localapi::PortHolder;
 use picket_protocol::CheckStatus;
 use picket_protocol::update_status::{UpdateOutcome, UpdateStatus};
@@ -68,7 +69,13 @@ pub(super) fn run(context: &Context<'_>, json: &JsonArgs) -> Result<ExitCode, Co
         updates(context, &mut findings);
     }
     configuration(context, &mut findings);
-    super::doctor_hub::look(context, &mut findings);
+    let roles = context.layout.roles();
+    if roles.has(Role::Agent) {
+        super::doctor_hub::look(context, &mut findings);
+    }
+    if roles.has(Role::Hub) {
+        super::doctor_own_hub::look(context, &mut findings);
+    }
     machine(context, &mut findings);
     let worst = findings.0.iter().map(|finding| finding.severity).max().unwrap_or(Severity::Ok);
     if json.json {
@@ -166,6 +173,7 @@ fn versions(context: &Context<'_>, findings: &mut Findings) {
 
 fn service(context: &Context<'_>, findings: &mut Findings) {
     let registrar = picket_service::registrar(&context.layout);
+    let has_agent = context.layout.roles().has(Role::Agent);
     let start = format!("`picket service start{}`", context.layout.scope().as_options());
     let status = match registrar.status() {
         Ok(status) => status,
@@ -187,9 +195,13 @@ fn service(context: &Context<'_>, findings: &mut Findings) {
         }
     }
     if !status.enabled && status.state != ServiceState::NotRegistered && status.manager == "systemd" {
-        findings.warn("boot", "the agent is not started at boot", "`systemctl enable picket-agent`");
+        let (who, unit) = if has_agent { ("agent", "picket-agent") } else { ("hub", "picket-hub") };
+        findings.warn("boot", format!("the {who} is not started at boot"), format!("`systemctl enable {unit}`"));
     }
-    if status.state == ServiceState::Running {
+    if let Some(hub) = &status.hub {
+        super::doctor_own_hub::service(hub, findings);
+    }
+    if has_agent && status.state == ServiceState::Running {
         sensor(context, &status, findings);
         health(context, findings);
     }

@@ -2,15 +2,17 @@
 
 use super::Context;
 use super::follow::{self, Followed};
+use super::hub;
 use crate::build;
-use crate::cli::{ConfigArgs, InstallArgs};
+use crate::cli::{ConfigArgs, HubInitArgs, InstallArgs};
 use crate::error::CommandError;
 use crate::exit_code::ExitCode;
 use crate::output::Tone;
 use crate::settings;
 use crate::wiring;
 use picket_installer::plan::files_of_interest;
-use picket_installer::{Facts, Plan, Request, Situation, Step, apply, find_copies, plan};
+use picket_installer::{Facts, Plan, Receipt, Request, Situation, Step, apply, find_copies, plan};
+use picket_layout::{Role, Roles};
 use picket_service::{Registrar, ServiceState, units};
 use picket_update::Engine;
 use picket_update::fetch::Location;
@@ -31,6 +33,7 @@ const MAX_ROOT: u64 = 512_000;
 
 /// Runs `picket install`.
 pub(super) fn run(context: &Context<'_>, args: &InstallArgs) -> Result<ExitCode, CommandError> {
+    let context = &context.with_roles(roles(context, args)?);
     let layout = &context.layout;
     if !args.dry_run {
         context.require_root("installing")?;
@@ -39,6 +42,9 @@ pub(super) fn run(context: &Context<'_>, args: &InstallArgs) -> Result<ExitCode,
     // The supervisor runs everything as one user: under root, the agent would be root.
     if layout.has_service_user() && registrar.kind() != "systemd" {
         return Err(CommandError::NoServiceManager);
+    }
+    if layout.roles().has(Role::Hub) && registrar.kind() != "systemd" {
+        return Err(CommandError::NoHubService { options: layout.scope().as_options() });
     }
     let request = request(context, args)?;
     let enabled = registrar.status().is_ok_and(|status| status.enabled);
@@ -60,19 +66,34 @@ pub(super) fn run(context: &Context<'_>, args: &InstallArgs) -> Result<ExitCode,
     let lock = if layout.update_dir().is_dir() { Some(Engine::lock(layout)?) } else { None };
     let left = apply(&plan, &request, layout, registrar.as_ref(), now, |step| context.output.say(step.describe()))?;
     drop(lock);
-    let layout = &context.layout;
-    for step in left.iter().filter(|step| matches!(step, Step::CreateKey(_))) {
-        context.output.say(step.describe());
-        wiring::as_owner(layout, || Ok(picket_store::keyring(&layout.store_key(), &layout.store_dir())?))?;
+    let mut hub = None;
+    for step in &left {
+        match step {
+            Step::CreateKey(_) => {
+                context.output.say(step.describe());
+                wiring::as_owner(layout, || Ok(picket_store::keyring(&layout.store_key(), &layout.store_dir())?))?;
+            }
+            Step::InitHub(_) => {
+                context.output.say(step.describe());
+                hub = Some(init_hub(context, args)?);
+            }
+            _ => {}
+        }
     }
     // Whatever is new beside an agent that runs is started with it; one that was stopped stays so.
     let registered = plan.steps.iter().any(|step| matches!(step, Step::Register(_) | Step::CreateUser(_)));
-    if plan.situation == Situation::Installed && registered && is_running(registrar.as_ref()) {
-        registrar.start()?;
+    let has_agent = layout.roles().has(Role::Agent);
+    if plan.situation == Situation::Installed && registered && has_agent && is_running(registrar.as_ref()) {
+        registrar.start_role(Role::Agent)?;
     }
     for step in left {
         match step {
-            Step::Start => start(context, registrar.as_ref())?,
+            Step::Start(Role::Agent) => start(context, registrar.as_ref())?,
+            Step::Start(Role::Hub) => {
+                context.output.say(Step::Start(Role::Hub).describe());
+                // Both ports serve when its start is over.
+                registrar.start_role(Role::Hub)?;
+            }
             Step::TryVersion(_) if args.no_start => {
                 let version = &request.build.version;
                 context.output.hint(format_args!(
@@ -84,7 +105,58 @@ pub(super) fn run(context: &Context<'_>, args: &InstallArgs) -> Result<ExitCode,
         }
     }
     closing_words(context, &request, &facts);
+    if args.json.json {
+        return Ok(report_with(context, &plan, "installed", hub.as_ref()));
+    }
+    if let Some(hub) = &hub {
+        super::hub::init::tell(context, hub);
+    }
     Ok(report(context, args, &plan, "installed"))
+}
+
+/// What the machine is to be: what it is already and what is asked for; an agent where that is nothing.
+fn roles(context: &Context<'_>, args: &InstallArgs) -> Result<Roles, CommandError> {
+    let asked = args.roles.iter().copied().map(Role::from);
+    let known = Receipt::load(&context.layout)?.map(|receipt| receipt.roles);
+    Ok(known
+        .map_or_else(|| Roles::from(asked.clone().collect::<Vec<_>>()), |known| asked.clone().fold(known, Roles::with)))
+}
+
+/// Makes what the hub lacks, as its user.
+fn init_hub(context: &Context<'_>, args: &InstallArgs) -> Result<hub::init::Report, CommandError> {
+    let wanted = HubInitArgs {
+        names: Vec::new(),
+        fleet: None,
+        admin: "admin".to_owned(),
+        password_file: args.hub_password_file.clone(),
+        one_time: false,
+        json: args.json.clone(),
+    };
+    hub::init::make(context, &wanted)
+}
+
+/// The hub's configuration, where there is none yet; who machines are to look for is asked before anything is made.
+fn hub_config(context: &Context<'_>, args: &InstallArgs) -> Result<Option<(PathBuf, Vec<u8>)>, CommandError> {
+    if !context.layout.roles().has(Role::Hub) {
+        let nothing = args.hub_names.is_empty() && args.hub_password_file.is_none();
+        let unused =
+            || CommandError::Usage("--hub-name and --hub-password-file are for a hub: add --role hub".to_owned());
+        return if nothing { Ok(None) } else { Err(unused()) };
+    }
+    if settings::hub::file(&context.layout).is_some() {
+        if !args.hub_names.is_empty() {
+            context.output.hint("the hub's configuration is there already; change names in it to change them");
+        }
+        return Ok(None);
+    }
+    if args.hub_names.is_empty() {
+        return Err(CommandError::Usage(
+            "say by which name machines reach this hub: picket install --role hub --hub-name hub.example.com"
+                .to_owned(),
+        ));
+    }
+    let text = hub::init::config_text(&args.hub_names, None);
+    Ok(Some((context.layout.hub_settings(), text.into_bytes())))
 }
 
 fn is_running(registrar: &dyn Registrar) -> bool {
@@ -110,6 +182,7 @@ fn request(context: &Context<'_>, args: &InstallArgs) -> Result<Request, Command
         build: build::info(),
         root,
         config: config_file(context, args),
+        hub_config: hub_config(context, args)?,
         units: units::texts(layout),
         start: !args.no_start,
     })
@@ -173,23 +246,33 @@ fn situation(situation: &Situation) -> String {
 
 fn report(context: &Context<'_>, args: &InstallArgs, plan: &Plan, result: &str) -> ExitCode {
     if args.json.json {
-        let steps: Vec<String> = plan.steps.iter().map(Step::describe).collect();
-        context.output.json(&json!({
-            "result": result,
-            "scope": context.layout.scope(),
-            "version": build::info().version,
-            "situation": situation(&plan.situation),
-            "steps": steps,
-            "obstacles": plan.obstacles,
-        }));
+        return report_with(context, plan, result, None);
     }
+    if plan.obstacles.is_empty() { ExitCode::Success } else { ExitCode::Failure }
+}
+
+fn report_with(context: &Context<'_>, plan: &Plan, result: &str, hub: Option<&hub::init::Report>) -> ExitCode {
+    let steps: Vec<String> = plan.steps.iter().map(Step::describe).collect();
+    let mut document = json!({
+        "result": result,
+        "scope": context.layout.scope(),
+        "roles": context.layout.roles(),
+        "version": build::info().version,
+        "situation": situation(&plan.situation),
+        "steps": steps,
+        "obstacles": plan.obstacles,
+    });
+    if let Some(hub) = hub {
+        document["hub"] = json!(hub);
+    }
+    context.output.json(&document);
     if plan.obstacles.is_empty() { ExitCode::Success } else { ExitCode::Failure }
 }
 
 /// Starts the agent and waits until it answers.
 fn start(context: &Context<'_>, registrar: &dyn Registrar) -> Result<(), CommandError> {
-    context.output.say(Step::Start.describe());
-    registrar.start()?;
+    context.output.say(Step::Start(Role::Agent).describe());
+    registrar.start_role(Role::Agent)?;
     let probe = super::service::probe(context);
     let began = Instant::now();
     while began.elapsed() < READY_LIMIT {
@@ -218,7 +301,10 @@ fn upgrade(context: &Context<'_>, args: &InstallArgs, version: semver::Version) 
 
 fn closing_words(context: &Context<'_>, request: &Request, facts: &Facts) {
     let output = context.output;
-    output.say(format_args!("Picket {} is installed ({})", request.build.version, context.layout.scope()));
+    let roles: Vec<&str> = context.layout.roles().iter().map(Role::as_str).collect();
+    let what =
+        if context.layout.roles() == Roles::AGENT { String::new() } else { format!(", {}", roles.join(" and ")) };
+    output.say(format_args!("Picket {} is installed ({}{what})", request.build.version, context.layout.scope()));
     let bin = context.layout.bin_link();
     let on_path = bin.parent().is_some_and(|dir| context.process.path().contains(&dir.to_owned()));
     if !on_path {

@@ -6,8 +6,10 @@ mod cache;
 mod cert;
 mod config;
 mod data;
+mod dev;
 mod doctor;
 mod doctor_hub;
+mod doctor_own_hub;
 mod enroll;
 mod follow;
 mod hub;
@@ -32,7 +34,7 @@ use crate::process::Process;
 use crate::settings;
 use clap::Parser;
 use clap::error::ErrorKind;
-use picket_layout::Layout;
+use picket_layout::{Layout, Roles};
 use picket_telemetry::{LogFormat, LogLevel, LogOptions, logs};
 use std::collections::BTreeMap;
 
@@ -49,6 +51,11 @@ pub(crate) struct Context<'a> {
 }
 
 impl Context<'_> {
+    /// The same for an installation with these roles.
+    pub(crate) fn with_roles(&self, roles: Roles) -> Self {
+        Self { layout: self.layout.clone().with_roles(roles), ..*self }
+    }
+
     /// Refuses when the installation is the system's and the caller is not root.
     pub(crate) fn require_root(&self, what: &'static str) -> Result<(), CommandError> {
         let missing = self.layout.scope().needs_root() && !self.process.is_root();
@@ -123,6 +130,7 @@ fn dispatch(context: &Context<'_>, command: Command) -> Result<ExitCode, Command
         Command::Agent(AgentCommand::Run(_))
             | Command::Sensor(SensorCommand::Run(_))
             | Command::Hub(HubCommand::Serve(_))
+            | Command::Dev(_)
             | Command::Service(ServiceCommand::Run { .. })
             | Command::Update(crate::cli::UpdateCommand::Run | crate::cli::UpdateCommand::Recover(_))
     );
@@ -149,6 +157,7 @@ fn dispatch(context: &Context<'_>, command: Command) -> Result<ExitCode, Command
         }
         Command::Update(command) => update::run(context, command),
         Command::Hub(command) => hub::run(context, command),
+        Command::Dev(args) => dev::run(context, &args),
         Command::Release(command) => release::run(context, command),
         Command::SelfTest(args) => self_test::run(context, &args),
         Command::Completions { shell } => Ok(manual::completions(context, shell)),

@@ -8,6 +8,7 @@ use crate::exit_code::ExitCode;
 use crate::output::Tone;
 use crate::settings::Settings;
 use picket_config::{Layers, Resolved, documentation};
+use picket_layout::{Role, Roles};
 use picket_protocol::{SelfTestCheck, SelfTestReport};
 use picket_service::units;
 use picket_transport::{Client, Timeouts};
@@ -26,7 +27,10 @@ pub(super) fn run(context: &Context<'_>, args: &SelfTestArgs) -> Result<ExitCode
     if let (Some(releases), Some(trust)) = (&args.releases, &args.trust) {
         checks.push(check("releases", fetch(releases, &args.channel, trust)));
     }
-    let report = SelfTestReport { build: build::info(), checks, units: units::texts(&context.layout) };
+    let roles: Vec<Role> = args.roles.iter().copied().map(Role::from).collect();
+    let roles = if roles.is_empty() { context.layout.roles() } else { Roles::from(roles) };
+    let units = units::texts(&context.layout.clone().with_roles(roles));
+    let report = SelfTestReport { build: build::info(), checks, units };
     let failed = report.failures().count();
     if args.json.json {
         context.output.json(&report);

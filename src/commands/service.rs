@@ -7,6 +7,7 @@ use crate::error::CommandError;
 use crate::exit_code::ExitCode;
 use crate::output::Tone;
 use crate::{process, settings, wiring};
+use picket_layout::{Role, Roles};
 use picket_protocol::{LivezReport, OverallStatus};
 use picket_service::supervisor::{self, Options};
 use picket_service::{LogQuery, Registrar, ServiceState, ServiceStatus};
@@ -31,24 +32,41 @@ pub(super) fn run(context: &Context<'_>, command: ServiceCommand) -> Result<Exit
     let registrar = picket_service::registrar(&context.layout);
     match command {
         ServiceCommand::Start => {
-            context.require_root("starting the agent")?;
+            context.require_root("starting the service")?;
             registrar.start()?;
-            told(context, registrar.as_ref(), "the agent is running")
+            told(context, registrar.as_ref(), &format!("{} running", subject(context)))
         }
         ServiceCommand::Stop => {
-            context.require_root("stopping the agent")?;
+            context.require_root("stopping the service")?;
             registrar.stop()?;
-            context.output.say("the agent has stopped");
+            context.output.say(match context.layout.roles() {
+                Roles::ALL => "agent and hub have stopped",
+                Roles::HUB => "the hub has stopped",
+                _ => "the agent has stopped",
+            });
             Ok(ExitCode::Success)
         }
         ServiceCommand::Restart => {
-            context.require_root("restarting the agent")?;
+            context.require_root("restarting the service")?;
             restart(registrar.as_ref())?;
-            told(context, registrar.as_ref(), "the agent was restarted")
+            let text = match context.layout.roles() {
+                Roles::ALL => "agent and hub were restarted",
+                Roles::HUB => "the hub was restarted",
+                _ => "the agent was restarted",
+            };
+            told(context, registrar.as_ref(), text)
         }
         ServiceCommand::Status(json) => status(context, registrar.as_ref(), &json),
         ServiceCommand::Logs { lines, follow } => Err(show_logs(registrar.as_ref(), LogQuery { lines, follow })),
         ServiceCommand::Run { .. } => Ok(ExitCode::Success),
+    }
+}
+
+fn subject(context: &Context<'_>) -> &'static str {
+    match context.layout.roles() {
+        Roles::ALL => "agent and hub are",
+        Roles::HUB => "the hub is",
+        _ => "the agent is",
     }
 }
 
@@ -83,17 +101,27 @@ struct StatusReport {
     agent: Option<LivezReport>,
     /// The sum of its health checks.
     health: Option<OverallStatus>,
+    /// What the hub says of itself, if there is one and it answers.
+    hub_answers: Option<LivezReport>,
+    /// The sum of its health checks.
+    hub_health: Option<OverallStatus>,
 }
 
 fn status(context: &Context<'_>, registrar: &dyn Registrar, json: &JsonArgs) -> Result<ExitCode, CommandError> {
     let service = registrar.status()?;
-    let probe = probe(context);
+    let roles = context.layout.roles();
+    let probe = probe(context).filter(|_| roles.has(Role::Agent));
+    let of_hub = || wiring::of_hub(&context.layout, context.process).ok();
+    let hub = roles.has(Role::Hub).then(of_hub).flatten();
     let report = StatusReport {
+        hub_answers: hub.as_ref().and_then(Probe::livez),
+        hub_health: hub.as_ref().and_then(Probe::health).map(|health| health.status),
         agent: probe.as_ref().and_then(Probe::livez),
         health: probe.as_ref().and_then(Probe::health).map(|health| health.status),
         service,
     };
-    let running = report.service.state == ServiceState::Running;
+    let hub_runs = report.service.hub.as_ref().is_none_or(|hub| hub.state == ServiceState::Running);
+    let running = report.service.state == ServiceState::Running && hub_runs;
     if json.json {
         context.output.json(&report);
     } else {
@@ -104,18 +132,15 @@ fn status(context: &Context<'_>, registrar: &dyn Registrar, json: &JsonArgs) -> 
         if let Some(sensor) = &report.service.sensor {
             output.field("Sensor", &sensor.detail);
         }
-        match &report.agent {
-            Some(agent) => {
-                output.field("Version", &agent.version);
-                output.field("Process", agent.pid);
-                output.field("Up for", crate::output::human(Duration::from_secs(agent.uptime_seconds)));
-            }
-            None => output.field("Agent", "does not answer on its health port"),
+        if let Some(hub) = &report.service.hub {
+            let boot = if hub.enabled { "" } else { ", not started at boot" };
+            output.field("Hub", format_args!("{}{boot}", hub.detail));
         }
-        match report.health {
-            Some(OverallStatus::Healthy) => output.marked(Tone::Good, "healthy"),
-            Some(OverallStatus::Unhealthy) => output.marked(Tone::Bad, "unhealthy; see `picket doctor`"),
-            None => {}
+        if roles.has(Role::Agent) {
+            tell_answer(context, "agent", report.agent.as_ref(), report.health);
+        }
+        if roles.has(Role::Hub) {
+            tell_answer(context, "hub", report.hub_answers.as_ref(), report.hub_health);
         }
         if report.service.restarts > 0 {
             output
@@ -126,6 +151,38 @@ fn status(context: &Context<'_>, registrar: &dyn Registrar, json: &JsonArgs) -> 
         }
     }
     Ok(if running { ExitCode::Success } else { ExitCode::Unhealthy })
+}
+
+/// What agent or hub say of themselves.
+fn tell_answer(context: &Context<'_>, who: &str, alive: Option<&LivezReport>, health: Option<OverallStatus>) {
+    let output = context.output;
+    // One that is alone on its machine needs no name.
+    let alone = context.layout.roles() != Roles::ALL;
+    let name =
+        |what: &str| if alone || who == "agent" { what.to_owned() } else { format!("Hub's {}", what.to_lowercase()) };
+    match alive {
+        Some(alive) => {
+            output.field(&name("Version"), &alive.version);
+            output.field(&name("Process"), alive.pid);
+            output.field(&name("Up for"), crate::output::human(Duration::from_secs(alive.uptime_seconds)));
+        }
+        None if who == "agent" => output.field("Agent", "does not answer on its health port"),
+        None => output.field(&name("Answer"), "none on its health port"),
+    }
+    let prefix = if alone {
+        ""
+    } else if who == "agent" {
+        "the agent is "
+    } else {
+        "the hub is "
+    };
+    match health {
+        Some(OverallStatus::Healthy) => output.marked(Tone::Good, format_args!("{prefix}healthy")),
+        Some(OverallStatus::Unhealthy) => {
+            output.marked(Tone::Bad, format_args!("{prefix}unhealthy; see `picket doctor`"));
+        }
+        None => {}
+    }
 }
 
 /// The agent's health port, as far as the caller may read the configuration.

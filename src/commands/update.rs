@@ -354,8 +354,11 @@ fn keep_registered(layout: &Layout) -> Result<(), CommandError> {
         return Ok(());
     }
     tracing::info!("the units of this version are registered now");
-    if registrar.status()?.state == ServiceState::Running {
-        registrar.start()?;
+    // What is new beside the service that runs is started with it.
+    if registrar.status()?.state == ServiceState::Running
+        && let Some(first) = layout.roles().iter().next()
+    {
+        registrar.start_role(first)?;
     }
     Ok(())
 }

@@ -3,12 +3,19 @@
 use crate::cli::Global;
 use crate::error::CommandError;
 use crate::process::Process;
+use picket_installer::Receipt;
 use picket_layout::{Layout, Scope};
 
 /// The installation that the options name; without any, the one that this executable belongs to; without that, the
 /// system's, or the caller's own if only that one exists.
+///
+/// What it is for, its receipt says.
 pub(crate) fn layout(global: &Global, process: &Process) -> Result<Layout, CommandError> {
-    Ok(Layout::of(scope(global, process)?)?)
+    let layout = Layout::of(scope(global, process)?)?;
+    // A receipt that cannot be read is the business of the commands that need it.
+    let receipt = Receipt::load(&layout).ok().flatten();
+    let roles = receipt.map(|receipt| receipt.roles).unwrap_or_default();
+    Ok(layout.with_roles(roles))
 }
 
 fn scope(global: &Global, process: &Process) -> Result<Scope, CommandError> {

@@ -1,6 +1,6 @@
 //! Building the updater of an installation from its configuration.
 
-use super::{MachineOf, scope_options};
+use super::{MachineOf, ServiceProbe, scope_options};
 use crate::build;
 use crate::error::CommandError;
 use crate::process::Process;
@@ -11,7 +11,6 @@ use picket_transport::{Client, Timeouts};
 use picket_update::Clock;
 use picket_update::Engine;
 use picket_update::fetch::{Location, Server};
-use picket_update::gate::HttpProbe;
 use picket_update::progress::Progress;
 use picket_update::sandbox::Identity;
 use picket_update::self_test::SelfTests;
@@ -43,13 +42,15 @@ pub(crate) fn with_engine<T>(
     let timeouts = Timeouts { stall: settings.update.stall_limit.get(), ..Timeouts::default() };
     let location = Location::parse(&settings.update.releases).map_err(CommandError::Releases)?;
     let server = Server { client: Client::new(&user_agent, timeouts), location };
-    let health = format!("http://{}", settings.health.listen.get()).parse().map_err(CommandError::Releases)?;
+    let machine = MachineOf::new(registrar.as_ref(), layout);
+    let agent = settings.health.listen.get();
+    let probe = ServiceProbe::new(layout, process, agent, machine.counts_hub()).map_err(CommandError::Releases)?;
     let engine = Engine {
         layout,
         settings: &settings.update,
         build: &build,
-        machine: &MachineOf { registrar: registrar.as_ref(), layout },
-        probe: &HttpProbe::new(health, &user_agent),
+        machine: &machine,
+        probe: &probe,
         server: &server,
         pinned_root: pinned_root(layout)?,
         self_tests: SelfTests {

@@ -4,13 +4,15 @@ mod engine;
 mod export;
 mod machine;
 mod owner;
+mod probe;
 mod store;
 mod watchers;
 
 pub(crate) use engine::{Parts, pinned_root, with_engine};
-pub(crate) use export::log_and_export;
+pub(crate) use export::{Export, log_and_export};
 pub(crate) use machine::MachineOf;
 pub(crate) use owner::{as_owner, as_owner_of};
+pub(crate) use probe::{ServiceProbe, of_hub};
 pub(crate) use store::read_store;
 pub(crate) use watchers::ConfiguredWatchers;
 

@@ -5,6 +5,7 @@
 #![expect(clippy::disallowed_methods, reason = "tests look at files and processes directly")]
 #![expect(clippy::unwrap_used, reason = "a helper that cannot go on fails its test")]
 
+mod hub;
 mod install;
 mod power;
 mod sensor;

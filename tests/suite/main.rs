@@ -10,6 +10,7 @@ mod cache;
 mod cli;
 mod config;
 mod data;
+mod dev;
 mod docs;
 mod hostile;
 mod house;

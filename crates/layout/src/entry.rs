@@ -1,6 +1,6 @@
 //! The permission table: each place with its kind, owner and mode.
 
-use crate::{Layout, Scope};
+use crate::{Layout, Role, Scope};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -49,6 +49,8 @@ pub enum Account {
     Service,
     /// [`crate::SENSOR_USER`].
     Sensor,
+    /// [`crate::HUB_USER`].
+    Hub,
 }
 
 /// What uninstall does with a place.
@@ -72,6 +74,7 @@ impl std::fmt::Display for Owner {
             Account::Root => "root",
             Account::Service => crate::SERVICE_USER,
             Account::Sensor => crate::SENSOR_USER,
+            Account::Hub => crate::HUB_USER,
         };
         write!(f, "{}:{}", name(self.user), name(self.group))
     }
@@ -80,6 +83,7 @@ impl std::fmt::Display for Owner {
 const ROOT: Owner = Owner { user: Account::Root, group: Account::Root };
 const SERVICE: Owner = Owner { user: Account::Service, group: Account::Service };
 const SENSOR: Owner = Owner { user: Account::Sensor, group: Account::Service };
+const HUB: Owner = Owner { user: Account::Hub, group: Account::Service };
 const ROOT_FOR_SERVICE: Owner = Owner { user: Account::Root, group: Account::Service };
 
 fn row(path: impl Into<PathBuf>, kind: Kind, owner: Owner, mode: u32, class: Class) -> Entry {
@@ -111,6 +115,9 @@ impl Layout {
             row(self.update_run_dir(), Dir, ROOT, 0o755, Runtime),
             row(self.sensor_dir(), Dir, SENSOR, 0o700, Data),
             row(self.sensor_run_dir(), Dir, SENSOR, 0o750, Runtime),
+            row(self.rules_dir(), Dir, ROOT_FOR_SERVICE, 0o750, Data),
+            row(self.hub_dir(), Dir, HUB, 0o700, Data),
+            row(self.hub_keys_dir(), Dir, HUB, 0o700, Data),
             row(self.current_link(), Link, ROOT, 0, Program),
             row(self.bin_link(), Link, ROOT, 0, Program),
         ];
@@ -118,6 +125,9 @@ impl Layout {
         entries.retain(|entry| !(matches!(self.scope(), Scope::Prefix(_)) && entry.path == self.unit_dir()));
         // Without root there is nobody that a second process could be kept from.
         entries.retain(|entry| self.has_sensor() || entry.owner != SENSOR);
+        let (agent, hub) = (self.roles().has(Role::Agent), self.roles().has(Role::Hub));
+        entries.retain(|entry| agent || entry.owner != SERVICE);
+        entries.retain(|entry| hub || (entry.owner != HUB && entry.path != self.rules_dir()));
         entries
     }
 
@@ -142,9 +152,9 @@ impl Layout {
         0o755
     }
 
-    /// Whether files and connections are watched by a process of its own: only in a system installation.
+    /// Whether files and connections are watched by a process of its own: only in a system installation of an agent.
     pub fn has_sensor(&self) -> bool {
-        matches!(self.scope(), Scope::System)
+        matches!(self.scope(), Scope::System) && self.roles().has(Role::Agent)
     }
 
     /// Whether owners other than the caller are meant: only root can install for the system.

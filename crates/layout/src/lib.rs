@@ -14,7 +14,8 @@
 //! /var/lib/picket-update/            root:root 0700   trust, journal, downloads: out of the agent's reach
 //! /var/log/picket/                   picket:picket 0750   logs, where no journal takes them
 //! /var/lib/picket-sensor/            picket-sensor:picket 0700   the sensor's state: out of the agent's reach
-//! /var/lib/picket-hub/               the hub's keys and database, where the machine is a hub
+//! /var/lib/picket-hub/               picket-hub:picket 0700   the hub's database, where the machine is a hub
+//! /var/lib/picket-hub/keys/          picket-hub:picket 0700   its keys
 //! /run/picket/, /run/picket-update/  0750, 0755   sockets and published status, gone at reboot
 //! /run/picket-sensor/                picket-sensor:picket 0750   where the agent meets the sensor
 //! ```
@@ -23,9 +24,11 @@
 //! XDG base directory specification, which the `directories` crate knows.
 
 mod entry;
+mod role;
 mod scope;
 
 pub use entry::{Account, Class, Entry, Kind, Owner};
+pub use role::{Role, Roles};
 pub use scope::Scope;
 
 use directories::BaseDirs;
@@ -36,6 +39,8 @@ use std::path::{Path, PathBuf};
 pub const SERVICE_USER: &str = "picket";
 /// The system user that the sensor runs as in a system installation; its group is the service user's.
 pub const SENSOR_USER: &str = "picket-sensor";
+/// The system user that the hub runs as in a system installation; its group is the service user's, too.
+pub const HUB_USER: &str = "picket-hub";
 /// The executable's file name.
 pub const EXECUTABLE: &str = "picket";
 
@@ -43,6 +48,7 @@ pub const EXECUTABLE: &str = "picket";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
     scope: Scope,
+    roles: Roles,
     program: PathBuf,
     bin: PathBuf,
     config: PathBuf,
@@ -87,6 +93,7 @@ impl Layout {
         let at = |path: &str| root.join(path);
         Self {
             scope,
+            roles: Roles::default(),
             program: at("opt/picket"),
             bin: at("usr/local/bin"),
             config: at("etc/picket"),
@@ -114,6 +121,7 @@ impl Layout {
         let bin = base.executable_dir().map_or_else(|| base.home_dir().join(".local/bin"), Path::to_owned);
         Ok(Self {
             scope: Scope::User,
+            roles: Roles::default(),
             program: data.join("picket"),
             bin,
             config: base.config_dir().join("picket"),
@@ -129,6 +137,17 @@ impl Layout {
             units: data.join("systemd/user"),
             trial_units: run.join("systemd/user"),
         })
+    }
+
+    /// The same places for an installation that has these roles. Without this it is an agent's.
+    #[must_use]
+    pub fn with_roles(self, roles: Roles) -> Self {
+        Self { roles, ..self }
+    }
+
+    /// What the installation is for.
+    pub fn roles(&self) -> Roles {
+        self.roles
     }
 
     /// Which kind of installation this is.
@@ -214,11 +233,20 @@ impl Layout {
         self.config.join("release-root.json")
     }
 
-    /// The files in the folder of the configuration that the service user must be able to read, where they are there.
+    /// The files in the folder of the configuration that a service user must be able to read, where they are there.
     pub fn config_files(&self) -> Vec<PathBuf> {
-        let configs =
-            ["yaml", "yml", "json", "toml"].map(|extension| self.config.join("config").with_extension(extension));
-        configs.into_iter().chain([self.release_root()]).collect()
+        let mut names = vec!["config"];
+        if self.roles.has(Role::Hub) {
+            names.extend(["hub", "security_policies"]);
+        }
+        let forms = ["yaml", "yml", "json", "toml"];
+        let files = names.into_iter().flat_map(|name| forms.map(|form| self.config.join(name).with_extension(form)));
+        files.chain([self.release_root()]).collect()
+    }
+
+    /// The hub's configuration, where it is written for the operator.
+    pub fn hub_settings(&self) -> PathBuf {
+        self.config.join("hub.yaml")
     }
 
     /// Health hooks that must pass before a new version is kept.
@@ -457,6 +485,23 @@ mod tests {
         let run = mode(layout.sensor_run_dir());
         assert_eq!((run.owner.to_string().as_str(), run.mode), ("picket-sensor:picket", 0o750));
         assert!(layout.sensor_socket().starts_with(layout.sensor_run_dir()));
+    }
+
+    #[test]
+    fn a_hub_alone_has_no_place_of_an_agents_and_an_agent_none_of_a_hubs() {
+        let of = |roles| Layout::of(Scope::System).unwrap().with_roles(roles);
+        let has = |roles, path: &Path| of(roles).entries().iter().any(|entry| entry.path == path);
+        let layout = of(Roles::ALL);
+        for place in [layout.state_dir(), layout.sensor_dir(), layout.run_dir(), layout.log_dir()] {
+            assert!(has(Roles::AGENT, place) && has(Roles::ALL, place) && !has(Roles::HUB, place), "{place:?}");
+        }
+        for place in [layout.hub_dir(), layout.hub_keys_dir(), layout.rules_dir()] {
+            assert!(has(Roles::HUB, &place) && has(Roles::ALL, &place) && !has(Roles::AGENT, &place), "{place:?}");
+        }
+        let keys = layout.entries().into_iter().find(|entry| entry.path == layout.hub_keys_dir()).unwrap();
+        assert_eq!((keys.owner.to_string().as_str(), keys.mode), ("picket-hub:picket", 0o700));
+        assert!(of(Roles::HUB).config_files().contains(&layout.hub_settings()));
+        assert!(!of(Roles::AGENT).config_files().contains(&layout.hub_settings()));
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub use server::{Options, run};
 
 use crate::registrar::{LogQuery, Registrar, ServiceError, ServiceState, ServiceStatus, Trial};
 use control::{Answer, Request, ask};
-use picket_layout::Layout;
+use picket_layout::{Layout, Role};
 use picket_protocol::UnitText;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -97,7 +97,7 @@ impl Registrar for Supervised {
         None
     }
 
-    fn enable(&self) -> Result<(), ServiceError> {
+    fn enable(&self, _role: Role) -> Result<(), ServiceError> {
         // Nothing of ours runs at the boot of this machine: whoever starts the container or the prefix does.
         Ok(())
     }
@@ -126,6 +126,13 @@ impl Registrar for Supervised {
         self.wait("starting the agent", |state| state == ServiceState::Running)
     }
 
+    fn start_role(&self, role: Role) -> Result<(), ServiceError> {
+        match role {
+            Role::Agent => self.start(),
+            Role::Hub => Err(ServiceError::NoHub),
+        }
+    }
+
     fn stop(&self) -> Result<(), ServiceError> {
         if ask(&self.layout, &Request::Stop)?.is_none() {
             return Ok(());
@@ -148,6 +155,7 @@ impl Registrar for Supervised {
                 run: String::new(),
                 detail: "the supervisor does not run".to_owned(),
                 sensor: None,
+                hub: None,
             },
             |answer| answer.agent,
         ))

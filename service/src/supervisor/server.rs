@@ -350,6 +350,7 @@ impl Server {
                 detail: format!("{} ({})", state.as_str(), self.policy.reason),
                 // One process: it watches by itself.
                 sensor: None,
+                hub: None,
             },
             trial: self.trial.as_ref().map(|(version, _)| version.clone()),
             updater: self.job.is_some(),

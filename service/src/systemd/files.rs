@@ -3,7 +3,7 @@
 //! One version registers and tries the units of another, so nothing here goes by a list of names alone: a version may
 //! bring a unit that this one does not know, or lack one that this one has.
 
-use super::{AGENT, ALL, RECOVER, UPDATE, units};
+use super::{ALL, RECOVER, UPDATE, units};
 use crate::registrar::{ServiceError, Trial};
 use picket_protocol::UnitText;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,8 @@ pub(super) struct UnitFiles {
     pub(super) trial_units: PathBuf,
     /// The folder that a trial's unit text must name instead of the `current` link.
     pub(super) current: PathBuf,
+    /// The unit of the service that a version is judged by: the agent's, or the hub's where there is no agent.
+    pub(super) first: &'static str,
 }
 
 /// Whether `name` can be a unit of ours, of whichever version.
@@ -53,10 +55,10 @@ impl UnitFiles {
     }
 
     /// The registered units that this version knows and that `units` lacks: what a version without them would leave
-    /// behind. Units without the agent's are no version's.
+    /// behind. Units without the first service's are no version's.
     pub(super) fn surplus(&self, units: &[UnitText]) -> Vec<&'static str> {
         let brings = |name: &str| units.iter().any(|unit| unit.name == name);
-        if !brings(AGENT) {
+        if !brings(self.first) {
             return Vec::new();
         }
         ALL.into_iter().filter(|name| !brings(name) && self.path(name).exists()).collect()
@@ -67,11 +69,11 @@ impl UnitFiles {
         names(&self.units)
     }
 
-    /// The services beside the agent that are registered or on trial.
+    /// The services beside the first one that are registered or on trial.
     pub(super) fn companions(&self) -> Vec<String> {
         let mut found = names(&self.units);
         found.extend(self.on_trial());
-        found.retain(|name| is_tried(name) && name != AGENT);
+        found.retain(|name| is_tried(name) && name != self.first);
         found.sort();
         found.dedup();
         found
@@ -80,7 +82,7 @@ impl UnitFiles {
     /// The units that a trial laid over the registered ones.
     pub(super) fn on_trial(&self) -> Vec<String> {
         let laid = names(&self.trial_units).into_iter();
-        laid.filter(|name| name == AGENT || self.is_trial_text(name)).collect()
+        laid.filter(|name| name == self.first || self.is_trial_text(name)).collect()
     }
 
     fn is_trial_text(&self, name: &str) -> bool {
@@ -90,10 +92,10 @@ impl UnitFiles {
 
     /// Lays the trial's services over the registered ones. Returns the registered ones that the version does not bring.
     pub(super) fn lay(&self, trial: &Trial) -> Result<Vec<String>, ServiceError> {
-        if !trial.units.iter().any(|unit| unit.name == AGENT) {
+        if !trial.units.iter().any(|unit| unit.name == self.first) {
             return Err(ServiceError::Command {
                 command: format!("trial of {}", trial.version),
-                message: format!("the version brings no {AGENT}"),
+                message: format!("the version brings no {}", self.first),
             });
         }
         let dir = trial.exe.parent().unwrap_or(Path::new("/"));
@@ -139,9 +141,9 @@ fn write_if_changed(path: &Path, text: &str) -> Result<bool, ServiceError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::SENSOR;
+    use super::super::{AGENT, HUB, SENSOR};
     use super::*;
-    use picket_layout::{Layout, Scope};
+    use picket_layout::{Layout, Roles, Scope};
     use semver::Version;
 
     struct Place {
@@ -154,7 +156,7 @@ mod tests {
         let layout = Layout::of(Scope::System).unwrap();
         let at = |path: &Path| dir.path().join(path.strip_prefix("/").unwrap());
         let (units, trial_units) = (at(layout.unit_dir()), at(layout.trial_unit_dir()));
-        Place { files: UnitFiles { units, trial_units, current: layout.current_link() }, _dir: dir }
+        Place { files: UnitFiles { units, trial_units, current: layout.current_link(), first: AGENT }, _dir: dir }
     }
 
     /// What a version of today brings.
@@ -227,6 +229,24 @@ mod tests {
         assert_eq!(files.on_trial(), [AGENT, "picket-dreamer.service", SENSOR]);
         assert_eq!(files.companions(), ["picket-dreamer.service", SENSOR]);
         assert!(files.registered().contains(&"picket-dreamer.service".to_owned()));
+    }
+
+    #[test]
+    fn a_hub_is_tried_beside_the_agent_and_alone_and_taken_away_with_its_role() {
+        let texts = |roles| units::texts(&Layout::of(Scope::System).unwrap().with_roles(roles));
+        let Place { mut files, _dir } = place();
+        files.write(&texts(Roles::ALL)).unwrap();
+        assert_eq!(files.lay(&trial(texts(Roles::ALL))).unwrap(), Vec::<String>::new());
+        assert_eq!(files.on_trial(), [AGENT, HUB, SENSOR]);
+        assert!(text(&files.trial_path(HUB)).contains("\nExecStart=/opt/picket/versions/2.0.0/picket hub serve\n"));
+        files.lift().unwrap();
+        assert_eq!(files.surplus(&texts(Roles::AGENT)), [HUB]);
+
+        files.first = HUB;
+        assert!(files.lay(&trial(texts(Roles::AGENT))).is_err(), "a version that knows no hub is not tried on one");
+        files.lay(&trial(texts(Roles::HUB))).unwrap();
+        assert_eq!(files.on_trial(), [HUB]);
+        assert!(files.surplus(&texts(Roles::HUB)).contains(&AGENT));
     }
 
     #[test]

@@ -12,7 +12,7 @@ pub mod units;
 
 use crate::registrar::{LogQuery, Registrar, SensorStatus, ServiceError, ServiceState, ServiceStatus, Trial};
 use files::UnitFiles;
-use picket_layout::Layout;
+use picket_layout::{Layout, Role};
 use picket_protocol::UnitText;
 use service_manager::{ServiceLabel, ServiceManager, ServiceStartCtx, ServiceStopCtx, SystemdServiceManager};
 use std::path::{Path, PathBuf};
@@ -22,6 +22,8 @@ use systemctl::Systemctl;
 pub const AGENT: &str = "picket-agent.service";
 /// The sensor's unit, in a system installation.
 pub const SENSOR: &str = "picket-sensor.service";
+/// The hub's unit, where the machine is a hub.
+pub const HUB: &str = "picket-hub.service";
 /// The updater's unit.
 pub const UPDATE: &str = "picket-update.service";
 /// What starts the updater every day.
@@ -32,9 +34,17 @@ pub const UPDATE_PATH: &str = "picket-update.path";
 pub const RECOVER: &str = "picket-recover.service";
 
 /// Every unit we install.
-pub const ALL: [&str; 6] = [AGENT, SENSOR, UPDATE, UPDATE_TIMER, UPDATE_PATH, RECOVER];
-/// The ones that are started at boot. The sensor comes with the agent, which wants it.
-const ENABLED: [&str; 4] = [RECOVER, AGENT, UPDATE_TIMER, UPDATE_PATH];
+pub const ALL: [&str; 7] = [AGENT, SENSOR, HUB, UPDATE, UPDATE_TIMER, UPDATE_PATH, RECOVER];
+/// What is started at boot beside the services. The sensor comes with the agent, which wants it.
+const ENABLED: [&str; 3] = [RECOVER, UPDATE_TIMER, UPDATE_PATH];
+
+/// The unit of a role's service.
+pub fn service_of(role: Role) -> &'static str {
+    match role {
+        Role::Agent => AGENT,
+        Role::Hub => HUB,
+    }
+}
 
 /// A restart at once, whatever the unit is ordered after: the recovery that brings the agent back is itself ordered
 /// before it.
@@ -67,6 +77,7 @@ impl Systemd {
                 units: layout.unit_dir().to_owned(),
                 trial_units: layout.trial_unit_dir().to_owned(),
                 current: layout.current_link(),
+                first: if layout.roles().has(Role::Agent) { AGENT } else { HUB },
             },
             user,
         }
@@ -87,11 +98,11 @@ impl Systemd {
         Ok(show::parse(&self.systemctl.run(&arguments)?))
     }
 
-    /// Does something to a service beside the agent. The agent goes on without it, so a failure is told and no more: an
+    /// Does something to a service beside the first one, which goes on without it, so a failure is told and no more: an
     /// administrator may have masked it.
     fn companion(&self, arguments: &[&str]) {
         if let Err(error) = self.systemctl.run(arguments) {
-            tracing::warn!(%error, "a service beside the agent did not do as it was told");
+            tracing::warn!(%error, "a service beside the first one did not do as it was told");
         }
     }
 
@@ -106,14 +117,19 @@ impl Systemd {
         }
     }
 
-    /// Asks for a restart of the agent and of these services beside it.
+    /// Asks for a restart of the first service and of these beside it.
     fn restart_with(&self, companions: &[String]) -> Result<(), ServiceError> {
         for name in companions {
+            // A hub that somebody stopped is not started because its agent is; one that failed is tried again.
+            if name == HUB && !self.properties(HUB)?.status().state.is_wanted() {
+                continue;
+            }
             let _ = self.systemctl.run(&["reset-failed", name]);
             self.companion(&[&AT_ONCE[..], &[name]].concat());
         }
-        let _ = self.systemctl.run(&["reset-failed", AGENT]);
-        self.systemctl.run(&[&AT_ONCE[..], &[AGENT]].concat()).map(drop)
+        let first = self.files.first;
+        let _ = self.systemctl.run(&["reset-failed", first]);
+        self.systemctl.run(&[&AT_ONCE[..], &[first]].concat()).map(drop)
     }
 
     /// Stops a unit that runs without a file.
@@ -125,13 +141,13 @@ impl Systemd {
     }
 }
 
-/// The agent's label: without qualifier and organization, service-manager's script name is the application itself.
-fn agent_label() -> ServiceLabel {
-    ServiceLabel { qualifier: None, organization: None, application: AGENT.trim_end_matches(".service").to_owned() }
+/// A unit's label: without qualifier and organization, service-manager's script name is the application itself.
+fn label(unit: &str) -> ServiceLabel {
+    ServiceLabel { qualifier: None, organization: None, application: unit.trim_end_matches(".service").to_owned() }
 }
 
-fn from_service_manager(verb: &str, error: &std::io::Error) -> ServiceError {
-    ServiceError::Command { command: format!("systemctl {verb} {AGENT}"), message: error.to_string() }
+fn from_service_manager(verb: &str, unit: &str, error: &std::io::Error) -> ServiceError {
+    ServiceError::Command { command: format!("systemctl {verb} {unit}"), message: error.to_string() }
 }
 
 impl Registrar for Systemd {
@@ -157,9 +173,13 @@ impl Registrar for Systemd {
         Some(self.files.path(name))
     }
 
-    fn enable(&self) -> Result<(), ServiceError> {
-        self.systemctl.run(&[&["--quiet", "enable"], &ENABLED[..]].concat())?;
-        self.systemctl.run(&["start", UPDATE_TIMER, UPDATE_PATH]).map(drop)
+    fn enable(&self, role: Role) -> Result<(), ServiceError> {
+        // Only an agent wishes for updates.
+        let known = ENABLED.into_iter().filter(|name| self.files.path(name).exists());
+        let wanted: Vec<&str> = known.chain([service_of(role)]).collect();
+        self.systemctl.run(&[&["--quiet", "enable"], &wanted[..]].concat())?;
+        let started = wanted.into_iter().filter(|name| [UPDATE_TIMER, UPDATE_PATH].contains(name));
+        self.systemctl.run(&[&["start"], &started.collect::<Vec<_>>()[..]].concat()).map(drop)
     }
 
     fn unregister(&self) -> Result<(), ServiceError> {
@@ -186,16 +206,29 @@ impl Registrar for Systemd {
 
     fn start(&self) -> Result<(), ServiceError> {
         // A unit that failed too often refuses to start until its counter is cleared; whoever says start, means it.
-        let _ = self.systemctl.run(&["reset-failed", AGENT]);
-        let context = ServiceStartCtx { label: agent_label() };
+        let first = self.files.first;
+        let _ = self.systemctl.run(&["reset-failed", first]);
         let companions = self.files.companions();
         for name in &companions {
             let _ = self.systemctl.run(&["reset-failed", name]);
         }
-        self.manager().start(context).map_err(|e| from_service_manager("start", &e))?;
-        // The agent's own start brings them where it wants them; this one is for an agent that ran already.
+        let context = ServiceStartCtx { label: label(first) };
+        self.manager().start(context).map_err(|e| from_service_manager("start", first, &e))?;
+        // The agent's own start brings the sensor where it wants it; this one is for an agent that ran already.
         for name in &companions {
             self.companion(&["start", name]);
+        }
+        Ok(())
+    }
+
+    fn start_role(&self, role: Role) -> Result<(), ServiceError> {
+        let unit = service_of(role);
+        let _ = self.systemctl.run(&["reset-failed", unit]);
+        let context = ServiceStartCtx { label: label(unit) };
+        self.manager().start(context).map_err(|e| from_service_manager("start", unit, &e))?;
+        if role == Role::Agent && self.files.companions().iter().any(|name| name == SENSOR) {
+            let _ = self.systemctl.run(&["reset-failed", SENSOR]);
+            self.companion(&["start", SENSOR]);
         }
         Ok(())
     }
@@ -203,8 +236,9 @@ impl Registrar for Systemd {
     fn stop(&self) -> Result<(), ServiceError> {
         // The sensor first, while there is an agent that takes what it still has.
         self.stop_companions();
-        let context = ServiceStopCtx { label: agent_label() };
-        self.manager().stop(context).map_err(|e| from_service_manager("stop", &e))
+        let first = self.files.first;
+        let context = ServiceStopCtx { label: label(first) };
+        self.manager().stop(context).map_err(|e| from_service_manager("stop", first, &e))
     }
 
     fn restart(&self) -> Result<(), ServiceError> {
@@ -216,10 +250,14 @@ impl Registrar for Systemd {
     }
 
     fn status(&self) -> Result<ServiceStatus, ServiceError> {
-        let mut status = self.properties(AGENT)?.status();
-        if self.files.companions().iter().any(|name| name == SENSOR) {
+        let mut status = self.properties(self.files.first)?.status();
+        let companions = self.files.companions();
+        if companions.iter().any(|name| name == SENSOR) {
             let ServiceStatus { state, pid, restarts, detail, .. } = self.properties(SENSOR)?.status();
             status.sensor = Some(SensorStatus { state, pid, restarts, detail });
+        }
+        if companions.iter().any(|name| name == HUB) {
+            status.hub = Some(Box::new(self.properties(HUB)?.status()));
         }
         Ok(status)
     }
@@ -247,8 +285,9 @@ impl Registrar for Systemd {
     }
 
     fn trial_is_on(&self) -> Result<bool, ServiceError> {
-        let path = self.files.trial_path(AGENT);
-        Ok(!self.files.on_trial().is_empty() || Path::new(self.properties(AGENT)?.get("FragmentPath")) == path)
+        let path = self.files.trial_path(self.files.first);
+        Ok(!self.files.on_trial().is_empty()
+            || Path::new(self.properties(self.files.first)?.get("FragmentPath")) == path)
     }
 
     fn start_updater(&self) -> Result<(), ServiceError> {
@@ -262,7 +301,8 @@ impl Registrar for Systemd {
 
     fn trial_obstacle(&self) -> Result<Option<String>, ServiceError> {
         let exe = self.files.current.join(picket_layout::EXECUTABLE);
-        Ok(self.properties(AGENT)?.trial_obstacle(&self.files.units, &exe))
+        let first = self.files.first;
+        Ok(self.properties(first)?.trial_obstacle(first, &self.files.units, &exe))
     }
 
     fn log_command(&self, query: &LogQuery) -> Vec<String> {
@@ -270,7 +310,7 @@ impl Registrar for Systemd {
         if self.user {
             command.push("--user".to_owned());
         }
-        command.push(format!("--unit={AGENT}"));
+        command.push(format!("--unit={}", self.files.first));
         command.extend(self.files.companions().iter().map(|name| format!("--unit={name}")));
         command.push(format!("--lines={}", query.lines));
         command.push(if query.follow { "--follow" } else { "--no-pager" }.to_owned());
@@ -303,6 +343,7 @@ impl show::Properties {
             run: self.get("InvocationID").to_owned(),
             detail,
             sensor: None,
+            hub: None,
         }
     }
 }

@@ -37,11 +37,11 @@ impl Properties {
 
     /// Why a trial through `/run` could not work: the unit in force is not the one of ours below `units`, or what it
     /// starts is not `exe`.
-    pub(super) fn trial_obstacle(&self, units: &Path, exe: &Path) -> Option<String> {
+    pub(super) fn trial_obstacle(&self, name: &str, units: &Path, exe: &Path) -> Option<String> {
         match self.get("LoadState") {
             "loaded" | "not-found" => {}
-            "masked" => return Some("picket-agent.service is masked; unmask it with `systemctl unmask`".to_owned()),
-            other => return Some(format!("picket-agent.service cannot be loaded ({other})")),
+            "masked" => return Some(format!("{name} is masked; unmask it with `systemctl unmask`")),
+            other => return Some(format!("{name} cannot be loaded ({other})")),
         }
         let fragment = self.get("FragmentPath");
         let replaced =
@@ -49,7 +49,7 @@ impl Properties {
         if replaced {
             return Some(format!(
                 "{fragment} replaces our unit, so a new version could not be tried; turn it into a drop-in with \
-                 `systemctl edit picket-agent.service` and remove it"
+                 `systemctl edit {name}` and remove it"
             ));
         }
         let program = self.started_program();
@@ -101,7 +101,9 @@ mod tests {
 
     #[test]
     fn an_administrators_own_unit_is_an_obstacle_and_a_drop_in_is_not() {
-        let obstacle = |properties: Properties| properties.trial_obstacle(Path::new(UNITS), Path::new(EXE));
+        let obstacle = |properties: Properties| {
+            properties.trial_obstacle("picket-agent.service", Path::new(UNITS), Path::new(EXE))
+        };
         assert_eq!(obstacle(agent("")), None);
         assert_eq!(obstacle(agent("DropInPaths=/etc/systemd/system/picket-agent.service.d/memory.conf")), None);
         assert!(obstacle(agent("FragmentPath=/etc/systemd/system/picket-agent.service")).unwrap().contains("replaces"));

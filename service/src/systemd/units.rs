@@ -2,13 +2,13 @@
 //!
 //! A version writes its own unit texts for the `current` link; they travel to the proven version in the self-test
 //! report. The contract between versions is in three words: the texts name [`Layout::current_exe`], and whatever
-//! version is behind it understands `agent run`, `sensor run`, `update run` and `update recover`. So an old unit starts a new binary,
+//! version is behind it understands `agent run`, `sensor run`, `hub serve`, `update run` and `update recover`. So an old unit starts a new binary,
 //! and the other way round, when a power cut falls between the switch and the refresh of the units.
 //!
 //! Every unit is held to an exposure of 2.5 or less by `systemd-analyze security`; `scripts/unit-exposure` prints it.
 
-use super::{AGENT, RECOVER, SENSOR, UPDATE, UPDATE_PATH, UPDATE_TIMER};
-use picket_layout::{Layout, SENSOR_USER, SERVICE_USER, Scope};
+use super::{AGENT, HUB, RECOVER, SENSOR, UPDATE, UPDATE_PATH, UPDATE_TIMER, service_of};
+use picket_layout::{HUB_USER, Layout, Role, SENSOR_USER, SERVICE_USER, Scope};
 use picket_protocol::UnitText;
 use semver::Version;
 use std::path::Path;
@@ -18,6 +18,10 @@ pub const MAX_BYTES: u64 = 64 << 10;
 /// Exit status of an agent whose configuration cannot be used (`EX_CONFIG` of sysexits.h): starting it again at once
 /// cannot help, so the units do not.
 pub const EXIT_CONFIG: u8 = 78;
+/// Exit status of a hub whose database is damaged.
+pub const EXIT_DAMAGED: u8 = 8;
+/// Exit status of a hub whose keys are missing or cannot be used.
+pub const EXIT_KEYS: u8 = 9;
 
 const DOCUMENTATION: &str = env!("CARGO_PKG_REPOSITORY");
 
@@ -25,13 +29,20 @@ const DOCUMENTATION: &str = env!("CARGO_PKG_REPOSITORY");
 pub fn texts(layout: &Layout) -> Vec<UnitText> {
     let user = *layout.scope() == Scope::User;
     let unit = |name: &str, text: String| UnitText { name: name.to_owned(), text };
-    let mut units = vec![
-        unit(AGENT, agent(layout, user)),
-        unit(UPDATE, update(layout, user)),
-        unit(UPDATE_TIMER, timer()),
-        unit(UPDATE_PATH, path(layout)),
-        unit(RECOVER, recover(layout, user)),
-    ];
+    let mut units = Vec::new();
+    if layout.roles().has(Role::Agent) {
+        units.push(unit(AGENT, agent(layout, user)));
+    }
+    if layout.roles().has(Role::Hub) {
+        units.push(unit(HUB, hub(layout, user)));
+    }
+    units.push(unit(UPDATE, update(layout, user)));
+    units.push(unit(UPDATE_TIMER, timer()));
+    // Only an agent wishes for updates.
+    if layout.roles().has(Role::Agent) {
+        units.push(unit(UPDATE_PATH, path(layout)));
+    }
+    units.push(unit(RECOVER, recover(layout, user)));
     if layout.has_sensor() {
         units.push(unit(SENSOR, sensor(layout)));
     }
@@ -229,6 +240,77 @@ CPUQuota=200%
     )
 }
 
+/// The hub is reached by everybody and reaches its database, its bus and web hooks, and nothing else.
+///
+/// It has no capability. One that is to listen below port 1024 gets `CAP_NET_BIND_SERVICE` by a drop-in, which the
+/// operations guide spells out: which ports it has is the configuration's, and no unit's, to say.
+fn hub(layout: &Layout, user: bool) -> String {
+    let exe = layout.current_exe();
+    let exe = exe.display();
+    let program = layout.program_dir().display();
+    let confinement = if user {
+        USER_SANDBOX.to_owned()
+    } else {
+        format!(
+            "\
+User={HUB_USER}
+Group={SERVICE_USER}
+StateDirectory=picket-hub
+StateDirectoryMode=0700
+CapabilityBoundingSet=
+AmbientCapabilities=
+{SANDBOX}\
+PrivateTmp=yes
+PrivateUsers=yes
+ProtectHome=yes
+ProtectProc=invisible
+ProcSubset=pid
+# Nothing but itself can be executed; the folders of libraries are for builds that are not static.
+NoExecPaths=/
+ExecPaths={program} -/usr/lib -/usr/lib64 -/lib -/lib64
+SystemCallFilter=@system-service
+SystemCallFilter=~@privileged @resources
+# Agents, people, a database, a bus and web hooks; the journal, and a database on this machine.
+RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6
+# A socket an agent, and some for people and the database.
+LimitNOFILE=65536
+TasksMax=256
+"
+        )
+    };
+    let target = if user { "default.target" } else { "multi-user.target" };
+    format!(
+        "\
+[Unit]
+Description=Picket hub
+Documentation={DOCUMENTATION}
+# What it may need on this machine, where it is there.
+After=network-online.target postgresql.service nats-server.service {RECOVER}
+Wants=network-online.target
+OnFailure={RECOVER}
+# A database that is away comes back: it is tried for good.
+StartLimitIntervalSec=0
+
+[Service]
+Type=notify
+NotifyAccess=main
+ExecStart={exe} hub serve
+Restart=always
+RestartSec=2
+# A configuration that cannot be used, a damaged database and missing keys do not get better by trying again.
+RestartPreventExitStatus={EXIT_CONFIG} {EXIT_DAMAGED} {EXIT_KEYS}
+# A database may have to be brought to a new form first.
+TimeoutStartSec=10min
+# Open requests and what was accepted have time to end.
+TimeoutStopSec=60
+KillMode=mixed
+{confinement}
+[Install]
+WantedBy={target}
+"
+    )
+}
+
 fn update(layout: &Layout, user: bool) -> String {
     let exe = layout.current_exe();
     format!(
@@ -257,13 +339,17 @@ Nice=5
 
 fn recover(layout: &Layout, user: bool) -> String {
     let exe = layout.current_exe();
+    let mut services: Vec<&str> = layout.roles().iter().map(service_of).collect();
+    if layout.has_sensor() {
+        services.push(SENSOR);
+    }
     let target = if user { "default.target" } else { "multi-user.target" };
     format!(
         "\
 [Unit]
 Description=Picket update recovery
 Documentation={DOCUMENTATION}
-Before={AGENT}{sensor}
+Before={services}
 
 [Service]
 Type=oneshot
@@ -274,7 +360,7 @@ TimeoutStartSec=2min
 WantedBy={target}
 ",
         exe = exe.display(),
-        sensor = if layout.has_sensor() { format!(" {SENSOR}") } else { String::new() },
+        services = services.join(" "),
         confinement = updater_confinement(layout, user),
     )
 }
@@ -284,16 +370,13 @@ fn updater_confinement(layout: &Layout, user: bool) -> String {
     if user {
         return USER_SANDBOX.to_owned();
     }
-    let writable = [
-        layout.program_dir(),
-        layout.update_dir(),
-        layout.unit_dir(),
-        layout.trial_unit_dir(),
+    let mut writable = vec![layout.program_dir(), layout.update_dir(), layout.unit_dir(), layout.trial_unit_dir()];
+    if layout.roles().has(Role::Agent) {
         // The wish is taken away once it is read.
-        layout.state_dir(),
-    ]
-    .map(|path| path.display().to_string())
-    .join(" ");
+        writable.push(layout.state_dir());
+    }
+    let writable: Vec<String> = writable.into_iter().map(|path| path.display().to_string()).collect();
+    let writable = writable.join(" ");
     let config = layout.config_dir().display();
     format!(
         "\
@@ -359,6 +442,27 @@ WantedBy=paths.target
 #[cfg(test)]
 mod tests {
     use super::*;
+    use picket_layout::Roles;
+
+    #[test]
+    fn a_hub_has_no_capability_and_starts_again_only_where_that_can_help() {
+        let layout = Layout::of(Scope::System).unwrap().with_roles(Roles::HUB);
+        let texts = texts(&layout);
+        let names: Vec<&str> = texts.iter().map(|unit| unit.name.as_str()).collect();
+        assert_eq!(names, [HUB, UPDATE, UPDATE_TIMER, RECOVER]);
+        let hub = &texts[0].text;
+        for line in ["User=picket-hub", "CapabilityBoundingSet=", "Type=notify", "RestartPreventExitStatus=78 8 9"] {
+            assert!(hub.lines().any(|known| known == line), "{line}");
+        }
+        // Places that a hub alone does not have would keep these from starting.
+        for unit in &texts {
+            let paths = unit.text.lines().filter(|line| line.starts_with("ReadWritePaths=") && !line.contains("=-"));
+            paths.for_each(|line| assert!(!line.contains("/var/lib/picket "), "{}: {line}", unit.name));
+        }
+        let both = layout.with_roles(Roles::ALL);
+        let recover = super::texts(&both).into_iter().find(|unit| unit.name == RECOVER).unwrap();
+        assert!(recover.text.contains("Before=picket-agent.service picket-hub.service picket-sensor.service\n"));
+    }
 
     #[test]
     fn a_trials_text_starts_the_version_itself_and_nothing_else_changes() {
@@ -387,7 +491,7 @@ mod tests {
 
     #[test]
     fn a_users_units_ask_for_nothing_that_only_root_can_give() {
-        let layout = Layout::of(Scope::User).unwrap();
+        let layout = Layout::of(Scope::User).unwrap().with_roles(Roles::ALL);
         for unit in texts(&layout) {
             for privileged in ["User=", "ProtectSystem", "CapabilityBoundingSet", "multi-user.target"] {
                 assert!(!unit.text.contains(privileged), "{} has {privileged}", unit.name);

@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 /// What was made.
 #[derive(Debug, Serialize)]
-struct Report {
+pub(in crate::commands) struct Report {
     #[serde(flatten)]
     keys: InitReport,
     /// The configuration file that was written, if one was.
@@ -27,8 +27,28 @@ struct Report {
     setup_secret: Option<String>,
 }
 
-/// Makes what is missing.
+/// Makes what is missing, and tells.
 pub(super) fn run(context: &Context<'_>, args: &HubInitArgs) -> Result<ExitCode, CommandError> {
+    let report = make(context, args)?;
+    if args.json.json {
+        context.output.json(&report);
+    } else {
+        tell(context, &report);
+        if !report.is_empty() {
+            context.output.hint("start it with: picket hub serve");
+        }
+    }
+    Ok(ExitCode::Success)
+}
+
+impl Report {
+    fn is_empty(&self) -> bool {
+        self.keys.made.is_empty() && self.admin.is_none() && self.config.is_none()
+    }
+}
+
+/// Makes what is missing.
+pub(in crate::commands) fn make(context: &Context<'_>, args: &HubInitArgs) -> Result<Report, CommandError> {
     context.require_root("the hub")?;
     let config = write_config(context, args)?;
     picket_durable::create_dir(&context.layout.hub_dir(), 0o700)?;
@@ -46,13 +66,7 @@ pub(super) fn run(context: &Context<'_>, args: &HubInitArgs) -> Result<ExitCode,
     })?;
     let url = settings.public_url().map_err(|error| Box::new(StartError::Config(error)))?;
     let (admin, setup_secret) = first_admin(context, args)?;
-    let report = Report { keys, config, url, admin, setup_secret: setup_secret.map(|secret| secret.to_string()) };
-    if args.json.json {
-        context.output.json(&report);
-    } else {
-        tell(context, &report);
-    }
-    Ok(ExitCode::Success)
+    Ok(Report { keys, config, url, admin, setup_secret: setup_secret.map(|secret| secret.to_string()) })
 }
 
 /// Writes hub.yaml, if there is none. Says where.
@@ -67,19 +81,24 @@ fn write_config(context: &Context<'_>, args: &HubInitArgs) -> Result<Option<Stri
     if args.names.is_empty() {
         return Ok(None);
     }
-    let list: Vec<String> = args.names.iter().map(|name| format!("  - {}\n", quoted(name))).collect();
-    let list = list.concat();
-    let fleet = args.fleet.as_deref().map(|fleet| format!("fleet: {}\n", quoted(fleet))).unwrap_or_default();
-    let text = format!(
-        "# The hub's configuration. Every key with its meaning: picket hub --help, docs/reference/hub.md\n{fleet}names:\n{list}"
-    );
-    let path = layout.config_dir().join("hub.yaml");
+    let text = config_text(&args.names, args.fleet.as_deref());
+    let path = layout.hub_settings();
     if !layout.config_dir().exists() {
         std::fs::create_dir_all(layout.config_dir())
             .map_err(|error| CommandError::system(format!("cannot make {}", layout.config_dir().display()), error))?;
     }
     picket_durable::write_atomic(&path, text.as_bytes(), 0o644)?;
     Ok(Some(path.display().to_string()))
+}
+
+/// What hub.yaml says of a new hub.
+pub(in crate::commands) fn config_text(names: &[String], fleet: Option<&str>) -> String {
+    let names: Vec<String> = names.iter().map(|name| format!("  - {}\n", quoted(name))).collect();
+    let names = names.concat();
+    let fleet = fleet.map(|fleet| format!("fleet: {}\n", quoted(fleet))).unwrap_or_default();
+    format!(
+        "# The hub's configuration. Every key with its meaning: picket hub --help, docs/reference/hub.md\n{fleet}names:\n{names}"
+    )
 }
 
 /// A text as YAML takes it whatever is in it: JSON is YAML.
@@ -123,7 +142,8 @@ fn first_admin(
     })
 }
 
-fn tell(context: &Context<'_>, report: &Report) {
+/// Tells a person what was made.
+pub(in crate::commands) fn tell(context: &Context<'_>, report: &Report) {
     let output = context.output;
     for made in &report.keys.made {
         output.say(match made {
@@ -150,9 +170,7 @@ fn tell(context: &Context<'_>, report: &Report) {
         let path = context.layout.hub_keys_dir().join("root.key");
         output.hint(format_args!("{} is not needed from day to day: take it to a safe", path.display()));
     }
-    if report.keys.made.is_empty() && report.admin.is_none() && report.config.is_none() {
+    if report.is_empty() {
         output.say("everything was there already");
-    } else {
-        output.hint("start it with: picket hub serve");
     }
 }

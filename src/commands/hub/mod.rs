@@ -2,7 +2,7 @@
 //!
 //! What these commands do is written to the hub's audit log under `local:` and the person's name, as what the API does is.
 
-mod init;
+pub(super) mod init;
 mod people;
 mod serve;
 mod token;
@@ -32,7 +32,7 @@ pub(super) fn run(context: &Context<'_>, command: HubCommand) -> Result<ExitCode
 }
 
 /// Everything that a hub starts with, from its configuration.
-fn options(context: &Context<'_>, args: &HubConfigArgs) -> Result<(Options, HubConfig), CommandError> {
+pub(super) fn options(context: &Context<'_>, args: &HubConfigArgs) -> Result<(Options, HubConfig), CommandError> {
     let config = settings::resolve(&context.layout, context.process, args)?;
     let security = Security::new(config.policies.clone()).map_err(|error| Box::new(StartError::Config(error)))?;
     let options = Options {
@@ -64,12 +64,12 @@ fn with_hub<T>(
     })
 }
 
-fn runtime() -> Result<tokio::runtime::Runtime, CommandError> {
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime, CommandError> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.map_err(|error| CommandError::system("cannot start the hub's threads", error))
 }
 
 /// How the audit log names the person at this terminal.
-fn actor(context: &Context<'_>) -> String {
+pub(super) fn actor(context: &Context<'_>) -> String {
     format!("local:{}", context.process.person())
 }
