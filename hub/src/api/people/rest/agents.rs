@@ -16,7 +16,7 @@ use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
-use picket_hub_db::{Agent, AgentFilter, AgentUpdate, Certificate, NewAgent};
+use picket_hub_db::{Agent, AgentFilter, AgentStatus, AgentUpdate, Certificate, NewAgent};
 use picket_pki::{AgentIdentity, CsrKey};
 use picket_protocol::hub::{CertificateAnswer, Frame, ProblemCode};
 use serde::{Deserialize, Serialize};

@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use utoipa::ToSchema;
 use utoipa_axum::routes;
+use uuid::Uuid;
 
 /// The largest configuration, in bytes of JSON.
 const MAX_CONFIG: usize = 128 << 10;
