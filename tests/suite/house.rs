@@ -80,8 +80,12 @@ fn rooms_know_the_workshop_and_the_protocol_and_never_each_other() {
 /// Every Rust file of the repository.
 fn sources() -> Vec<PathBuf> {
     let mut files = vec![root().join("build.rs")];
-    let mut folders: Vec<PathBuf> =
-        ["src", "tests"].iter().chain(&ROOMS).chain(&["benches", "crates", "protocol"]).map(|name| root().join(name)).collect();
+    let mut folders: Vec<PathBuf> = ["src", "tests"]
+        .iter()
+        .chain(&ROOMS)
+        .chain(&["benches", "crates", "protocol"])
+        .map(|name| root().join(name))
+        .collect();
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap().flatten() {
             let path = entry.path();
