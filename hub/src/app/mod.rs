@@ -2,6 +2,7 @@
 
 pub mod admission;
 pub mod audit;
+pub mod backup;
 pub mod batch;
 pub mod configs;
 pub mod enrol;
@@ -12,6 +13,7 @@ pub mod judge;
 pub mod own_events;
 pub mod people;
 pub mod presence;
+pub mod roll;
 pub mod rules;
 pub mod tokens;
 pub mod upkeep;

@@ -22,6 +22,7 @@ const MISSED: i32 = 3;
 pub async fn run(hub: Arc<Hub>, folder: KeysFolder, hot: Arc<HotCertificate>, verifier: Arc<AgentVerifier>) {
     let mut stop = hub.stop.clone();
     let mut turn: u32 = 0;
+    let mut asked = None;
     loop {
         if turn.is_multiple_of(REST_EVERY) {
             rest(&hub).await;
@@ -29,6 +30,10 @@ pub async fn run(hub: Arc<Hub>, folder: KeysFolder, hot: Arc<HotCertificate>, ve
         }
         silent(&hub).await;
         rules(&hub).await;
+        asked = hub.ask_to_renew(asked).await.unwrap_or_else(|refusal| {
+            tracing::warn!(%refusal, "agents are not asked to take the new root");
+            None
+        });
         turn = turn.wrapping_add(1);
         tokio::select! {
             () = tokio::time::sleep(SILENCE_EVERY) => {}
