@@ -8,15 +8,15 @@ use std::net::TcpListener;
 use std::process::{Child, Command};
 
 /// A hub in the foreground.
-struct Hub {
-    prefix: Prefix,
-    build: Build,
+pub(crate) struct Hub {
+    pub(crate) prefix: Prefix,
+    pub(crate) build: Build,
     child: Option<Child>,
 }
 
 impl Hub {
     /// Keys, configuration and administrator, and nothing that runs.
-    fn made() -> Self {
+    pub(crate) fn made() -> Self {
         let (build, prefix) = (build("1.0.0", Fault::None), Prefix::new("http://127.0.0.1:9"));
         fs::write(prefix.path("password"), "correct horse battery\n").unwrap();
         let password = prefix.path("password").display().to_string();
@@ -32,7 +32,7 @@ impl Hub {
         Self { prefix, build, child: None }
     }
 
-    fn start(&mut self) {
+    pub(crate) fn start(&mut self) {
         let log = File::options().create(true).append(true).open(self.prefix.path("hub.log")).unwrap();
         let before = self.said("the hub serves");
         let child = Command::new(&self.build.exe)
@@ -46,19 +46,19 @@ impl Hub {
         wait_until("the hub to serve", || self.said("the hub serves") > before);
     }
 
-    fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         if let Some(mut child) = self.child.take() {
             kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
             assert!(child.wait().unwrap().success());
         }
     }
 
-    fn picket(&self, arguments: &[&str]) -> picket_testkit::Ran {
+    pub(crate) fn picket(&self, arguments: &[&str]) -> picket_testkit::Ran {
         self.prefix.run_with(&self.build.exe, arguments)
     }
 
     /// How often the log has these words.
-    fn said(&self, words: &str) -> usize {
+    pub(crate) fn said(&self, words: &str) -> usize {
         fs::read_to_string(self.prefix.path("hub.log")).unwrap_or_default().matches(words).count()
     }
 }

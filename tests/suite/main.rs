@@ -14,6 +14,7 @@ mod docs;
 mod hostile;
 mod house;
 mod hub;
+mod hub_data;
 mod install;
 mod killpoints;
 mod ownership;
