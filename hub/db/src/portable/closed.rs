@@ -43,11 +43,6 @@ pub enum Closed {
         /// Since when.
         at: Timestamp,
     },
-    /// A backup was put in its place.
-    Replaced {
-        /// When.
-        at: Timestamp,
-    },
 }
 
 impl std::fmt::Display for Closed {
@@ -68,10 +63,11 @@ impl std::fmt::Display for Closed {
                     "its data moved to {to} at {at}; name that in hub.yaml (database_file) and start the hub again"
                 )
             }
-            Self::Restoring { at } => {
-                write!(f, "a restore was begun at {at} and did not end; run picket hub restore --replace again")
-            }
-            Self::Replaced { at } => write!(f, "a backup took its place at {at}; start the hub again"),
+            Self::Restoring { at } => write!(
+                f,
+                "a backup was put in its place at {at}: start the hub again; if that restore did not come to its end, run \
+                 picket hub restore --replace again"
+            ),
         }
     }
 }

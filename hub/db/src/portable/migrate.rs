@@ -157,7 +157,7 @@ impl Work {
     async fn run(&self) -> Result<Moved> {
         let id = match self.source.read(OPERATION, closed).await? {
             Some(Closed::Moved { id, .. }) => return self.only_open(id).await,
-            Some(other @ (Closed::Restoring { .. } | Closed::Replaced { .. } | Closed::Filling { .. })) => {
+            Some(other @ (Closed::Restoring { .. } | Closed::Filling { .. })) => {
                 return invalid(format!("the database cannot be moved: {other}"));
             }
             Some(Closed::Moving { .. }) | None => self.begin().await?,
