@@ -180,11 +180,29 @@ fn an_agent_that_was_away_during_all_of_it_is_told_so_keeps_what_it_has_and_enro
     hub.start();
     let refused = agent.prefix.run_with(&hub.build.exe, &["test-connection"]);
     assert_ne!(refused.code, 0);
-    assert!(refused.stdout.contains("enroll") || refused.stderr.contains("enroll"), "{}{}", refused.stdout, refused.stderr);
+    assert!(refused.stdout.contains("enrol again with a new token"), "{}", refused.stdout);
     agent.prefix.run_with(&hub.build.exe, &["cert", "check"]).expect(0);
     let token = hub.prefix.path("token").display().to_string();
     hub.picket(&["hub", "token", "create", "--out", &token]).expect(0);
     agent.prefix.run_with(&hub.build.exe, &["enroll", "--token-file", &token, "--force"]).expect(0);
     agent.prefix.run_with(&hub.build.exe, &["test-connection"]).expect(0);
     hub.stop();
+}
+
+#[test]
+fn what_was_taken_back_stays_so_although_the_database_is_gone_and_the_backup_is_older() {
+    let hub = Hub::made();
+    hub.picket(&["hub", "user", "add", "bob", "--grant", "agents.read", "--grant", "events.read"]).expect(0);
+    let path = hub.prefix.path("hub.backup").display().to_string();
+    hub.picket(&["hub", "backup", &path]).expect(0);
+    hub.picket(&["hub", "user", "revoke", "bob", "agents.read"]).expect(0);
+    for file in ["hub.db", "hub.db-wal", "hub.db-shm"] {
+        let _ = fs::remove_file(hub.prefix.path("var/lib/picket-hub").join(file));
+    }
+    let restored = hub.picket(&["hub", "restore", &path, "--json"]).expect(0).json();
+    assert_eq!(restored["kept"], Value::Null);
+    let people = hub.picket(&["hub", "user", "list", "--json"]).expect(0).json();
+    let bob = people.as_array().unwrap().iter().find(|user| user["name"] == "bob").unwrap();
+    assert_eq!(bob["permissions"], serde_json::json!(["events.read"]));
+    hub.picket(&["hub", "audit-verify"]).expect(0);
 }

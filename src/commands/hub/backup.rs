@@ -14,7 +14,7 @@ use picket_hub::life::StartError;
 use serde_json::json;
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Read};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,8 +52,10 @@ impl Read for Reread {
 
 /// Takes a backup.
 pub(super) fn backup(context: &Context<'_>, args: &HubBackupArgs) -> Result<ExitCode, CommandError> {
-    // Opened as whoever calls: the place is theirs to choose.
-    let file = picket_durable::create_new(&args.file, 0o600)?;
+    // Opened as whoever calls: the place is theirs to choose. Nothing is written over: it may be the only good backup.
+    let file = File::options().write(true).create_new(true).mode(0o600).open(&args.file).map_err(|error| {
+        CommandError::system(format!("cannot make {} (give a name that is not taken)", args.file.display()), error)
+    })?;
     let made = write(context, args, &file);
     let (header, totals) = match made {
         Ok(made) => made,
