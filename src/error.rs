@@ -141,6 +141,12 @@ pub(crate) enum CommandError {
     /// The hub cannot start.
     #[error(transparent)]
     Hub(#[from] Box<StartError>),
+    /// A backup is not of the hub that has these keys.
+    #[error("the backup is not this hub's: it was not signed with {}", _0.display())]
+    OtherHubsBackup(std::path::PathBuf),
+    /// The old root is still needed.
+    #[error("{_0} agents know only the old root; nothing was changed")]
+    RootNeeded(u64),
     /// The hub refuses what was asked.
     #[error(transparent)]
     HubRefused(#[from] Refusal),
@@ -205,6 +211,8 @@ impl CommandError {
             | Self::Agent(BuildError::AlreadyRunning(_))
             | Self::Outbox(OutboxError::Lock(LockError::Held { .. })) => ExitCode::Busy,
             Self::NotReady(_) | Self::AgentSilent { .. } => ExitCode::Unhealthy,
+            Self::OtherHubsBackup(_) => ExitCode::Untrusted,
+            Self::RootNeeded(_) => ExitCode::NotTried,
             Self::Update(EngineError::Refused(_) | EngineError::NoPrevious) => ExitCode::NotTried,
             Self::Update(EngineError::Trust(error)) | Self::Trust(error) => {
                 if error.is_network_trouble() {
@@ -264,6 +272,16 @@ impl CommandError {
             }
             Self::Exists(_) => Some("give another name, or --force to replace it".to_owned()),
             Self::Store(error) => store_hint(error),
+            Self::RootNeeded(_) => Some(
+                "`picket hub ca status` names them; they renew when they connect; --force leaves them behind, to be enrolled \
+                 again with a new token"
+                    .to_owned(),
+            ),
+            Self::OtherHubsBackup(_) => Some(
+                "put that hub's folder of keys in place first; --other-keys restores it nevertheless: without those keys no \
+                 agent is known here any more, and people's tokens cannot be read"
+                    .to_owned(),
+            ),
             Self::Identity(IdentityError::NotEnrolled) => {
                 Some("make a token on the hub with `picket hub token create`, then `picket enroll` here".to_owned())
             }
@@ -314,8 +332,11 @@ fn hub_code(error: &StartError) -> ExitCode {
     match error {
         StartError::Config(_) | StartError::Bus(NoBus::Config(_)) => ExitCode::Config,
         StartError::Keys(_) | StartError::Belonging(_) => ExitCode::Keys,
-        StartError::Database(DbError::Corrupt { .. }) => ExitCode::Damaged,
+        StartError::Database(DbError::Corrupt { .. } | DbError::Backup { .. }) => ExitCode::Damaged,
         StartError::Database(DbError::Unavailable { .. }) => ExitCode::Network,
+        StartError::Database(DbError::Busy { .. }) => ExitCode::Busy,
+        // Another address of the database belongs into the configuration.
+        StartError::Database(DbError::Shut { .. }) => ExitCode::Config,
         StartError::Database(_)
         | StartError::Bus(NoBus::Bus(_))
         | StartError::Tls(_)

@@ -19,6 +19,26 @@ pub(crate) enum HubCommand {
     /// People who may use the hub.
     #[command(subcommand)]
     User(HubUserCommand),
+    /// Take a backup of everything the hub keeps, also while it runs.
+    ///
+    /// One file, of one moment, the same for SQLite and PostgreSQL: a backup of one restores into the other. It holds hashes of
+    /// passwords and sealed keys, so it is readable by you alone (0600). The hub's folder of keys is not in it: keep a copy of
+    /// that apart; a backup without it brings events and findings back, but no agent.
+    Backup(HubBackupArgs),
+    /// Put a backup in the place of the hub's database, which must not be in use.
+    ///
+    /// The whole backup is verified before anything is changed, and all of it comes or nothing. What was revoked since stays
+    /// revoked: certificates, agents, API tokens, people, passwords and permissions, as the present database and the record
+    /// beside the keys say.
+    Restore(HubRestoreArgs),
+    /// Move everything from SQLite to PostgreSQL, with agents connected.
+    ///
+    /// The hub goes on while most is copied. Then its database is closed: agents are told to come back, and keep what they
+    /// have. When this ends, name the new address in hub.yaml and start the hub again.
+    Migrate(HubMigrateArgs),
+    /// The hub's root authority, and another in its place.
+    #[command(subcommand)]
+    Ca(HubCaCommand),
     /// Read the hub's audit log from its beginning, and say whether anything in it was changed.
     AuditVerify(JsonArgs),
 }
@@ -32,6 +52,78 @@ pub(crate) struct HubConfigArgs {
     /// Set one key, over file and environment; can be given more than once.
     #[arg(long = "set", value_name = "KEY=VALUE", value_parser = super::parse_assignment)]
     pub(crate) set: Vec<(String, String)>,
+}
+
+/// `picket hub ca …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum HubCaCommand {
+    /// Make a new root and put it in force beside the old one.
+    ///
+    /// Agents' certificates come from the new one from now on, and bring both roots along; agents that are connected are
+    /// asked to renew. The hub goes on showing a certificate of the old root, which all agents know. A hub that runs takes
+    /// it up within ten minutes. Run again after it was broken off, it goes on.
+    Roll(JsonArgs),
+    /// Show the roots in force, and which agents do not know the new one yet.
+    Status(JsonArgs),
+    /// Drop the old root, when every agent knows the new one.
+    Finish {
+        /// Drop it although agents depend on it: they must be enrolled again.
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        json: JsonArgs,
+    },
+}
+
+/// `picket hub backup`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct HubBackupArgs {
+    /// The file to make; there must be none of that name.
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) from: HubConfigArgs,
+    #[command(flatten)]
+    pub(crate) json: JsonArgs,
+}
+
+/// `picket hub restore`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct HubRestoreArgs {
+    /// The backup.
+    #[arg(value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Replace a database that is not empty. A file of SQLite's is kept beside it.
+    #[arg(long)]
+    pub(crate) replace: bool,
+    /// Take a backup that was not signed with this hub's keys.
+    #[arg(long)]
+    pub(crate) other_keys: bool,
+    #[command(flatten)]
+    pub(crate) to: HubConfigArgs,
+    #[command(flatten)]
+    pub(crate) json: JsonArgs,
+}
+
+/// `picket hub migrate`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct HubMigrateArgs {
+    /// Read the address of the PostgreSQL database from this file, or from standard input for `-`: it has a password.
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["to", "abort"])]
+    pub(crate) to_file: Option<PathBuf>,
+    /// The address of the PostgreSQL database, for one without a password; others on the machine can read it here.
+    #[arg(long, value_name = "URL", env = "PICKET_HUB_MIGRATE_TO", hide_env_values = true, conflicts_with = "to_file")]
+    pub(crate) to: Option<String>,
+    /// The SQLite database to move; the one of hub.yaml unless it is said.
+    #[arg(long, value_name = "sqlite:PATH")]
+    pub(crate) from: Option<String>,
+    /// Give up a move that was broken off: the hub goes on with the database it has.
+    #[arg(long, conflicts_with_all = ["to", "to_file"])]
+    pub(crate) abort: bool,
+    #[command(flatten)]
+    pub(crate) config: HubConfigArgs,
+    #[command(flatten)]
+    pub(crate) json: JsonArgs,
 }
 
 /// `picket hub init`.

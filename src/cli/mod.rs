@@ -18,7 +18,8 @@ pub(crate) use data::{
 };
 pub(crate) use enroll::{CertCommand, EnrollArgs, RenewArgs, TestConnectionArgs, TokenArgs};
 pub(crate) use hub::{
-    GrantArgs, HubCommand, HubConfigArgs, HubInitArgs, HubTokenCommand, HubUserCommand, TokenCreateArgs, UserAddArgs,
+    GrantArgs, HubBackupArgs, HubCaCommand, HubCommand, HubConfigArgs, HubInitArgs, HubMigrateArgs, HubRestoreArgs,
+    HubTokenCommand, HubUserCommand, TokenCreateArgs, UserAddArgs,
 };
 pub(crate) use release::{
     AddArgs, InitArgs, KeyKind, KeygenArgs, PublishArgs, ReleaseCommand, SignArgs, VerifyArgs, YankArgs,

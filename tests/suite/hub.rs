@@ -60,7 +60,7 @@ impl Hub {
     }
 
     /// How often the log has these words.
-    fn said(&self, words: &str) -> usize {
+    pub(crate) fn said(&self, words: &str) -> usize {
         fs::read_to_string(self.prefix.path("hub.log")).unwrap_or_default().matches(words).count()
     }
 }

@@ -15,6 +15,7 @@ mod docs;
 mod hostile;
 mod house;
 mod hub;
+mod hub_data;
 mod install;
 mod judges;
 mod killpoints;

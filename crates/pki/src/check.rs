@@ -113,15 +113,32 @@ pub fn check_hub_chain(
     now: Timestamp,
 ) -> Result<Certificate, ChainError> {
     let [leaf, behind @ ..] = chain else { return Err(ChainError::Malformed("there is no certificate".to_owned())) };
-    let mut root = None;
+    let mut outcome = None;
     for der in behind.iter().take(crate::MAX_CHAIN) {
         let certificate = Certificate::from_der(der)?;
-        if certificate.is_authority && pins.contains(&certificate.pin) {
-            root = Some(certificate);
+        if !(certificate.is_authority && pins.contains(&certificate.pin)) {
+            continue;
+        }
+        // While one root replaces another, both are pinned and sent, and one of them vouches.
+        match check_under(leaf, behind, certificate, name, now) {
+            Ok(root) => return Ok(root),
+            Err(error) => outcome = Some(error),
         }
     }
-    let expected = || pins.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    let root = root.ok_or_else(|| ChainError::WrongPin { expected: expected() })?;
+    Err(outcome.unwrap_or_else(|| {
+        let expected = pins.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        ChainError::WrongPin { expected }
+    }))
+}
+
+/// Checks a hub's certificate against one root.
+fn check_under(
+    leaf: &CertificateDer<'_>,
+    behind: &[CertificateDer<'_>],
+    root: Certificate,
+    name: &ServerName<'_>,
+    now: Timestamp,
+) -> Result<Certificate, ChainError> {
     in_date(&root, now)?;
     let parsed = Certificate::from_der(leaf)?;
     in_date(&parsed, now)?;
@@ -289,6 +306,24 @@ mod tests {
         // A leaf whose own key is pinned is not a root.
         let outcome = check_hub_chain(&chain, &[leaf.pin], &name, now());
         assert!(matches!(outcome, Err(ChainError::WrongPin { .. })), "{outcome:?}");
+    }
+
+    #[test]
+    fn a_hub_with_two_roots_is_known_by_whichever_vouches_in_whatever_order_it_sends_them() {
+        let (old, new) = (fleet(), fleet());
+        let names = HubNames::new(["hub.example"]).unwrap();
+        let name = ServerName::try_from("hub.example").unwrap();
+        let both = [old.root.certificate().pin, new.root.certificate().pin];
+        for (vouching, other) in [(&old, &new), (&new, &old)] {
+            let (leaf, _) = vouching.intermediate.hub(&names, now()).unwrap();
+            let behind = [&old.intermediate, &new.intermediate, &old.root, &new.root].map(Authority::certificate);
+            let chain: Vec<_> = std::iter::once(&leaf).chain(behind).map(|each| each.der().clone()).collect();
+            let root = vouching.root.certificate();
+            assert_eq!(check_hub_chain(&chain, &both, &name, now()).as_ref(), Ok(root));
+            assert_eq!(check_hub_chain(&chain, &[root.pin], &name, now()).as_ref(), Ok(root));
+            let outcome = check_hub_chain(&chain, &[other.root.certificate().pin], &name, now());
+            assert!(matches!(outcome, Err(ChainError::Untrusted(_))), "{outcome:?}");
+        }
     }
 
     #[test]

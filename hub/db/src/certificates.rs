@@ -89,6 +89,16 @@ pub trait Certificates {
     /// Those in force (neither superseded nor revoked) that end before `before`, the first to end first.
     async fn certificates_ending(&self, tenant: TenantId, before: Timestamp, limit: u32) -> Result<Vec<Certificate>>;
 
+    /// Those in force of agents that are not retired, which another authority than `issuer` signed and which end at `since` or
+    /// later; the first to end first.
+    async fn certificates_of_others(
+        &self,
+        tenant: TenantId,
+        issuer: &str,
+        since: Timestamp,
+        page: &PageRequest,
+    ) -> Result<Page<Certificate>>;
+
     /// Makes one void; says whether it was not yet. The first reason stays.
     ///
     /// # Errors

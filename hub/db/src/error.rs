@@ -88,6 +88,20 @@ pub enum DbError {
         /// What the system or the driver says.
         why: String,
     },
+    /// Its data moved, or is moving: nothing is stored in it any more.
+    #[error("{operation}: the database takes nothing any more: {why}")]
+    Shut {
+        /// What was being done.
+        operation: &'static str,
+        /// Where the data is, and what to do.
+        why: String,
+    },
+    /// A backup cannot be used: nothing was done.
+    #[error("the backup cannot be used: {why}")]
+    Backup {
+        /// What is wrong with it, and what to do.
+        why: String,
+    },
     /// The database was closed.
     #[error("{operation}: the database is closed, because the hub is ending")]
     Closed {
@@ -115,6 +129,10 @@ impl DbError {
     /// [`DbError::Invalid`].
     pub fn invalid(operation: &'static str, why: impl Into<String>) -> Self {
         Self::Invalid { operation, why: why.into() }
+    }
+
+    pub(crate) fn backup(why: impl Into<String>) -> Self {
+        Self::Backup { why: why.into() }
     }
 
     pub(crate) fn conflict(operation: &'static str, object: impl Into<String>) -> Self {

@@ -21,6 +21,7 @@ mod idempotency;
 mod judge;
 mod options;
 mod permissions;
+mod portable;
 mod position;
 mod postgres;
 mod rules;
@@ -60,6 +61,9 @@ pub use judge::{EVIDENCE_MAX, Effect, Evidence, FindingChange, FindingOutcome, J
 pub use judge::{Lease, Progress, finding_id};
 pub use options::{Location, Options};
 pub use permissions::{Grant, Permission, Permissions};
+pub use portable::{BackupHeader, BackupTotals, BackupWriter, Closed, Migration, Moved, OnRows, Portable, Restore};
+pub use portable::{Restored, RevocationRecord, RevokedWhat, Sink, Source, Verified};
+pub use portable::{abort_migration, migrate, restore, verify};
 pub use position::Position;
 pub use rules::{NewRule, Rule, RuleFilter, RuleOrigin, RuleVersion, Rules};
 pub use sessions::{Session, Sessions};
@@ -93,6 +97,7 @@ pub trait Database:
     + Blocks
     + Configs
     + Upkeep
+    + Portable
     + std::fmt::Debug
     + Send
     + Sync
@@ -102,9 +107,10 @@ pub trait Database:
 /// Opens a database: `sqlite:<path>` or a path, or `postgres://…`. The schema is brought up to date.
 ///
 /// # Errors
-/// [`DbError::Newer`] for a database of a later version; [`DbError::Corrupt`], [`DbError::Unavailable`] and
+/// [`DbError::Newer`] for a database of a later version; [`DbError::Shut`] for one whose data moved; [`DbError::Corrupt`], [`DbError::Unavailable`] and
 /// [`DbError::Io`] when it cannot be opened.
 pub async fn open(location: &str, options: &Options) -> Result<std::sync::Arc<dyn Database>> {
+    let even_closed = options.even_closed;
     match Location::parse(location)? {
         Location::Sqlite(path) => {
             let options = options.clone();
@@ -112,11 +118,23 @@ pub async fn open(location: &str, options: &Options) -> Result<std::sync::Arc<dy
             let opened = opening
                 .await
                 .map_err(|error| DbError::Io { operation: "open the database", why: error.to_string() })?;
-            Ok(std::sync::Arc::new(shared::Store { engine: opened? }))
+            serving(shared::Store { engine: opened? }, even_closed).await
         }
         Location::Postgres(url) => {
             let engine = postgres::Postgres::open(&url, options).await?;
-            Ok(std::sync::Arc::new(shared::Store { engine }))
+            serving(shared::Store { engine }, even_closed).await
         }
     }
+}
+
+/// A database that was opened, unless it is closed.
+async fn serving<E: shared::Engine>(
+    store: shared::Store<E>,
+    even_closed: bool,
+) -> Result<std::sync::Arc<dyn Database>> {
+    if !even_closed && let Some(why) = store.closed().await? {
+        store.close().await;
+        return Err(DbError::Shut { operation: "open the database", why: why.to_string() });
+    }
+    Ok(std::sync::Arc::new(store))
 }

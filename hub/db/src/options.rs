@@ -24,6 +24,8 @@ pub struct Options {
     pub ca_file: Option<PathBuf>,
     /// Do not change the schema: fail if it is not the newest already. For tools that only look.
     pub migrate: bool,
+    /// Open a database that is closed, too, and write to it: for what moves data, and for looking at what is left.
+    pub even_closed: bool,
 }
 
 impl Default for Options {
@@ -37,6 +39,7 @@ impl Default for Options {
             statement: Duration::from_secs(60),
             ca_file: None,
             migrate: true,
+            even_closed: false,
         }
     }
 }

@@ -70,6 +70,9 @@ pub(crate) trait Engine: std::fmt::Debug + Send + Sync + 'static {
     /// [`crate::Upkeep::maintain`].
     fn maintain(&self, now: Timestamp) -> impl Future<Output = Result<()>> + Send;
 
+    /// Makes room for events received on these days (since 1970, UTC).
+    fn make_days(&self, days: &std::collections::BTreeSet<i32>) -> impl Future<Output = Result<()>> + Send;
+
     /// Removes a bounded part of the events received before a time.
     fn remove_events(&self, tenant: TenantId, before: Timestamp) -> impl Future<Output = Result<Removed>> + Send;
 

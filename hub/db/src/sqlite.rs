@@ -7,4 +7,5 @@ mod readers;
 mod tx;
 mod writer;
 
+pub(crate) use connect::real_path as file_of;
 pub(crate) use engine::Sqlite;

@@ -83,6 +83,7 @@ impl Hub {
             match self.db.audit_append(self.tenant, &head, &[new]).await {
                 Ok(_) => {
                     tracing::info!(actor, action, object, "audit");
+                    self.note_taken_back(actor, action, object, &details);
                     return Ok(());
                 }
                 Err(error) if error.is_conflict() => {}

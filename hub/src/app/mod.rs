@@ -2,6 +2,7 @@
 
 pub mod admission;
 pub mod audit;
+pub mod backup;
 pub mod batch;
 pub mod belonging;
 pub mod configs;
@@ -15,6 +16,7 @@ pub mod own_events;
 pub mod people;
 pub mod presence;
 pub mod replicas;
+pub mod roll;
 pub mod rules;
 pub mod tokens;
 pub mod upkeep;

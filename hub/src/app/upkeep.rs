@@ -24,6 +24,7 @@ pub async fn run(hub: Arc<Hub>, folder: KeysFolder, hot: Arc<HotCertificate>, ve
     let mut stop = hub.stop.clone();
     let mut turn: u32 = 0;
     let mut noted = false;
+    let mut asked = None;
     loop {
         noted = noted || belonging::note_machines(&*hub.db, hub.tenant, &folder).await.unwrap_or(false);
         if turn.is_multiple_of(REST_EVERY) {
@@ -32,6 +33,10 @@ pub async fn run(hub: Arc<Hub>, folder: KeysFolder, hot: Arc<HotCertificate>, ve
         }
         silent(&hub).await;
         rules(&hub).await;
+        asked = hub.ask_to_renew(asked).await.unwrap_or_else(|refusal| {
+            tracing::warn!(%refusal, "agents are not asked to take the new root");
+            None
+        });
         turn = turn.wrapping_add(1);
         tokio::select! {
             () = tokio::time::sleep(SILENCE_EVERY) => {}

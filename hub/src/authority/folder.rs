@@ -93,6 +93,7 @@ impl KeysFolder {
             path: self.path("intermediate.crt"),
             way_out: "put the root's key back as root.key and run: picket hub init",
         })?;
+        let previous = self.authority("previous-intermediate")?;
         let hub = match (self.certificate("hub.crt")?, self.key("hub.key")?) {
             (Some(certificate), Some(key)) if certificate.pin == key.pin() => (certificate, key),
             _ => return Err(KeysError::Missing { path: self.path("hub.key"), way_out: "run: picket hub init" }),
@@ -100,7 +101,7 @@ impl KeysFolder {
         let command = self
             .command()?
             .ok_or_else(|| KeysError::Missing { path: self.path("command.key"), way_out: "run: picket hub init" })?;
-        Ok(Keys { roots, intermediate, hub, command })
+        Ok(Keys { roots, intermediate, previous, hub, revocations: self.revocations(), command })
     }
 
     /// The key that seals secrets in the database.

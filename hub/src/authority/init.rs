@@ -71,7 +71,8 @@ impl KeysFolder {
             }
         };
         if self.hub_certificate_is_due(names, now)? {
-            self.renew_hub(&intermediate, &hub_names, now)?;
+            let previous = self.authority("previous-intermediate")?;
+            self.renew_hub(previous.as_ref().unwrap_or(&intermediate), &hub_names, now)?;
             made.push(Made::HubCertificate);
         }
         if self.command()?.is_none() {
@@ -102,7 +103,7 @@ impl KeysFolder {
             return Ok(false);
         }
         let keys = self.load()?;
-        self.renew_hub(&keys.intermediate, &HubNames::new(names)?, now)?;
+        self.renew_hub(keys.hub_issuer(), &HubNames::new(names)?, now)?;
         Ok(true)
     }
 
@@ -113,7 +114,12 @@ impl KeysFolder {
         Ok(certificate.pin != key.pin() || !has_all || !matches!(renewal(&certificate, now), Renewal::NotBefore(_)))
     }
 
-    fn renew_hub(&self, intermediate: &Authority, names: &HubNames, now: Timestamp) -> Result<(), KeysError> {
+    pub(super) fn renew_hub(
+        &self,
+        intermediate: &Authority,
+        names: &HubNames,
+        now: Timestamp,
+    ) -> Result<(), KeysError> {
         let (certificate, key) = intermediate.hub(names, now)?;
         // Between the two writes they do not belong together, which the next start sees and mends.
         self.write_key("hub.key", &key)?;

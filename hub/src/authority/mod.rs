@@ -7,16 +7,22 @@
 //! command.key                   signs configurations and commands (Ed25519)
 //! seal.key                      seals what the database keeps secret: the keys that sign people's tokens
 //! previous-root.crt             while one root replaces another: the one before
+//! previous-intermediate.crt     and what signs the hub's certificate until all agents know the new root
+//! revoked.jsonl                 what was taken back: a restore holds to it
 //! ```
 //!
 //! Every key is a file of mode 0600 in a folder of mode 0700. Replicas of one hub have the same folder.
 
 mod folder;
 mod init;
+mod revocations;
+mod roll;
 mod tls;
 
 pub use folder::{KeysError, KeysFolder};
 pub use init::{InitReport, Made};
+pub use revocations::{REVOKED, Recorded, RevocationLog};
+pub use roll::Rolled;
 pub use tls::{AgentVerifier, HotCertificate, agent_server, people_server};
 
 use ed25519_dalek::{Signer as _, SigningKey};
@@ -29,8 +35,12 @@ pub struct Keys {
     pub roots: Vec<Certificate>,
     /// What signs leaves.
     pub intermediate: Authority,
+    /// While one root replaces another: what signed leaves before, and still signs the hub's own.
+    pub previous: Option<Authority>,
     /// The hub's certificate and key.
     pub hub: (Certificate, PrivateKey),
+    /// Where is written down what was taken back.
+    pub revocations: RevocationLog,
     command: SigningKey,
 }
 
@@ -40,17 +50,24 @@ impl Keys {
         self.roots.iter().map(|root| root.pin).collect()
     }
 
-    /// What the hub shows in a handshake: its certificate, the intermediate and the roots, so that a machine that knows
-    /// only a pin can check the rest.
+    /// What the hub shows in a handshake: its certificate, the intermediates and the roots, so that a machine that knows
+    /// only a pin can check the rest. While one root replaces another, the old one vouches: every agent knows that.
     pub fn hub_chain(&self) -> Vec<Certificate> {
-        let mut chain = vec![self.hub.0.clone(), self.intermediate.certificate().clone()];
+        let mut chain = self.agent_chain(self.hub.0.clone());
         chain.extend(self.roots.iter().cloned());
         chain
     }
 
+    /// What signs the hub's own certificate.
+    pub fn hub_issuer(&self) -> &Authority {
+        self.previous.as_ref().unwrap_or(&self.intermediate)
+    }
+
     /// The chain of an agent whose certificate is `leaf`.
     pub fn agent_chain(&self, leaf: Certificate) -> Vec<Certificate> {
-        vec![leaf, self.intermediate.certificate().clone()]
+        let mut chain = vec![leaf, self.intermediate.certificate().clone()];
+        chain.extend(self.previous.as_ref().map(|previous| previous.certificate().clone()));
+        chain
     }
 
     /// The public key under which [`Keys::sign`] signs, in base64.

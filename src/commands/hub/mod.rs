@@ -2,7 +2,10 @@
 //!
 //! What these commands do is written to the hub's audit log under `local:` and the person's name, as what the API does is.
 
+mod backup;
+mod ca;
 pub(super) mod init;
+mod migrate;
 mod people;
 mod serve;
 mod token;
@@ -27,6 +30,10 @@ pub(super) fn run(context: &Context<'_>, command: HubCommand) -> Result<ExitCode
         HubCommand::Serve(args) => serve::run(context, &args),
         HubCommand::Token(command) => token::run(context, command),
         HubCommand::User(command) => people::run(context, command),
+        HubCommand::Backup(args) => backup::backup(context, &args),
+        HubCommand::Restore(args) => backup::restore(context, &args),
+        HubCommand::Migrate(args) => migrate::run(context, &args),
+        HubCommand::Ca(command) => ca::run(context, &command),
         HubCommand::AuditVerify(json) => people::audit_verify(context, &json),
     }
 }
@@ -52,8 +59,21 @@ fn with_hub<T>(
     context: &Context<'_>,
     work: impl AsyncFnOnce(Arc<Hub>) -> Result<T, CommandError>,
 ) -> Result<T, CommandError> {
+    with_hub_of(context, &HubConfigArgs::default(), None, work)
+}
+
+/// The same for another configuration, or another database than it names.
+fn with_hub_of<T>(
+    context: &Context<'_>,
+    args: &HubConfigArgs,
+    database: Option<&str>,
+    work: impl AsyncFnOnce(Arc<Hub>) -> Result<T, CommandError>,
+) -> Result<T, CommandError> {
     crate::wiring::as_owner_of(&context.layout.hub_dir(), || {
-        let (options, _) = options(context, &HubConfigArgs::default())?;
+        let (mut options, _) = options(context, args)?;
+        if let Some(database) = database {
+            database.clone_into(&mut options.database);
+        }
         let runtime = runtime()?;
         runtime.block_on(async {
             let assembled = life::assemble(options).await.map_err(Box::new)?;

@@ -149,6 +149,13 @@ impl Engine for Postgres {
         partitions::make(&client, &days).await.map_err(|failure| told(client, failure))
     }
 
+    async fn make_days(&self, days: &BTreeSet<i32>) -> Result<()> {
+        let epoch = partitions::day(Timestamp::UNIX_EPOCH);
+        let days: BTreeSet<Date> = days.iter().map(|day| epoch.saturating_add(jiff::Span::new().days(*day))).collect();
+        let client = self.client("make partitions").await?;
+        partitions::make(&client, &days).await.map_err(|failure| failure.error)
+    }
+
     async fn remove_events(&self, tenant: TenantId, before: Timestamp) -> Result<Removed> {
         let operation = "remove old events";
         let doing = |error: tokio_postgres::Error| wrong(operation, &error).error;

@@ -14,6 +14,7 @@ use uuid::Uuid;
 const COLUMNS: &str = "serial, agent_id, key_hash, issuer, pem, not_before, not_after, issued_at, superseded_at, \
     revoked_at, revoked_reason, revoked_by";
 const NEWEST: Order = newest("certificates", &[("issued_at", Key::Time), ("serial", Key::Text)]);
+const ENDING: Order = by("certificates_ending", &[("not_after", Key::Time), ("serial", Key::Text)]);
 const REVOKED: Order = by("revocations", &[("revoked_at", Key::Time), ("serial", Key::Text)]);
 
 fn revocation(row: &Row, at: usize) -> Result<Option<Revocation>> {
@@ -146,6 +147,30 @@ impl<E: Engine> Certificates for Store<E> {
                      AND revoked_at IS NULL AND not_after < $2 ORDER BY not_after, serial LIMIT $3"
                 );
                 tx.query(&sql, params![tenant, before, limit])?.iter().map(certificate).collect()
+            })
+            .await
+    }
+
+    async fn certificates_of_others(
+        &self,
+        tenant: TenantId,
+        issuer: &str,
+        since: Timestamp,
+        page: &PageRequest,
+    ) -> Result<Page<Certificate>> {
+        let (issuer, page) = (issuer.to_owned(), page.clone());
+        self.engine
+            .read("find certificates of another authority", move |tx| {
+                let mut select = Select::new(COLUMNS, "certificates", tenant);
+                select
+                    .and("superseded_at IS NULL AND revoked_at IS NULL")
+                    .and(
+                        "EXISTS (SELECT 1 FROM agents a WHERE a.tenant_id = certificates.tenant_id \
+                         AND a.id = certificates.agent_id AND a.status <> 'retired')",
+                    )
+                    .when("issuer <> ?", &issuer)
+                    .when("not_after >= ?", since);
+                select.page(tx, &ENDING, &page, certificate)
             })
             .await
     }

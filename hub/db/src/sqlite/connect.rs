@@ -40,7 +40,7 @@ pub(super) enum Access {
 }
 
 /// The file with the links of its folder resolved: SQLite then refuses a link in its place.
-pub(super) fn real_path(path: &Path) -> Result<PathBuf> {
+pub(crate) fn real_path(path: &Path) -> Result<PathBuf> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let folder = folder.canonicalize().map_err(|error| DbError::Io {
         operation: "open the database",

@@ -64,7 +64,7 @@ impl Sqlite {
         migrate(&mut connection, &path, options)?;
         limit(&connection, options.max_bytes)?;
         let readers = Arc::new(Readers::new(path.clone(), options.connections, options.statement));
-        let (writer, thread) = Writer::start(connection, options.queue)?;
+        let (writer, thread) = Writer::start(connection, options.queue, options.even_closed)?;
         Ok(Self { path, writer: Mutex::new(Some((Arc::new(writer), thread))), readers })
     }
 
@@ -138,6 +138,10 @@ impl Engine for Sqlite {
             Ok(())
         })
         .await
+    }
+
+    async fn make_days(&self, _: &std::collections::BTreeSet<i32>) -> Result<()> {
+        Ok(())
     }
 
     async fn remove_events(&self, tenant: TenantId, before: Timestamp) -> Result<Removed> {

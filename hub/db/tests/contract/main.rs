@@ -14,6 +14,7 @@ mod findings;
 mod judge;
 mod outage;
 mod people;
+mod portable;
 mod retention;
 mod rules;
 mod small;
