@@ -72,7 +72,7 @@ pub async fn check(
     folder: &KeysFolder,
     now: Timestamp,
 ) -> Result<(), BelongingError> {
-    let own: Vec<String> = pins.iter().map(|pin| pin.to_hex()).collect();
+    let own: Vec<String> = pins.iter().map(SpkiPin::to_hex).collect();
     let (keys, accept) = (folder.dir().to_owned(), folder.path(ACCEPT));
     let meant = accept.exists();
     let kept = db.setting(tenant, PINS).await?;

@@ -156,8 +156,8 @@ impl Hub {
         let folder = dir.clone();
         let read = tokio::task::spawn_blocking(move || read_files(&folder)).await;
         // A reader that failed has read nothing, which is not that there is nothing.
-        let failed = |error: tokio::task::JoinError| Files { trouble: Some(error.to_string()), ..Files::default() };
-        let Files { files, mut refused, trouble } = read.unwrap_or_else(failed);
+        let failed = |error: tokio::task::JoinError| Folder { trouble: Some(error.to_string()), ..Folder::default() };
+        let Folder { files, mut refused, trouble } = read.unwrap_or_else(failed);
         let whole = trouble.is_none();
         // Who never had a folder needs none.
         let trouble_told = trouble.clone().filter(|_| dir.exists() || !self.rules.known_files().0.is_empty());
@@ -375,7 +375,7 @@ fn told(problems: &[Problem]) -> String {
 
 /// What a folder holds.
 #[derive(Default)]
-struct Files {
+struct Folder {
     /// The rules' files, by name.
     files: Vec<(PathBuf, String)>,
     /// Those that cannot be read.
@@ -385,12 +385,12 @@ struct Files {
 }
 
 /// The rules' files in a folder; those that cannot be read are named.
-fn read_files(dir: &Path) -> Files {
-    let mut read = Files::default();
+fn read_files(dir: &Path) -> Folder {
+    let mut read = Folder::default();
     let listed = std::fs::read_dir(dir).and_then(Iterator::collect::<std::io::Result<Vec<_>>>);
     let entries = match listed {
         Ok(entries) => entries,
-        Err(error) => return Files { trouble: Some(error.to_string()), ..read },
+        Err(error) => return Folder { trouble: Some(error.to_string()), ..read },
     };
     let mut paths: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).collect();
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "yml" || extension == "yaml"));
