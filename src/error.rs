@@ -212,8 +212,7 @@ impl CommandError {
             | Self::Outbox(OutboxError::Lock(LockError::Held { .. })) => ExitCode::Busy,
             Self::NotReady(_) | Self::AgentSilent { .. } => ExitCode::Unhealthy,
             Self::OtherHubsBackup(_) => ExitCode::Untrusted,
-            Self::RootNeeded(_) => ExitCode::NotTried,
-            Self::Update(EngineError::Refused(_) | EngineError::NoPrevious) => ExitCode::NotTried,
+            Self::RootNeeded(_) | Self::Update(EngineError::Refused(_) | EngineError::NoPrevious) => ExitCode::NotTried,
             Self::Update(EngineError::Trust(error)) | Self::Trust(error) => {
                 if error.is_network_trouble() {
                     ExitCode::Network
@@ -330,13 +329,14 @@ impl CommandError {
 
 fn hub_code(error: &StartError) -> ExitCode {
     match error {
-        StartError::Config(_) | StartError::Bus(NoBus::Config(_)) => ExitCode::Config,
+        // A database that has moved: its new address belongs into the configuration.
+        StartError::Config(_) | StartError::Bus(NoBus::Config(_)) | StartError::Database(DbError::Shut { .. }) => {
+            ExitCode::Config
+        }
         StartError::Keys(_) | StartError::Belonging(_) => ExitCode::Keys,
         StartError::Database(DbError::Corrupt { .. } | DbError::Backup { .. }) => ExitCode::Damaged,
         StartError::Database(DbError::Unavailable { .. }) => ExitCode::Network,
         StartError::Database(DbError::Busy { .. }) => ExitCode::Busy,
-        // Another address of the database belongs into the configuration.
-        StartError::Database(DbError::Shut { .. }) => ExitCode::Config,
         StartError::Database(_)
         | StartError::Bus(NoBus::Bus(_))
         | StartError::Tls(_)

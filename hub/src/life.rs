@@ -156,6 +156,8 @@ pub async fn assemble(options: Options) -> Result<Assembled, StartError> {
     let Options { build, settings, security, keys: folder, rules_dir, database, clock } = options;
     let public_url = settings.public_url()?;
     let enrolment_networks = settings.enrolment_networks()?;
+    // What a power cut interrupted is finished before it is read.
+    folder.renew_if_due(&settings.names, clock.now())?;
     let keys = folder.load()?;
     let sealer = Sealer::new(Arc::new(folder.seal()?)).map_err(KeysError::Seal)?;
     let db = picket_hub_db::open(&database, &DbOptions::default()).await?;

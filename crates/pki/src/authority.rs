@@ -105,6 +105,11 @@ impl Authority {
         Ok(Self { certificate, key })
     }
 
+    /// Whether it signed the hub's `certificate`; whether that holds now is not looked at.
+    pub fn signed(&self, certificate: &Certificate) -> bool {
+        crate::check::is_signed_by(certificate, &self.certificate)
+    }
+
     /// Its certificate.
     pub fn certificate(&self) -> &Certificate {
         &self.certificate

@@ -131,6 +131,13 @@ pub fn check_hub_chain(
     }))
 }
 
+/// Whether `issuer` signed a hub's certificate, asked for a moment at which both hold.
+pub(crate) fn is_signed_by(certificate: &Certificate, issuer: &Certificate) -> bool {
+    let name = certificate.names.first().and_then(|name| ServerName::try_from(name.as_str()).ok());
+    let at = certificate.not_before.max(issuer.not_before);
+    name.is_some_and(|name| check_under(certificate.der(), &[], issuer.clone(), &name, at).is_ok())
+}
+
 /// Checks a hub's certificate against one root.
 fn check_under(
     leaf: &CertificateDer<'_>,

@@ -17,7 +17,7 @@ const PINS: &str = "authority/pins";
 /// How many pins are kept: a root lasts for years.
 const MAX_PINS: usize = 16;
 /// The file beside the keys that says that machines were enrolled with them.
-const ENROLLED: &str = "machines-enrolled";
+pub(crate) const ENROLLED: &str = "machines-enrolled";
 /// The file beside the keys with which somebody says that keys and database are meant as they are.
 const ACCEPT: &str = "accept-database";
 

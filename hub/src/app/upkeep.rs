@@ -118,10 +118,10 @@ async fn rest(hub: &Hub) {
 
 /// Renews the hub's own certificate, and takes over keys that somebody replaced.
 fn certificate(hub: &Hub, folder: &KeysFolder, hot: &HotCertificate, verifier: &AgentVerifier) {
-    let renewed = folder.renew_hub_if_due(&hub.settings.names, hub.clock.now());
-    let loaded = renewed.and_then(|renewed| {
-        if renewed {
-            tracing::info!("the hub's certificate was renewed");
+    let made = folder.renew_if_due(&hub.settings.names, hub.clock.now());
+    let loaded = made.and_then(|made| {
+        if !made.is_empty() {
+            tracing::info!(?made, "certificates of the hub were renewed");
         }
         folder.load()
     });

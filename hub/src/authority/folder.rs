@@ -35,6 +35,9 @@ pub enum KeysError {
         /// What to do.
         way_out: &'static str,
     },
+    /// Another process makes keys there now.
+    #[error("another process makes keys in {}; try again", .0.display())]
+    Busy(PathBuf),
     /// One cannot be used.
     #[error("{} cannot be used", path.display())]
     Unusable {

@@ -2,11 +2,16 @@
 
 use super::{KeysError, KeysFolder};
 use ed25519_dalek::SigningKey;
-use jiff::Timestamp;
-use picket_pki::{Authority, HubNames, Renewal, SpkiPin, renewal};
+use jiff::{SignedDuration, Timestamp};
+use picket_pki::{Authority, HubNames, LEAF_DAYS, Renewal, SpkiPin, renewal};
 use picket_seal::Keyring;
 use serde::Serialize;
+use std::net::IpAddr;
 use zeroize::Zeroizing;
+
+/// How much of an intermediate is left when it is replaced: the life of a certificate that it signs, and a month in which
+/// to notice that the root's key is needed.
+const INTERMEDIATE_LEFT: SignedDuration = SignedDuration::from_hours(24 * (LEAF_DAYS + 30));
 
 /// What `picket hub init` made and found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -36,46 +41,24 @@ pub enum Made {
 }
 
 impl KeysFolder {
-    /// Makes whatever is missing. Run again, it finishes what was interrupted, and replaces the hub's certificate if that
-    /// has expired or is for other names.
+    /// Makes whatever is missing. Run again, it finishes what was interrupted, and replaces what is due or is for other
+    /// names.
     ///
     /// # Errors
     /// When something is missing that cannot be made anew without harm, and what to do about it.
     pub fn init(&self, fleet: &str, names: &[String], now: Timestamp) -> Result<InitReport, KeysError> {
         picket_durable::create_dir(self.dir(), 0o700)?;
-        let mut made = Vec::new();
         let hub_names = HubNames::new(names)?;
-        let root_certificate = match self.certificate("root.crt")? {
-            Some(certificate) => certificate,
-            None => {
-                // A key whose certificate was not written yet has signed nothing.
-                let root = Authority::root(fleet, now)?;
-                self.write_key("root.key", root.key())?;
-                self.write_certificate("root.crt", root.certificate())?;
-                made.push(Made::Root);
-                root.certificate().clone()
-            }
-        };
-        let intermediate = match self.authority("intermediate")? {
-            Some(authority) => authority,
-            None => {
-                let root = self.authority("root")?.ok_or_else(|| KeysError::Missing {
-                    path: self.path("root.key"),
-                    way_out: "it is needed once, to make a new intermediate authority; put it back from its safe",
-                })?;
-                let authority = root.intermediate(now)?;
-                self.write_key("intermediate.key", authority.key())?;
-                self.write_certificate("intermediate.crt", authority.certificate())?;
-                made.push(Made::Intermediate);
-                authority
-            }
-        };
-        if self.hub_certificate_is_due(names, now)? {
-            let previous = self.authority("previous-intermediate")?;
-            self.renew_hub(previous.as_ref().unwrap_or(&intermediate), &hub_names, now)?;
-            made.push(Made::HubCertificate);
+        let _lock = self.lock()?;
+        for name in ["root", "intermediate", "hub"] {
+            self.settle(name)?;
         }
+        let mut made = Vec::new();
+        self.make_root(fleet, now, &mut made)?;
+        self.renew_intermediate(now, &mut made)?;
+        self.renew_hub_certificate(&hub_names, names, now, &mut made)?;
         if self.command()?.is_none() {
+            self.is_new("command.key", "agents take configurations from no other; put it back from a backup")?;
             let mut seed = Zeroizing::new([0u8; 32]);
             let filled = getrandom::fill(seed.as_mut());
             filled.map_err(|error| picket_pki::PkiError::Unmakable {
@@ -87,31 +70,131 @@ impl KeysFolder {
         }
         let seal = self.path("seal.key");
         if picket_durable::read_if_present(&seal, 1 << 16)?.is_none() {
+            self.is_new("seal.key", "secrets in the database are sealed with it; put it back from a backup")?;
             Keyring::create(&seal)?;
             made.push(Made::SealKey);
         }
         let root_key_present = self.path("root.key").exists();
-        Ok(InitReport { made, pin: root_certificate.pin, root_key_present })
+        let root = self.certificate("root.crt")?.ok_or_else(|| KeysError::None(self.dir().to_owned()))?;
+        Ok(InitReport { made, pin: root.pin, root_key_present })
     }
 
-    /// Replaces the hub's certificate, if it is due. Says whether it did.
+    /// Finishes what a crash interrupted, and replaces the hub's certificate and the intermediate that are due: the second
+    /// one where the root's key lies beside it. Without keys nothing is done. Returns what was made.
     ///
     /// # Errors
-    /// When the intermediate cannot be read or the files cannot be written.
-    pub fn renew_hub_if_due(&self, names: &[String], now: Timestamp) -> Result<bool, KeysError> {
-        if !self.hub_certificate_is_due(names, now)? {
-            return Ok(false);
+    /// When something cannot be read or written.
+    pub fn renew_if_due(&self, names: &[String], now: Timestamp) -> Result<Vec<Made>, KeysError> {
+        if self.certificate("root.crt")?.is_none() {
+            return Ok(Vec::new());
         }
-        let keys = self.load()?;
-        self.renew_hub(keys.hub_issuer(), &HubNames::new(names)?, now)?;
-        Ok(true)
+        let unsettled = ["intermediate", "hub"].into_iter().any(|name| self.is_unsettled(name));
+        // Replicas may have the folder for reading only: nothing is written, and no lock taken, while nothing is to do.
+        if !unsettled && !self.intermediate_can_be_renewed(now)? && !self.hub_certificate_is_due(names, now)? {
+            return Ok(Vec::new());
+        }
+        let _lock = self.lock()?;
+        self.settle("intermediate")?;
+        self.settle("hub")?;
+        let mut made = Vec::new();
+        self.renew_intermediate(now, &mut made)?;
+        self.renew_hub_certificate(&HubNames::new(names)?, names, now, &mut made)?;
+        Ok(made)
+    }
+
+    fn make_root(&self, fleet: &str, now: Timestamp, made: &mut Vec<Made>) -> Result<(), KeysError> {
+        if self.certificate("root.crt")?.is_some() {
+            return Ok(());
+        }
+        // Another root in its place would be another hub: no machine would know it.
+        let later = ["root.key", "intermediate.crt", "intermediate.key", "hub.crt", "hub.key", "command.key"];
+        if later.iter().any(|name| self.path(name).exists()) {
+            return Err(KeysError::Missing {
+                path: self.path("root.crt"),
+                way_out: "other keys of this hub are there. Put it back from a backup (it is no secret, and every agent has it \
+                          in its ca-bundle.crt), or move the folder away to begin a new hub",
+            });
+        }
+        let root = Authority::root(fleet, now)?;
+        self.write_pair("root", root.key(), root.certificate())?;
+        made.push(Made::Root);
+        Ok(())
+    }
+
+    /// Refuses to make what machines that were enrolled before cannot do without.
+    fn is_new(&self, name: &str, way_out: &'static str) -> Result<(), KeysError> {
+        if self.path(crate::app::belonging::ENROLLED).exists() {
+            return Err(KeysError::Missing { path: self.path(name), way_out });
+        }
+        Ok(())
+    }
+
+    /// Makes the intermediate that is missing, or that would end before the certificates it signs.
+    fn renew_intermediate(&self, now: Timestamp, made: &mut Vec<Made>) -> Result<(), KeysError> {
+        let present = self.authority("intermediate")?;
+        if present.is_some() && !self.intermediate_can_be_renewed(now)? {
+            return Ok(());
+        }
+        let root = self.authority("root")?.ok_or_else(|| KeysError::Missing {
+            path: self.path("root.key"),
+            way_out: "it is needed once, to make a new intermediate authority; put it back from its safe",
+        })?;
+        let authority = root.intermediate(now)?;
+        self.write_pair("intermediate", authority.key(), authority.certificate())?;
+        made.push(Made::Intermediate);
+        Ok(())
+    }
+
+    /// Whether the intermediate is due, and the root's key is there to sign another one.
+    fn intermediate_can_be_renewed(&self, now: Timestamp) -> Result<bool, KeysError> {
+        let Some(present) = self.certificate("intermediate.crt")? else { return Ok(false) };
+        let is_due = present.not_after.duration_since(now) < INTERMEDIATE_LEFT;
+        Ok(is_due && self.path("root.key").exists())
+    }
+
+    fn renew_hub_certificate(
+        &self,
+        hub_names: &HubNames,
+        names: &[String],
+        now: Timestamp,
+        made: &mut Vec<Made>,
+    ) -> Result<(), KeysError> {
+        if !self.hub_certificate_is_due(names, now)? {
+            return Ok(());
+        }
+        let issuer = self.hub_issuer()?;
+        let (certificate, key) = issuer.hub(hub_names, now)?;
+        self.write_pair("hub", &key, &certificate)?;
+        made.push(Made::HubCertificate);
+        Ok(())
+    }
+
+    /// What signs the hub's own certificate: while one root replaces another, the intermediate of the old one.
+    fn hub_issuer(&self) -> Result<Authority, KeysError> {
+        let issuer = match self.authority("previous-intermediate")? {
+            Some(previous) => Some(previous),
+            None => self.authority("intermediate")?,
+        };
+        issuer.ok_or_else(|| KeysError::Missing {
+            path: self.path("intermediate.crt"),
+            way_out: "put the root's key back as root.key and run: picket hub init",
+        })
     }
 
     fn hub_certificate_is_due(&self, names: &[String], now: Timestamp) -> Result<bool, KeysError> {
         let (certificate, key) = (self.certificate("hub.crt")?, self.key("hub.key")?);
         let (Some(certificate), Some(key)) = (certificate, key) else { return Ok(true) };
-        let has_all = names.iter().all(|name| certificate.names.contains(name));
-        Ok(certificate.pin != key.pin() || !has_all || !matches!(renewal(&certificate, now), Renewal::NotBefore(_)))
+        let has_all = names.iter().all(|name| certificate.names.contains(&canonical(name)));
+        if certificate.pin != key.pin() || !has_all {
+            return Ok(true);
+        }
+        let issuer = self.hub_issuer()?;
+        if !issuer.signed(&certificate) {
+            return Ok(true);
+        }
+        // One that would end as early is none the better.
+        let would_last = issuer.certificate().not_after > certificate.not_after;
+        Ok(would_last && !matches!(renewal(&certificate, now), Renewal::NotBefore(_)))
     }
 
     pub(super) fn renew_hub(
@@ -121,16 +204,18 @@ impl KeysFolder {
         now: Timestamp,
     ) -> Result<(), KeysError> {
         let (certificate, key) = intermediate.hub(names, now)?;
-        // Between the two writes they do not belong together, which the next start sees and mends.
-        self.write_key("hub.key", &key)?;
-        self.write_certificate("hub.crt", &certificate)
+        self.write_pair("hub", &key, &certificate)
     }
+}
+
+/// A name as certificates have it: addresses have many spellings, and one form (RFC 5952).
+fn canonical(name: &str) -> String {
+    name.parse::<IpAddr>().map_or_else(|_| name.to_owned(), |address| address.to_string())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use jiff::SignedDuration;
     use picket_protocol::hub::Signed;
     use std::path::Path;
 
@@ -178,18 +263,102 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let whole = KeysFolder::new(dir.path().join("whole"));
         whole.init("test", &names(), now()).unwrap();
-        let order =
-            ["root.key", "root.crt", "intermediate.key", "intermediate.crt", "hub.key", "hub.crt", "command.key"];
-        for kept in 0..order.len() {
-            let folder = KeysFolder::new(dir.path().join(kept.to_string()));
-            picket_durable::create_dir(folder.dir(), 0o700).unwrap();
-            for name in &order[..kept] {
-                picket_durable::copy_file(&whole.path(name), &folder.path(name), 0o600).unwrap();
+        // Each pair is made under other names, its certificate last, and then takes its place, the key first.
+        let steps = ["root", "intermediate", "hub"].map(|name| {
+            let [key, crt] = [format!("{name}.key"), format!("{name}.crt")];
+            let (new_key, new_crt) = (format!("new-{key}"), format!("new-{crt}"));
+            let all = [
+                vec![],
+                vec![(key.clone(), new_key.clone())],
+                vec![(key.clone(), new_key), (crt.clone(), new_crt.clone())],
+                vec![(key.clone(), key.clone()), (crt.clone(), new_crt)],
+            ];
+            (vec![(key.clone(), key), (crt.clone(), crt)], all)
+        });
+        for (at, (_, states)) in steps.iter().enumerate() {
+            for (state, files) in states.iter().enumerate() {
+                let folder = KeysFolder::new(dir.path().join(format!("{at}-{state}")));
+                picket_durable::create_dir(folder.dir(), 0o700).unwrap();
+                let before = steps[..at].iter().flat_map(|(done, _)| done);
+                for (from, to) in before.chain(files) {
+                    picket_durable::copy_file(&whole.path(from), &folder.path(to), 0o600).unwrap();
+                }
+                folder.init("test", &names(), now()).unwrap();
+                let keys = folder.load().unwrap();
+                let is_kept = at > 0 || state > 1;
+                assert!(!is_kept || keys.pins() == whole.load().unwrap().pins(), "the root of {at}-{state} was kept");
+                let left = files_of(folder.dir());
+                assert!(!left.iter().any(|name| name.starts_with("new-")), "{left:?}");
             }
-            folder.init("test", &names(), now()).unwrap();
-            let keys = folder.load().unwrap();
-            assert!(kept < 2 || keys.pins() == whole.load().unwrap().pins(), "the root of {kept} files was kept");
         }
+    }
+
+    fn files_of(dir: &Path) -> Vec<String> {
+        files(dir).into_iter().map(|(name, _)| name).collect()
+    }
+
+    #[test]
+    fn a_hub_whose_renewal_was_cut_starts_again_by_itself() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = KeysFolder::new(dir.path().join("keys"));
+        folder.init("test", &names(), now()).unwrap();
+        let other = KeysFolder::new(dir.path().join("other"));
+        picket_durable::create_dir(other.dir(), 0o700).unwrap();
+        let (certificate, key) =
+            folder.load().unwrap().intermediate.hub(&HubNames::new(names()).unwrap(), now()).unwrap();
+        // Key and certificate are made, and only the key has taken its place.
+        folder.write_key("hub.key", &key).unwrap();
+        folder.write_certificate("new-hub.crt", &certificate).unwrap();
+        folder.load().unwrap_err();
+        assert!(folder.renew_if_due(&names(), now()).unwrap().is_empty(), "what was made is taken");
+        assert_eq!(folder.load().unwrap().hub.0.pin, key.pin());
+        // A key without its certificate, as from a version that wrote one after the other.
+        picket_durable::remove_if_present(&folder.path("hub.crt")).unwrap();
+        assert_eq!(folder.renew_if_due(&names(), now()).unwrap(), [Made::HubCertificate]);
+        folder.load().unwrap();
+        assert!(other.renew_if_due(&names(), now()).unwrap().is_empty(), "without keys nothing is made");
+    }
+
+    #[test]
+    fn an_intermediate_is_replaced_before_what_it_signs_would_end_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = KeysFolder::new(dir.path().join("keys"));
+        folder.init("test", &names(), now()).unwrap();
+        let end = folder.load().unwrap().intermediate.certificate().not_after;
+        let before = |days: i64| end.checked_sub(SignedDuration::from_hours(24 * days)).unwrap();
+        folder.renew_if_due(&names(), before(121)).unwrap();
+        assert_eq!(folder.load().unwrap().intermediate.certificate().not_after, end);
+        // The root's key is in its safe: everything goes on as long as it can, and is not made anew at every look.
+        let safe = dir.path().join("safe");
+        picket_durable::rename(&folder.path("root.key"), &safe).unwrap();
+        folder.renew_if_due(&names(), before(20)).unwrap();
+        assert!(folder.renew_if_due(&names(), before(20)).unwrap().is_empty());
+        picket_durable::rename(&safe, &folder.path("root.key")).unwrap();
+        let made = folder.renew_if_due(&names(), before(20)).unwrap();
+        assert_eq!(made, [Made::Intermediate, Made::HubCertificate]);
+        let keys = folder.load().unwrap();
+        assert!(keys.intermediate.certificate().not_after > end && keys.intermediate.signed(&keys.hub.0));
+    }
+
+    #[test]
+    fn no_key_is_replaced_that_machines_know() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = KeysFolder::new(dir.path());
+        folder.init("test", &names(), now()).unwrap();
+        picket_durable::write_atomic(&folder.path(crate::app::belonging::ENROLLED), b"", 0o600).unwrap();
+        let before = files(dir.path());
+        for name in ["root.crt", "command.key", "seal.key"] {
+            picket_durable::rename(&folder.path(name), &dir.path().join("away")).unwrap();
+            let error = folder.init("test", &names(), now()).unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains("ut it back from a backup"), "{error}");
+            picket_durable::rename(&dir.path().join("away"), &folder.path(name)).unwrap();
+            assert_eq!(files(dir.path()), before, "{name}");
+        }
+        // The root's key alone may be elsewhere; a root made over it would be another hub.
+        picket_durable::rename(&folder.path("root.crt"), &dir.path().join("away")).unwrap();
+        picket_durable::rename(&folder.path("root.key"), &dir.path().join("away.key")).unwrap();
+        folder.init("test", &names(), now()).unwrap_err();
+        assert!(!folder.path("root.key").exists());
     }
 
     #[test]
@@ -213,12 +382,16 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let folder = KeysFolder::new(dir.path());
         folder.init("test", &names(), now()).unwrap();
-        assert!(!folder.renew_hub_if_due(&names(), now()).unwrap());
+        assert!(folder.renew_if_due(&names(), now()).unwrap().is_empty());
         let later = now().checked_add(SignedDuration::from_hours(24 * 61)).unwrap();
-        assert!(folder.renew_hub_if_due(&names(), later).unwrap());
-        assert!(!folder.renew_hub_if_due(&names(), later).unwrap());
+        assert_eq!(folder.renew_if_due(&names(), later).unwrap(), [Made::HubCertificate]);
+        assert!(folder.renew_if_due(&names(), later).unwrap().is_empty());
         let more = [names(), vec!["hub2.example".to_owned()]].concat();
-        assert!(folder.renew_hub_if_due(&more, later).unwrap());
+        assert_eq!(folder.renew_if_due(&more, later).unwrap(), [Made::HubCertificate]);
+        // An address has many spellings.
+        let long = [names(), vec!["2001:0db8:0:0:0:0:0:1".to_owned()]].concat();
+        assert_eq!(folder.renew_if_due(&long, later).unwrap(), [Made::HubCertificate]);
+        assert!(folder.renew_if_due(&long, later).unwrap().is_empty());
     }
 
     #[test]

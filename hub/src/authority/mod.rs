@@ -15,6 +15,7 @@
 
 mod folder;
 mod init;
+mod pair;
 mod revocations;
 mod roll;
 mod tls;

@@ -128,7 +128,7 @@ mod tests {
         assert!(is_known(&folder, &[old]) && is_known(&folder, &[old, rolled.pin]));
         // The hub's own renewal in between stays with the old root.
         let later = now() + jiff::SignedDuration::from_hours(24 * 61);
-        assert!(folder.renew_hub_if_due(&names(), later).unwrap());
+        assert_eq!(folder.renew_if_due(&names(), later).unwrap(), [crate::authority::Made::HubCertificate]);
         assert!(is_known(&folder, &[old]));
 
         // An agent that knows the old root alone takes what it gets, and knows both then.

@@ -28,9 +28,9 @@ const LATE: Duration = Duration::from_secs(60);
 /// Room on the disk: a warning below the first, a failure below the second. The second is the write-ahead log of one
 /// large transaction, with room to spare.
 const ROOM: (u64, u64) = (1 << 30, 64 << 20);
-/// How long before their end certificates warn: an authority's is exchanged by people, the hub's own by itself a third of
-/// its life before.
-const AUTHORITY_WARNS: SignedDuration = SignedDuration::from_hours(24 * 90);
+/// How long before their end certificates warn: an intermediate is replaced by itself then where the root's key is there, and
+/// a root by people (`picket hub ca roll`); the hub's own is renewed by itself a third of its life before.
+const AUTHORITY_WARNS: SignedDuration = SignedDuration::from_hours(24 * 120);
 const OWN_WARNS: SignedDuration = SignedDuration::from_hours(24 * 7);
 
 /// The event loop turns.
@@ -271,7 +271,7 @@ mod tests {
         let at = |days: i64| own.not_after.checked_sub(SignedDuration::from_hours(24 * days)).unwrap();
         let status = |now| certificates(now, [root.certificate()].into_iter(), own).status;
         assert_eq!(status(now), CheckStatus::Pass);
-        assert_eq!(status(at(89)), CheckStatus::Warn);
+        assert_eq!(status(at(119)), CheckStatus::Warn);
         assert_eq!(status(at(-1)), CheckStatus::Fail);
         assert!(certificates(at(89), [root.certificate()].into_iter(), own).message.contains("ends in 89 days"));
     }

@@ -145,7 +145,7 @@ impl Fleet {
             database: database.clone(),
             clock,
         };
-        Self { running: life::start(options).await.unwrap(), dir, database, ahead }
+        Self { running: Box::pin(life::start(options)).await.unwrap(), dir, database, ahead }
     }
 
     /// Stops the hub and starts it again on what it kept.

@@ -118,7 +118,7 @@ async fn strangers_who_hold_connections_do_not_shut_agents_out_and_are_sent_away
     let machine = fleet.machine().await;
     // A quarter of eight are for strangers; these two say nothing, not even hello.
     let address = fleet.running.agents_address();
-    let mut silent = vec![TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap()];
+    let mut silent = [TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap()];
     let counters = &fleet.running.hub().listeners.agents;
     let open = || counters.open.load(std::sync::atomic::Ordering::Relaxed);
     eventually(async || (open() >= 2).then_some(())).await;
