@@ -6,9 +6,11 @@
 //! hub.crt  hub.key              shown to whoever connects; renewed by the hub itself
 //! command.key                   signs configurations and commands (Ed25519)
 //! seal.key                      seals what the database keeps secret: the keys that sign people's tokens
-//! previous-root.crt             while one root replaces another: the one before
-//! previous-intermediate.crt     and what signs the hub's certificate until all agents know the new root
-//! revoked.jsonl                 what was taken back: a restore holds to it
+//! previous-root.crt, …         while one root replaces another: the authorities before, next-… those that take their place
+//! new-….crt, new-….key          a pair that was made and not put in place yet
+//! revoked.jsonl                 what was taken back, for a database that is restored
+//! machines-enrolled             that machines know these keys: no other may be made in their place
+//! accept-database               that keys and database are meant as they are; gone once it was read
 //! ```
 //!
 //! Every key is a file of mode 0600 in a folder of mode 0700. Replicas of one hub have the same folder.

@@ -112,8 +112,12 @@ mod tests {
 
     /// Whether a machine that knows these pins takes the hub.
     fn is_known(folder: &KeysFolder, pins: &[SpkiPin]) -> bool {
+        is_known_at(folder, pins, now())
+    }
+
+    fn is_known_at(folder: &KeysFolder, pins: &[SpkiPin], now: Timestamp) -> bool {
         let chain: Vec<_> = folder.load().unwrap().hub_chain().iter().map(|each| each.der().clone()).collect();
-        check_hub_chain(&chain, pins, &ServerName::try_from("hub.example").unwrap(), now()).is_ok()
+        check_hub_chain(&chain, pins, &ServerName::try_from("hub.example").unwrap(), now).is_ok()
     }
 
     #[test]
@@ -129,7 +133,7 @@ mod tests {
         // The hub's own renewal in between stays with the old root.
         let later = now() + jiff::SignedDuration::from_hours(24 * 61);
         assert_eq!(folder.renew_if_due(&names(), later).unwrap(), [crate::authority::Made::HubCertificate]);
-        assert!(is_known(&folder, &[old]));
+        assert!(is_known_at(&folder, &[old], later));
 
         // An agent that knows the old root alone takes what it gets, and knows both then.
         let (key, identity) = (PrivateKey::generate().unwrap(), AgentIdentity { tenant: 1, agent: uuid::Uuid::nil() });
