@@ -1,6 +1,6 @@
 //! The hub's life: `Options → start() → Running → stop()`.
 
-use crate::api::people::RequestRates;
+use crate::api::people::{RequestRates, Suspicions};
 use crate::app::admission::{Admission, Each, Turns};
 use crate::app::belonging::{self, BelongingError};
 use crate::app::heartbeats::Heartbeats;
@@ -156,6 +156,9 @@ pub async fn assemble(options: Options) -> Result<Assembled, StartError> {
     let Options { build, settings, security, keys: folder, rules_dir, database, clock } = options;
     let public_url = settings.public_url()?;
     let enrolment_networks = settings.enrolment_networks()?;
+    let patterns = &security.policies.input_validation.forbidden_patterns;
+    let suspicions = Suspicions::new(patterns)
+        .map_err(|message| ConfigError { key: "input_validation.forbidden_patterns", message })?;
     // What a power cut interrupted is finished before it is read.
     folder.renew_if_due(&settings.names, clock.now())?;
     let keys = folder.load()?;
@@ -209,6 +212,7 @@ pub async fn assemble(options: Options) -> Result<Assembled, StartError> {
                 let window = Duration::from_secs(u64::from(rates.window_seconds));
                 RequestRates::new(rates.default_limit, window, rates.burst_limit)
             },
+            suspicions,
             security,
             own_stream: OwnStream::default(),
             tasks: TaskTracker::new(),

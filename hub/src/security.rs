@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 picket_config::settings! {
     /// What is taken as input.
     pub struct InputValidation {
-        /// The longest text of a field, in characters.
+        /// The longest text of a field, in characters; many fields take less. Rules and events have limits of their own.
         pub max_input_length: u32 = 10_000,
         /// Patterns (regular expressions) that make an input suspicious. What people and programs send to the API and matches
         /// one becomes a finding; it is never refused for that, and events of agents are not looked at: a security product

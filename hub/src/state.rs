@@ -1,6 +1,6 @@
 //! What everything in the hub shares.
 
-use crate::api::people::{RequestRates, ViewerCounters};
+use crate::api::people::{RequestRates, Suspicions, ViewerCounters};
 use crate::app::admission::{Admission, Each, Turns};
 use crate::app::heartbeats::Heartbeats;
 use crate::app::identity::Identities;
@@ -72,6 +72,8 @@ pub struct Parts {
     pub failures: Failures,
     /// How often somebody may ask.
     pub rates: RequestRates,
+    /// What looks like an attack.
+    pub suspicions: Suspicions,
     /// How the hub defends itself.
     pub security: Security,
     /// The stream of the hub's own events.

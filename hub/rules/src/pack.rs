@@ -20,6 +20,7 @@ macro_rules! files {
 const PACK: &[PackRule] = files![
     "accounts.yml",
     "agent-config.yml",
+    "authentication-abuse.yml",
     "authorized-keys.yml",
     "cloned-identity.yml",
     "cron.yml",
@@ -43,6 +44,7 @@ const PACK: &[PackRule] = files![
     "shell-profile.yml",
     "sshd-config.yml",
     "sudoers.yml",
+    "suspicious-input.yml",
     "systemd-unit.yml",
     "web-shell.yml",
 ];

@@ -489,7 +489,10 @@ fn entity(kinds: &[Kind], details: Details, received: &Received) -> Entity {
             (EntityKind::Address, details.text(remote))
         }
         Some(Kind::Alert) => (EntityKind::Metric, details.text("metric")),
-        Some(Kind::Other) if received.agent == HUB_AGENT => (EntityKind::Agent, details.text("agent_id")),
+        Some(Kind::Other) if received.agent == HUB_AGENT => match details.text("agent_id") {
+            Some(agent) => (EntityKind::Agent, Some(agent)),
+            None => (EntityKind::Address, details.text("address")),
+        },
         _ => (EntityKind::Agent, None),
     };
     match value {

@@ -460,3 +460,24 @@ async fn a_page_that_asks_on_after_its_session_and_a_program_with_an_old_token_b
     }
     assert_eq!(good.get(&fleet, "/api/v1/agents").await.status, 200);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_looks_like_an_attack_is_handled_like_anything_else_and_becomes_a_finding() {
+    let fleet = unlimited().await;
+    let ada = person(&fleet, "ada", &[("*", None)]).await;
+    let note = json!({"title": "seen in the logs: x' UNION SELECT password", "severity": "low"});
+    let made = ada.ask(&fleet, "POST", "/api/v1/cases", Some(&note)).await;
+    assert_eq!(made.status, 201, "{}", String::from_utf8_lossy(&made.body));
+    let finding = eventually(async || {
+        let found = crate::judge::findings(&fleet).await;
+        found.into_iter().find(|finding| finding.title == "Suspicious Input To The Hub")
+    })
+    .await;
+    assert_eq!(finding.entity.unwrap().kind, "ip");
+    let hub = fleet.running.hub();
+    let evidence = hub.db.evidence(TenantId::DEFAULT, finding.id, &picket_hub_db::PageRequest::first(5)).await.unwrap();
+    let event = hub.db.events_by_id(TenantId::DEFAULT, &[evidence.items[0].event]).await.unwrap().remove(0);
+    let told: Value = serde_json::from_str(&event.data).unwrap();
+    assert_eq!((&told["place"], &told["route"]), (&json!("/title"), &json!("/api/v1/cases")));
+    assert!(!event.data.contains("password"), "the text itself is not told: {}", event.data);
+}

@@ -30,6 +30,13 @@ pub(crate) struct From(pub(crate) IpAddr);
 #[derive(Debug, Clone)]
 pub(crate) struct Asker(Result<Option<Arc<Principal>>, Refusal>);
 
+impl Asker {
+    /// How the audit log names them, where they said who they are.
+    pub(crate) fn key(&self) -> Option<String> {
+        self.0.as_ref().ok()?.as_ref().map(|principal| principal.key.clone())
+    }
+}
+
 /// Who asks, and on which agents they may do what the route does.
 #[derive(Debug, Clone)]
 pub struct Caller {

@@ -13,6 +13,7 @@ mod openapi;
 pub(crate) mod page;
 mod problem;
 pub(crate) mod rest;
+mod suspicion;
 pub(crate) mod words;
 
 pub use access::Caller;
@@ -20,6 +21,7 @@ pub use guarded::{Guard, Guarded, Needs};
 pub use limits::RequestRates;
 pub use live::ViewerCounters;
 pub use problem::ProblemView;
+pub use suspicion::Suspicions;
 
 use crate::refusal::Refusal;
 use crate::state::Hub;
@@ -40,6 +42,7 @@ pub fn router(hub: &Arc<Hub>) -> Router {
         .fallback(nothing_here)
         .method_not_allowed_fallback(not_that_method);
     inner
+        .layer(from_fn_with_state(Arc::clone(hub), suspicion::noticed))
         .layer(from_fn_with_state(Arc::clone(hub), access::found_out))
         // An orchestrator's probe says no name and has no rate.
         .merge(hub.watched.api(hub).probes())

@@ -20,7 +20,7 @@ use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, ResponseBuilder};
 #[openapi(
     info(
         title = "Picket hub",
-        description = "Agents, events, findings, and everything else that a hub knows. Errors are problems (RFC 9457) with a `code`. Lists come in pages; a change names the version that it is about (`If-Match`); a POST with an `Idempotency-Key` may be sent twice.",
+        description = "Agents, events, findings, and everything else that a hub knows. Errors are problems (RFC 9457) with a `code`. Lists come in pages; a change names the version that it is about (`If-Match`); a POST that takes an `Idempotency-Key` may be sent twice.",
         license(name = "MIT", identifier = "MIT")
     ),
     components(schemas(ProblemView))
