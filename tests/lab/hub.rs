@@ -113,3 +113,30 @@ fn a_hub_alone_is_no_agent_and_one_that_cannot_start_says_why_once() {
     assert_eq!(machine.property(HUB, "NRestarts"), "0");
     assert!(machine.sh("journalctl --unit=picket-hub --no-pager").contains("picket hub init"));
 }
+
+#[test]
+fn a_hub_is_updated_and_rolled_back_by_its_own_health_alone_and_beside_an_agent() {
+    let machine = Machine::boot_new("hub-update", "");
+    bring(&machine);
+    machine.run(&INSTALL).expect(0);
+    assert_serves(&machine);
+    machine.release("2.0.0", Fault::None);
+    machine.picket(&["update", "apply", "--yes"]).expect(0);
+    assert_eq!(machine.current(), "2.0.0");
+    assert_eq!(executable(&machine, HUB), "/opt/picket/versions/2.0.0/picket");
+    assert_serves(&machine);
+    machine.picket(&["update", "rollback", "--yes"]).expect(0);
+    assert_eq!(executable(&machine, HUB), "/opt/picket/versions/1.0.0/picket");
+    assert_serves(&machine);
+    // With an agent beside it, both are tried, and a hub that somebody stopped stays stopped.
+    machine.run(&["/root/picket", "install", "--role", "agent"]).expect(0);
+    wait_until("the agent to answer", || machine.running_version().as_deref() == Some("1.0.0"));
+    machine.picket(&["update", "apply", "2.0.0", "--yes"]).expect(0);
+    for unit in [HUB, "picket-agent"] {
+        assert_eq!(executable(&machine, unit), "/opt/picket/versions/2.0.0/picket", "{unit}");
+    }
+    machine.sh("systemctl stop picket-hub");
+    machine.picket(&["update", "rollback", "--yes"]).expect(0);
+    assert_eq!(machine.running_version().as_deref(), Some("1.0.0"));
+    assert_eq!(machine.property(HUB, "ActiveState"), "inactive");
+}
