@@ -170,6 +170,9 @@ pub struct Match {
     pub kind: MatchKind,
 }
 
+/// The hub among the agents. What it tells of an agent is about that agent.
+pub const HUB_AGENT: Uuid = Uuid::from_u128(0x7069_636b_6574_8000_8000_0000_0000_0001);
+
 /// The longest beginning of `text` within `bytes` that ends with a whole character.
 pub(crate) fn cut(text: &str, bytes: usize) -> &str {
     &text[..text.floor_char_boundary(bytes)]

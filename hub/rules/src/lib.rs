@@ -31,7 +31,7 @@ mod yaml;
 
 pub use engine::{DryRun, DryRunLimits, Figures, Replaced, RuleEngine, WarmUp};
 pub use found::MAX_EVIDENCE;
-pub use found::{Correlated, CorrelationKind, Entity, EntityKind, FieldMatch, Level, Match, MatchKind};
+pub use found::{Correlated, CorrelationKind, Entity, EntityKind, FieldMatch, HUB_AGENT, Level, Match, MatchKind};
 pub use health::{Budget, RuleHealth, RuleState, Suspension};
 pub use pack::{PackRule, pack};
 pub use problem::{Place, Problem, Severity, Validation};
@@ -41,4 +41,4 @@ pub use rule::{
 };
 pub use shard::Shard;
 pub use sigma::{Settings, SigmaEngine, validate};
-pub use view::{EventView, HUB_AGENT, MAX_EVENT_DEPTH, Product, Received, ViewError};
+pub use view::{EventView, MAX_EVENT_DEPTH, Product, Received, ViewError};

@@ -27,14 +27,11 @@ use picket_protocol::event::EVENT_MAX_BYTES;
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use crate::found::{Entity, EntityKind, cut};
+use crate::found::{Entity, EntityKind, HUB_AGENT, cut};
 use crate::shard::Shard;
 
 /// The deepest nesting of an event.
 pub const MAX_EVENT_DEPTH: usize = 16;
-
-/// The hub among the agents. What it tells of an agent is about that agent.
-pub const HUB_AGENT: Uuid = Uuid::from_u128(0x7069_636b_6574_8000_8000_0000_0000_0001);
 
 /// The longest name of an entity in bytes.
 const MAX_ENTITY: usize = 1024;

@@ -8,7 +8,7 @@ use crate::server::told_to_stop;
 use crate::state::Hub;
 use jiff::{SignedDuration, Timestamp};
 use picket_hub_db::{
-    DbError, Effect, Entity, EventFilter, Evidence, FindingChange, JudgeCommit, Lease, PageRequest, Position,
+    DbError, Effect, Entity, EventFilter, Evidence, FindingChange, JudgeCommit, Judged, Lease, PageRequest, Position,
     Result as DbResult, Severity, Shard as DbShard, StoredEvent,
 };
 use picket_hub_rules::{EntityKind, EventView, Level, Match, Product, Received, RuleEngine, Shard};
@@ -261,6 +261,19 @@ impl<'a> Bench<'a> {
         counters.events[self.shard as usize].fetch_add(count - unjudged, Ordering::Relaxed);
         counters.unjudged[self.shard as usize].fetch_add(unjudged, Ordering::Relaxed);
         counters.processing.observe(began.elapsed().as_secs_f64());
+        self.tell(&commit, &judged, &received);
+        if !judged.outcomes.is_empty() {
+            self.hub.tell_findings_changed();
+        }
+        for (rule, why) in self.hub.rules.engine().take_suspensions() {
+            self.hub.note_suspension(rule, &why).await;
+        }
+        Ok(())
+    }
+
+    /// Counts the findings that are new, and writes them to the log.
+    fn tell(&self, commit: &JudgeCommit, judged: &Judged, received: &BTreeMap<Uuid, Timestamp>) {
+        let counters = &self.hub.judged;
         for (change, outcome) in commit.changes.iter().zip(&judged.outcomes) {
             if matches!(outcome.effect, Effect::New | Effect::Reopened) {
                 *counters
@@ -280,13 +293,6 @@ impl<'a> Bench<'a> {
                 );
             }
         }
-        if !judged.outcomes.is_empty() {
-            self.hub.tell_findings_changed();
-        }
-        for (rule, why) in self.hub.rules.engine().take_suspensions() {
-            self.hub.note_suspension(rule, &why).await;
-        }
-        Ok(())
     }
 
     /// What matches come to. The places of events that were judged before this run are asked of the database.

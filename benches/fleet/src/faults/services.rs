@@ -35,7 +35,10 @@ impl Services {
 
     /// More lines for the hub's configuration.
     pub fn more(&self) -> String {
-        self.nats.as_ref().map(|nats| format!("bus: {{nats: [\"{}\"], accept_unknown_sync: true}}\n", nats.url())).unwrap_or_default()
+        self.nats
+            .as_ref()
+            .map(|nats| format!("bus: {{nats: [\"{}\"], accept_unknown_sync: true}}\n", nats.url()))
+            .unwrap_or_default()
     }
 
     /// Kills PostgreSQL, if there is one and it runs, to be started again at `due`. Says whether.

@@ -140,11 +140,7 @@ fn cases() -> Vec<(&'static str, EventView, EventView)> {
         ),
         ("One Identity Used By Two Machines", of_hub("cloned_identity"), of("cloned_identity", json!({}))),
         ("Suspicious Input To The Hub", of_hub("suspicious_input"), of("suspicious_input", json!({}))),
-        (
-            "Passwords Or Tokens Of The Hub Tried",
-            of_hub("authentication_abuse"),
-            of("authentication_abuse", json!({})),
-        ),
+        ("Passwords Or Tokens Of The Hub Tried", of_hub("authentication_abuse"), of("authentication_abuse", json!({}))),
         ("Detection Rule Suspended", of_hub("rule_suspended"), of("rule_suspended", json!({}))),
         (
             "Metric Crossed Its Critical Threshold",

@@ -61,11 +61,7 @@ impl Suspicions {
 ///
 /// # Errors
 /// `invalid` for a text that is longer than any may be.
-pub(super) async fn noticed(
-    State(hub): State<Arc<Hub>>,
-    request: Request,
-    next: Next,
-) -> Result<Response, Refusal> {
+pub(super) async fn noticed(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Result<Response, Refusal> {
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned()).unwrap_or_default();
     if NOT_LOOKED_AT.iter().any(|prefix| route.starts_with(prefix)) {
         return Ok(next.run(request).await);
@@ -185,7 +181,8 @@ mod tests {
     #[tokio::test]
     async fn a_body_that_is_long_or_no_json_passes_unread() {
         let long = format!(r#"{{"name":"{}"}}"#, "../".repeat(LOOK));
-        let request = Request::builder().header(CONTENT_TYPE, "application/json").body(Body::from(long.clone())).unwrap();
+        let request =
+            Request::builder().header(CONTENT_TYPE, "application/json").body(Body::from(long.clone())).unwrap();
         let (request, _) = read(request).await;
         assert_eq!(axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap(), long.as_bytes());
         let request = Request::builder().body(Body::from("../")).unwrap();
