@@ -75,7 +75,8 @@ where
     Ok(response)
 }
 
-#[cfg(test)]
+// Needs Autobahn's wstest, and that Python 2.7: `scripts/test websocket` says whether it is there.
+#[cfg(all(test, feature = "autobahn"))]
 mod tests {
     use super::*;
     use axum::Router;
@@ -137,7 +138,6 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
-    #[ignore = "needs Autobahn's wstest, and that Python 2.7: `scripts/test websocket`"]
     async fn autobahn_finds_no_failure_in_our_websocket() {
         let address = echoing().await;
         let folder = tempfile::tempdir().unwrap();
