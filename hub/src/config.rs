@@ -26,6 +26,8 @@ picket_config::settings! {
         pub networks: Vec<String> = Vec::new(),
         /// How many machines may enrol in a second.
         pub per_second: u32 = 100,
+        /// How many of them from one address, over time; five times as many at once, for a rack that comes up.
+        pub per_second_each: u32 = 20,
     }
 }
 

@@ -37,9 +37,8 @@ use tokio::sync::{broadcast, watch};
 use tokio::task::JoinHandle;
 use tokio_util::task::TaskTracker;
 
-/// How many machines of one address may enrol: twenty a second, and a hundred at once.
-const ENROLMENT_PERIOD: Duration = Duration::from_millis(50);
-const ENROLMENT_BURST: u32 = 100;
+/// How many seconds' worth of enrolments one address may have at once.
+const ENROLMENT_BURST: u32 = 5;
 /// How often one agent may renew its certificate: it does so once in two months; an operator may force it, and an answer may be
 /// lost.
 const RENEWAL_PERIOD: Duration = Duration::from_secs(60);
@@ -200,7 +199,11 @@ pub async fn assemble(options: Options) -> Result<Assembled, StartError> {
             heartbeats,
             enrolments: Admission::new("enrolments", settings.enrolment.per_second),
             // A site behind one address may bring up a rack; somebody without a token cannot shut out the fleet.
-            enrolments_each: Each::new("enrolments of one address", ENROLMENT_PERIOD, ENROLMENT_BURST),
+            enrolments_each: {
+                let rate = settings.enrolment.per_second_each.max(1);
+                let burst = rate.saturating_mul(ENROLMENT_BURST);
+                Each::new("enrolments of one address", Duration::from_secs(1) / rate, burst)
+            },
             renewals_each: Each::new("renewals of one agent", RENEWAL_PERIOD, RENEWAL_BURST),
             batches_each: Turns::new(BATCHES_EACH),
             connects: Admission::new("connections of agents", limits.connects_per_second),
