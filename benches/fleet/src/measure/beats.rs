@@ -266,7 +266,8 @@ pub fn beating(bench: &Bench, folder: &std::path::Path, agents: u32, more: &str)
 pub fn reconnect(bench: &Bench, agents: u32) {
     println!("reconnect: {agents} agents at once after a restart of the hub, at its default limits");
     let folder = bench.folder();
-    let (mut hub, fleet) = beating(bench, folder.path(), agents, "enrolment: {per_second: 10000, per_second_each: 10000}\n");
+    let (mut hub, fleet) =
+        beating(bench, folder.path(), agents, "enrolment: {per_second: 10000, per_second_each: 10000}\n");
     for (name, kill) in [("killed (SIGKILL)", true), ("stopped (SIGTERM)", false)] {
         let came = come_back(&mut hub, &fleet, kill, BACK * 2);
         println!(
