@@ -46,6 +46,8 @@ pub struct RuleSet {
     /// Held shared while events are judged, and alone while the set is replaced and the cold shards are named: no event is
     /// judged by a correlation that was not shown what was before.
     settled: RwLock<()>,
+    /// Held by who looks at the files.
+    looking: tokio::sync::Mutex<()>,
     dir: Option<PathBuf>,
 }
 
@@ -72,6 +74,7 @@ impl RuleSet {
             files: Mutex::default(),
             trouble: Mutex::default(),
             settled: RwLock::default(),
+            looking: tokio::sync::Mutex::default(),
             dir,
         }
     }
@@ -153,6 +156,8 @@ impl Hub {
     /// When the database does not answer.
     pub async fn put_files(&self) -> Outcome<bool> {
         let Some(dir) = self.rules.dir.clone() else { return Ok(false) };
+        // Of two who look at once, the one that looked first may be done last.
+        let _one_at_a_time = self.rules.looking.lock().await;
         let folder = dir.clone();
         let read = tokio::task::spawn_blocking(move || read_files(&folder)).await;
         // A reader that failed has read nothing, which is not that there is nothing.
