@@ -103,7 +103,10 @@ pub fn build(version: &str, fault: Fault) -> Build {
         .status()
         .unwrap();
     assert!(status.success(), "the build of {version} ({fault:?}) failed");
-    fs::copy(target.join("testbuild/picket"), &build.exe).unwrap();
+    // Under another name first: the one before may be running, and is not written to.
+    let fresh = dir.join("picket.new");
+    fs::copy(target.join("testbuild/picket"), &fresh).unwrap();
+    fs::rename(&fresh, &build.exe).unwrap();
     let _ = fs::remove_file(&build.archive);
     picket_release::pack_executable(&build.exe, &build.archive, 0).unwrap();
     fs::write(dir.join("fingerprint"), fingerprint).unwrap();
