@@ -76,7 +76,8 @@ where
 }
 
 // Needs Autobahn's wstest, and that Python 2.7: `scripts/test websocket` says whether it is there.
-#[cfg(all(test, feature = "autobahn"))]
+#[cfg(test)]
+#[cfg(feature = "autobahn")]
 mod tests {
     use super::*;
     use axum::Router;
