@@ -60,9 +60,9 @@ fn a_hub_is_installed_beside_an_agent_which_enrols_at_it_and_each_is_removed_alo
         assert_ne!(machine.run(&user).code, 0, "{place}");
     }
     // Again: nothing changes, no key above all.
-    let pin = machine.sh("sha256sum /var/lib/picket-hub/keys/*");
+    let pin = machine.sh("sha256sum /var/lib/picket-hub/keys/*.key /var/lib/picket-hub/keys/*.crt");
     assert_eq!(machine.run(&INSTALL).expect(0).json()["result"], "unchanged");
-    assert_eq!(machine.sh("sha256sum /var/lib/picket-hub/keys/*"), pin);
+    assert_eq!(machine.sh("sha256sum /var/lib/picket-hub/keys/*.key /var/lib/picket-hub/keys/*.crt"), pin);
 
     machine.picket(&["hub", "token", "create", "--out", "/root/token"]).expect(0);
     assert_eq!(machine.sh(&format!("stat --format=%U {DATABASE}")), "picket-hub");
@@ -81,7 +81,11 @@ fn a_hub_is_installed_beside_an_agent_which_enrols_at_it_and_each_is_removed_alo
     machine.sh(&format!("test -e {DATABASE}"));
     machine.run(&INSTALL).expect(0);
     assert_serves(&machine);
-    assert_eq!(machine.sh("sha256sum /var/lib/picket-hub/keys/*"), pin, "what was kept is used again");
+    assert_eq!(
+        machine.sh("sha256sum /var/lib/picket-hub/keys/*.key /var/lib/picket-hub/keys/*.crt"),
+        pin,
+        "what was kept is used again"
+    );
     machine.picket(&["uninstall", "--purge", "--yes"]).expect(0);
     assert_eq!(machine.sh("ls -d /opt/picket* /etc/picket /var/lib/picket* /var/log/picket 2>/dev/null || true"), "");
     assert_eq!(machine.sh("systemctl list-unit-files --no-legend 'picket*' || true"), "");
@@ -107,7 +111,8 @@ fn a_hub_alone_is_no_agent_and_one_that_cannot_start_says_why_once() {
     assert!(exposure.parse::<f64>().unwrap() <= 2.5, "{exposure}");
 
     // A hub that cannot start says why, and is not started again and again.
-    machine.sh("systemctl stop picket-hub && mv /var/lib/picket-hub/keys/hub.key /var/lib/picket-hub/keys/away");
+    machine
+        .sh("systemctl stop picket-hub && mv /var/lib/picket-hub/keys/intermediate.key /var/lib/picket-hub/keys/away");
     assert_ne!(machine.run(&["systemctl", "start", HUB]).code, 0);
     wait_until("the hub to have failed", || machine.property(HUB, "ActiveState") == "failed");
     assert_eq!(machine.property(HUB, "NRestarts"), "0");
