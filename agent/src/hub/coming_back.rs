@@ -46,46 +46,17 @@ pub(super) fn ask(store: &CertStore, options: &HubOptions) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hub::by_hand;
     use crate::hub::settings::UplinkSettings;
     use crate::hub::store::tests::Fleet;
     use picket_protocol::hub::WIRE;
-    use std::io::{Read as _, Write as _};
-    use std::net::TcpListener;
-    use std::sync::Arc;
 
     /// A hub that answers as many questions with these.
     fn hub(fleet: &Fleet, answers: Vec<WhoAmI>) -> (String, std::thread::JoinHandle<()>) {
-        let names = picket_pki::HubNames::new(["127.0.0.1"]).unwrap();
-        let (leaf, key) = fleet.intermediate.hub(&names, Timestamp::now()).unwrap();
-        let chain = [&leaf, fleet.intermediate.certificate()].map(|each| each.der().clone()).into();
-        let config = rustls::ServerConfig::builder_with_provider(picket_transport::provider())
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(chain, key.to_der())
-            .unwrap();
-        let (listener, config) = (TcpListener::bind("127.0.0.1:0").unwrap(), Arc::new(config));
-        let url = format!("https://{}", listener.local_addr().unwrap());
-        let thread = std::thread::spawn(move || {
-            for answer in answers {
-                let (tcp, _) = listener.accept().unwrap();
-                let mut tls =
-                    rustls::StreamOwned::new(rustls::ServerConnection::new(Arc::clone(&config)).unwrap(), tcp);
-                let (mut head, mut byte) = (Vec::new(), [0]);
-                while !head.ends_with(b"\r\n\r\n") {
-                    tls.read_exact(&mut byte).unwrap();
-                    head.push(byte[0]);
-                }
-                assert!(head.starts_with(b"GET /agent/v1/whoami"));
-                let body = serde_json::to_string(&answer).unwrap();
-                let head = "HTTP/1.1 200 x\r\npicket-wire: 1\r\nContent-Type: application/json\r\n";
-                let head = format!("{head}Connection: close\r\nContent-Length: {}\r\n\r\n", body.len());
-                tls.write_all(format!("{head}{body}").as_bytes()).unwrap();
-                tls.conn.send_close_notify();
-                tls.flush().unwrap();
-            }
-        });
-        (url, thread)
+        by_hand::hub(fleet, answers, |head, answer| {
+            assert!(head.starts_with("get /agent/v1/whoami"), "{head}");
+            (200, "application/json", serde_json::to_string(&answer).unwrap())
+        })
     }
 
     #[test]

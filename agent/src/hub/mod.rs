@@ -15,6 +15,8 @@
 //! A hub that is away, refuses or lies keeps the agent from nothing but the hub: it measures, watches and keeps all the
 //! same. Only two words of the hub's own cost an identity, and even they delete no key.
 
+#[cfg(test)]
+mod by_hand;
 mod clock;
 mod coming_back;
 mod exchange;

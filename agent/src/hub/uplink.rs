@@ -171,14 +171,13 @@ fn is_about_the_batch(code: picket_protocol::hub::ProblemCode) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hub::by_hand;
     use crate::hub::settings::UplinkSettings;
     use crate::hub::store::tests::Fleet;
     use crate::keep::uplink::tests::{emit, kept, open};
     use picket_outbox::delivery::{Courier, DeliverySettings, Step};
     use picket_outbox::{ManualClock, OutboxSettings};
     use picket_protocol::hub::{Problem, ProblemCode};
-    use std::io::{Read as _, Write as _};
-    use std::net::TcpListener;
 
     fn kind(code: ProblemCode) -> UplinkErrorKind {
         uplink_error(&HubCallError::Problem(Box::new(Problem::new(code, "x")))).kind
@@ -215,51 +214,18 @@ mod tests {
         assert_eq!(error.kind, UplinkErrorKind::Busy);
     }
 
-    /// A hub that answers each request with the next of these.
+    /// A hub that answers each batch with the next of these.
     fn hub(fleet: &Fleet, answers: Vec<Result<EventsAnswer, ProblemCode>>) -> (String, std::thread::JoinHandle<()>) {
-        let names = picket_pki::HubNames::new(["127.0.0.1"]).unwrap();
-        let (leaf, key) = fleet.intermediate.hub(&names, jiff::Timestamp::now()).unwrap();
-        let chain = [&leaf, fleet.intermediate.certificate()].map(|each| each.der().clone()).into();
-        let config = rustls::ServerConfig::builder_with_provider(picket_transport::provider())
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(chain, key.to_der())
-            .unwrap();
-        let (listener, config) = (TcpListener::bind("127.0.0.1:0").unwrap(), Arc::new(config));
-        let url = format!("https://{}", listener.local_addr().unwrap());
-        let thread = std::thread::spawn(move || {
-            for answer in answers {
-                let (tcp, _) = listener.accept().unwrap();
-                tcp.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-                let mut tls =
-                    rustls::StreamOwned::new(rustls::ServerConnection::new(Arc::clone(&config)).unwrap(), tcp);
-                let (mut head, mut byte) = (Vec::new(), [0]);
-                while !head.ends_with(b"\r\n\r\n") {
-                    tls.read_exact(&mut byte).unwrap();
-                    head.push(byte[0]);
+        by_hand::hub(fleet, answers, |head, answer| {
+            assert!(head.contains("picket-records: ") && head.contains("picket-raw-bytes: "), "{head}");
+            match answer {
+                Ok(answer) => (200, "application/json", serde_json::to_string(&answer).unwrap()),
+                Err(code) => {
+                    let problem = Problem::new(code, "by hand");
+                    (problem.status, "application/problem+json", serde_json::to_string(&problem).unwrap())
                 }
-                let head = String::from_utf8(head).unwrap().to_lowercase();
-                assert!(head.contains("picket-records: ") && head.contains("picket-raw-bytes: "), "{head}");
-                let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
-                tls.read_exact(&mut vec![0; length.unwrap()]).unwrap();
-                let (status, kind, body) = match answer {
-                    Ok(answer) => (200, "application/json", serde_json::to_string(&answer).unwrap()),
-                    Err(code) => {
-                        let problem = Problem::new(code, "by hand");
-                        (problem.status, "application/problem+json", serde_json::to_string(&problem).unwrap())
-                    }
-                };
-                let length = body.len();
-                let head = format!(
-                    "HTTP/1.1 {status} x\r\npicket-wire: 1\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n"
-                );
-                tls.write_all(format!("{head}Connection: close\r\n\r\n{body}").as_bytes()).unwrap();
-                tls.conn.send_close_notify();
-                tls.flush().unwrap();
             }
-        });
-        (url, thread)
+        })
     }
 
     #[test]
