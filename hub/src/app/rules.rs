@@ -48,6 +48,8 @@ pub struct RuleSet {
     settled: RwLock<()>,
     /// Held by who looks at the files.
     looking: tokio::sync::Mutex<()>,
+    /// Held by who replaces the set: of two at once, the one that asked the database first may be done last.
+    loading: tokio::sync::Mutex<()>,
     dir: Option<PathBuf>,
 }
 
@@ -75,6 +77,7 @@ impl RuleSet {
             trouble: Mutex::default(),
             settled: RwLock::default(),
             looking: tokio::sync::Mutex::default(),
+            loading: tokio::sync::Mutex::default(),
             dir,
         }
     }
@@ -249,6 +252,7 @@ impl Hub {
     /// # Errors
     /// When the database does not answer.
     pub async fn load_rules(&self) -> Outcome<bool> {
+        let _one_at_a_time = self.rules.loading.lock().await;
         let revision = self.db.rules_revision(self.tenant).await?;
         if self.rules.revision.load(Ordering::Acquire) == revision {
             return Ok(false);

@@ -176,11 +176,6 @@ pub fn audit(books: &Books, subjects: &[Subject]) -> Verdict {
     verdict
 }
 
-/// How many findings the rules of the load have made of how many events: to wait for a judge that is still at work.
-pub fn judged(books: &Books) -> u64 {
-    books.findings().iter().filter(|finding| finding.title.ends_with("By The Load")).map(|finding| finding.events).sum()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

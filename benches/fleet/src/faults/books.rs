@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use uuid::Uuid;
 
-/// The database of a hub that is stopped.
+/// The database of a hub.
 pub enum Books {
     /// SQLite's file.
     Sqlite(rusqlite::Connection),
@@ -41,6 +41,9 @@ pub struct Finding {
 
 const STREAMS: &str = "SELECT agent_id, boot_id, stored, gaps, duplicates FROM streams";
 const FINDINGS: &str = "SELECT title, coalesce(entity_value, ''), event_count FROM findings";
+/// Events behind the place up to which their shard was judged; `{}` is whether an event lies up to that place.
+const UNJUDGED: &str = "SELECT count(*) FROM events e WHERE NOT EXISTS (SELECT 1 FROM progress p \
+    WHERE p.tenant_id = e.tenant_id AND p.name = 'judge/' || e.shard AND {})";
 
 fn number(number: i64) -> u64 {
     u64::try_from(number).unwrap()
@@ -136,6 +139,20 @@ impl Books {
             }
         };
         rows.into_iter().map(|(agent, json)| (agent, serde_json::from_str(&json).unwrap_or_default())).collect()
+    }
+
+    /// How many events were not judged yet.
+    pub fn unjudged(&self) -> u64 {
+        match self {
+            Self::Sqlite(connection) => {
+                let sql = UNJUDGED.replace("{}", "e.position <= p.position");
+                number(connection.query_row(&sql, [], |row| row.get(0)).unwrap())
+            }
+            Self::Postgres(runtime, client) => {
+                let sql = UNJUDGED.replace("{}", "(e.xid::text::bigint, e.position) <= (p.xid, p.position)");
+                number(runtime.block_on(client.query_one(&sql, &[])).unwrap().get(0))
+            }
+        }
     }
 
     /// All findings.

@@ -160,12 +160,11 @@ pub fn run(plan: &Plan) -> Outcome {
     for agent in &mut agents {
         kills.agents += agent.subject.kills;
     }
-    let books = || match services.database() {
+    let books = match services.database() {
         Some(url) => Books::postgres(&url),
         None => Books::sqlite(&hub.database()),
     };
-    wait_for_the_judge(&books());
-    let books = books();
+    wrong.extend(wait_for_the_judge(&books, plan.patience));
     hub.stop();
     let subjects: Vec<Subject> = agents.into_iter().map(|mut agent| agent.take()).collect();
     let verdict = if wrong.is_empty() { audit::audit(&books, &subjects) } else { Verdict::default() };
@@ -276,16 +275,18 @@ fn drain(plan: &Plan, hub: &mut Hub, agents: &mut [Agent], kills: &mut Kills) ->
     wrong
 }
 
-/// Waits until the number of judged events stands still for a few seconds.
-fn wait_for_the_judge(books: &Books) {
-    let (mut last, mut since) = (audit::judged(books), Instant::now());
+/// Waits until every event is judged. A hub that was killed keeps its leases until they are over.
+fn wait_for_the_judge(books: &Books, patience: Duration) -> Option<String> {
     let began = Instant::now();
-    while since.elapsed() < Duration::from_secs(8) && began.elapsed() < Duration::from_secs(300) {
-        std::thread::sleep(Duration::from_millis(500));
-        let now = audit::judged(books);
-        if now != last {
-            (last, since) = (now, Instant::now());
+    loop {
+        let unjudged = books.unjudged();
+        if unjudged == 0 {
+            return None;
         }
+        if began.elapsed() > patience {
+            return Some(format!("{unjudged} events are not judged after {patience:?}"));
+        }
+        std::thread::sleep(Duration::from_millis(500));
     }
 }
 
