@@ -5,7 +5,6 @@ use picket_agent::BuildError;
 use picket_agent::hub::{ExchangeError, IdentityError, way_out};
 use picket_config::Problem;
 use picket_durable::LockError;
-use picket_hub::bus::NoBus;
 use picket_hub::db::DbError;
 use picket_hub::life::StartError;
 use picket_hub::refusal::Refusal;
@@ -330,15 +329,14 @@ impl CommandError {
 fn hub_code(error: &StartError) -> ExitCode {
     match error {
         // A database that has moved: its new address belongs into the configuration.
-        StartError::Config(_) | StartError::Bus(NoBus::Config(_)) | StartError::Database(DbError::Shut { .. }) => {
-            ExitCode::Config
-        }
+        StartError::Config(_) | StartError::Database(DbError::Shut { .. }) => ExitCode::Config,
+        StartError::Bus(bus) if bus.is_setting() => ExitCode::Config,
         StartError::Keys(_) | StartError::Belonging(_) => ExitCode::Keys,
         StartError::Database(DbError::Corrupt { .. } | DbError::Backup { .. }) => ExitCode::Damaged,
         StartError::Database(DbError::Unavailable { .. }) => ExitCode::Network,
         StartError::Database(DbError::Busy { .. }) => ExitCode::Busy,
         StartError::Database(_)
-        | StartError::Bus(NoBus::Bus(_))
+        | StartError::Bus(_)
         | StartError::Tls(_)
         | StartError::Bind(_)
         | StartError::Unready(_)

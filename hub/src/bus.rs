@@ -22,6 +22,13 @@ pub enum NoBus {
     Bus(#[from] BusError),
 }
 
+impl NoBus {
+    /// Whether it is for the configuration to be mended, and not for time.
+    pub fn is_setting(&self) -> bool {
+        matches!(self, Self::Config(_) | Self::Bus(BusError::Settings { .. }))
+    }
+}
+
 /// Makes this replica's way to the others. Servers that cannot be reached now are no reason to keep a fleet waiting: they
 /// are tried again ([`crate::app::replicas::listen`]), and until then the database tells everything, later by seconds.
 ///

@@ -155,7 +155,9 @@ impl HubSettings {
         }
         let name = self.names.first().ok_or_else(|| ConfigError {
             key: "names",
-            message: "name at least one DNS name or address by which machines reach this hub".to_owned(),
+            message:
+                "name at least one DNS name or address by which machines reach this hub; `picket hub init` writes it"
+                    .to_owned(),
         })?;
         let host = if name.parse::<std::net::Ipv6Addr>().is_ok() { format!("[{name}]") } else { name.clone() };
         Ok(format!("https://{host}:{}", self.agents_address()?.port()))

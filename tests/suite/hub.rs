@@ -131,6 +131,11 @@ fn a_hub_without_keys_or_with_a_torn_database_says_what_to_do_and_ends() {
     fs::write(empty.path("etc/picket/hub.yaml"), "names: [127.0.0.1]\n").unwrap();
     let refused = empty.run_with(&build.exe, &["hub", "serve"]).expect(9);
     assert!(refused.stderr.contains("picket hub init"), "{}", refused.stderr);
+    // Where there is no hub at all, every command says the same.
+    for words in [&["hub", "backup", "there"][..], &["hub", "ca", "status"], &["hub", "token", "list"]] {
+        let refused = empty.run_with(&build.exe, words).expect(9);
+        assert!(refused.stderr.contains("picket hub init"), "{words:?}: {}", refused.stderr);
+    }
 
     let hub = Hub::made();
     let database = hub.prefix.path("var/lib/picket-hub/hub.db");

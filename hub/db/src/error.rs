@@ -10,7 +10,9 @@ pub type Result<T> = std::result::Result<T, DbError>;
 #[non_exhaustive]
 pub enum DbError {
     /// The database does not answer, or refuses connections.
-    #[error("{operation}: the database cannot be reached ({why}); it is asked again after {} ms", retry.as_millis())]
+    #[error(
+        "{operation}: the database cannot be reached ({why}); look whether it runs, and whether this machine may connect"
+    )]
     Unavailable {
         /// What was being done.
         operation: &'static str,

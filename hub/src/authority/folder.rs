@@ -25,7 +25,7 @@ pub struct KeysFolder {
 #[derive(Debug, thiserror::Error)]
 pub enum KeysError {
     /// There are none.
-    #[error("there are no keys in {}; make them with: picket hub init", .0.display())]
+    #[error("there are no keys of a hub in {}; make them with `picket hub init`, or put those of your hub back", .0.display())]
     None(PathBuf),
     /// One is missing that cannot be made anew without harm.
     #[error("{} is missing: {way_out}", path.display())]

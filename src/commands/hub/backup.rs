@@ -1,12 +1,11 @@
 //! `picket hub backup` and `picket hub restore`.
 
-use super::{actor, options, runtime, with_hub_of};
+use super::{actor, as_hub, options, runtime, with_hub_of};
 use crate::cli::{HubBackupArgs, HubRestoreArgs};
 use crate::commands::Context;
 use crate::error::CommandError;
 use crate::exit_code::ExitCode;
 use crate::output::Bar;
-use crate::wiring::as_owner_of;
 use picket_hub::app::backup as word;
 use picket_hub::authority::Keys;
 use picket_hub::db::{self, BackupHeader, BackupWriter, Database, DbError, OnRows, Restore, Sink, Source, Verified};
@@ -100,7 +99,7 @@ fn write(
     let bar = context.output.bar();
     let by = actor(context);
     let name = args.file.display().to_string();
-    let written = as_owner_of(&context.layout.hub_dir(), || {
+    let written = as_hub(context, || {
         let (options, _) = options(context, &args.from)?;
         there(&options.database)?;
         let keys = options.keys.load().map_err(|error| Box::new(StartError::Keys(error)))?;
@@ -171,7 +170,7 @@ pub(super) fn restore(context: &Context<'_>, args: &HubRestoreArgs) -> Result<Ex
     let by = actor(context);
     let keys_dir = context.layout.hub_keys_dir();
     let bar = context.output.bar();
-    let restored = as_owner_of(&context.layout.hub_dir(), || {
+    let restored = as_hub(context, || {
         let (options, _) = options(context, &args.to)?;
         let keys = options.keys.load().map_err(|error| Box::new(StartError::Keys(error)))?;
         if !args.other_keys && !word::is_ours(&keys, &verified) {

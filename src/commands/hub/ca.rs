@@ -1,6 +1,6 @@
 //! `picket hub ca …`.
 
-use super::{actor, options, with_hub};
+use super::{actor, as_hub, options, with_hub};
 use crate::cli::{HubCaCommand, HubConfigArgs, JsonArgs};
 use crate::commands::Context;
 use crate::error::CommandError;
@@ -32,7 +32,7 @@ fn roll(context: &Context<'_>, json: &JsonArgs) -> Result<ExitCode, CommandError
     let (_, config) = options(context, &HubConfigArgs::default())?;
     let folder = KeysFolder::new(context.layout.hub_keys_dir());
     // One that was broken off may leave keys with which no hub can be assembled, to write it down: they are mended first.
-    let was_begun = crate::wiring::as_owner_of(&context.layout.hub_dir(), || {
+    let was_begun = as_hub(context, || {
         let torn = folder.load().is_err();
         if torn {
             folder.begin_roll(&config.settings.fleet, jiff::Timestamp::now()).map_err(wrong)?;

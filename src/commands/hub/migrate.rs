@@ -1,12 +1,11 @@
 //! `picket hub migrate`.
 
 use super::backup::{failed, shown, whole};
-use super::{actor, options, runtime, with_hub_of};
+use super::{actor, as_hub, options, runtime, with_hub_of};
 use crate::cli::HubMigrateArgs;
 use crate::commands::Context;
 use crate::error::CommandError;
 use crate::exit_code::ExitCode;
-use crate::wiring::as_owner_of;
 use picket_hub::db::{self, Location, Migration};
 use serde_json::json;
 use std::io::Read as _;
@@ -26,7 +25,7 @@ pub(super) fn run(context: &Context<'_>, args: &HubMigrateArgs) -> Result<ExitCo
     };
     let (output, now) = (context.output, jiff::Timestamp::now());
     let bar = output.bar();
-    let done = as_owner_of(&context.layout.hub_dir(), || {
+    let done = as_hub(context, || {
         let (options, _) = options(context, &args.config)?;
         let from = args.from.clone().unwrap_or(options.database);
         if args.abort {

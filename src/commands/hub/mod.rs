@@ -16,7 +16,7 @@ use crate::cli::{HubCommand, HubConfigArgs};
 use crate::error::CommandError;
 use crate::exit_code::ExitCode;
 use crate::settings::hub::{self as settings, HubConfig};
-use picket_hub::authority::KeysFolder;
+use picket_hub::authority::{KeysError, KeysFolder};
 use picket_hub::clock::Clock;
 use picket_hub::life::{self, Options, StartError};
 use picket_hub::security::Security;
@@ -69,7 +69,7 @@ fn with_hub_of<T>(
     database: Option<&str>,
     work: impl AsyncFnOnce(Arc<Hub>) -> Result<T, CommandError>,
 ) -> Result<T, CommandError> {
-    crate::wiring::as_owner_of(&context.layout.hub_dir(), || {
+    as_hub(context, || {
         let (mut options, _) = options(context, args)?;
         if let Some(database) = database {
             database.clone_into(&mut options.database);
@@ -82,6 +82,17 @@ fn with_hub_of<T>(
             outcome
         })
     })
+}
+
+/// Lets `work` run as the owner of the hub's folder.
+fn as_hub<T>(context: &Context<'_>, work: impl FnOnce() -> Result<T, CommandError>) -> Result<T, CommandError> {
+    let folder = context.layout.hub_dir();
+    let is_absent = std::fs::symlink_metadata(&folder).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+    if is_absent {
+        let none = KeysError::None(context.layout.hub_keys_dir());
+        return Err(Box::new(StartError::Keys(none)).into());
+    }
+    crate::wiring::as_owner_of(&folder, work)
 }
 
 pub(super) fn runtime() -> Result<tokio::runtime::Runtime, CommandError> {
