@@ -2,8 +2,8 @@
 
 use crate::app::replicas::{Replicas, Telling};
 use crate::config::{BusSettings, ConfigError};
+use picket_bus::{Bus, BusError, NatsAuth, NatsBus, NatsSettings, NatsTls, Secret};
 use picket_durable::read_text;
-use picket_hub_bus::{Bus, BusError, NatsAuth, NatsBus, NatsSettings, NatsTls, Secret};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -36,6 +36,9 @@ impl NoBus {
 /// A setting that cannot be used, or servers that are too weak.
 pub async fn open(settings: &BusSettings) -> Result<(Replicas, mpsc::Receiver<Telling>), NoBus> {
     if settings.nats.is_empty() {
+        if settings.events {
+            return Err(wrong("bus.events", "there is no NATS to take batches from; set bus.nats, too").into());
+        }
         return Ok(Replicas::alone());
     }
     let nats = nats(settings)?;

@@ -58,6 +58,8 @@ picket_config::settings! {
     pub struct BusSettings {
         /// Addresses of NATS servers of one cluster: `nats://host:4222` or `tls://host:4222`. None means that there are no replicas.
         pub nats: Vec<String> = Vec::new(),
+        /// Whether agents may send their batches of events through NATS, too (`uplink.via: nats` of an agent).
+        pub events: bool = false,
         /// A credentials file (`.creds`); it is read anew for each connection.
         pub credentials_file: String = String::new(),
         /// The user, with `bus.password_file`.

@@ -14,6 +14,7 @@ pub mod security;
 pub mod server;
 pub mod state;
 pub mod watch;
+mod wire;
 
 /// What the hub keeps, for whoever looks after it.
 pub use picket_hub_db as db;

@@ -12,6 +12,7 @@ use crate::app::people::abuse::Failures;
 use crate::app::people::jwt::Tokens;
 use crate::app::people::password::Passwords;
 use crate::app::presence::Presence;
+use crate::app::relayed::{self, RelayCounters};
 use crate::app::replicas::{self, Telling};
 use crate::app::rules::RuleSet;
 use crate::app::upkeep;
@@ -228,6 +229,7 @@ pub async fn assemble(options: Options) -> Result<Assembled, StartError> {
             judged: JudgeCounters::default(),
             replica: uuid::Uuid::now_v7(),
             replicas,
+            relayed: RelayCounters::default(),
             watched: Watched::default(),
             listeners: Listeners::default(),
             database_folder: file_of(&database).and_then(|file| file.parent().map(std::path::Path::to_path_buf)),
@@ -291,6 +293,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     let mut serving = vec![
         speaking,
         tokio::spawn(replicas::listen(Arc::clone(&hub))),
+        tokio::spawn(relayed::run(Arc::clone(&hub))),
         tokio::spawn(look_after_health(Arc::clone(&hub))),
         tokio::spawn(agents.serve(stopped.clone(), drain)),
         tokio::spawn(api.serve(stopped.clone(), drain)),

@@ -11,6 +11,7 @@ use crate::app::people::abuse::Failures;
 use crate::app::people::jwt::Tokens;
 use crate::app::people::password::Passwords;
 use crate::app::presence::{Machine, Presence};
+use crate::app::relayed::RelayCounters;
 use crate::app::replicas::Replicas;
 use crate::app::rules::RuleSet;
 use crate::authority::Keys;
@@ -98,6 +99,8 @@ pub struct Parts {
     pub replica: Uuid,
     /// The other replicas.
     pub replicas: Arc<Replicas>,
+    /// What came of batches through NATS.
+    pub relayed: RelayCounters,
     /// Health and metrics.
     pub watched: Watched,
     /// What the listeners count.

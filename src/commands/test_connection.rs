@@ -8,8 +8,9 @@ use crate::cli::TestConnectionArgs;
 use crate::error::CommandError;
 use crate::exit_code::ExitCode;
 use crate::output::Tone;
+use picket_agent::hub::relay::Relay;
 use picket_agent::hub::walk::{Goal, Step, StepName, StepState, walk};
-use picket_agent::hub::{IdentityError, Via};
+use picket_agent::hub::{CertStore, IdentityError, Via};
 
 /// Runs `picket test-connection`.
 pub(super) fn run(context: &Context<'_>, args: &TestConnectionArgs) -> Result<ExitCode, CommandError> {
@@ -27,13 +28,17 @@ pub(super) fn run(context: &Context<'_>, args: &TestConnectionArgs) -> Result<Ex
     };
     let all = match identity(context) {
         Ok((identity, _)) => {
-            let goal = Goal { hub: &identity.record.hub, pins: &identity.record.pins, identity: Some(&identity) };
+            let store = CertStore::new(context.layout.certs_dir());
+            let relay = Relay::wanted(&settings, &store, &identity);
+            let relay = relay.map_err(|error| CommandError::system("cannot start a thread", error))?;
+            let (hub, pins) = (&identity.record.hub, &identity.record.pins);
+            let goal = Goal { hub, pins, identity: Some(&identity), relay: relay.as_ref() };
             walk(&goal, &options, &mut tell)
         }
         // Before enrolment, the token says where to and whom to believe.
         Err(CommandError::Identity(IdentityError::NotEnrolled)) => {
             let token = token(context, &args.token)?.ok_or(IdentityError::NotEnrolled)?;
-            walk(&Goal { hub: &token.hub, pins: &token.pins, identity: None }, &options, &mut tell)
+            walk(&Goal { hub: &token.hub, pins: &token.pins, identity: None, relay: None }, &options, &mut tell)
         }
         Err(error) => return Err(error),
     };
@@ -63,6 +68,8 @@ fn code(last: Option<&Step>) -> ExitCode {
         Some(StepName::Certificate | StepName::Clock) => ExitCode::Unhealthy,
         Some(StepName::Authorization) => ExitCode::Refused,
         Some(StepName::Address) => ExitCode::Config,
-        Some(StepName::Dns | StepName::Tcp | StepName::Tls | StepName::RoundTrip) | None => ExitCode::Network,
+        Some(StepName::Dns | StepName::Tcp | StepName::Tls | StepName::RoundTrip | StepName::Nats) | None => {
+            ExitCode::Network
+        }
     }
 }

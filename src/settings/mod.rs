@@ -156,8 +156,8 @@ pub(crate) fn read_texts<'a>(files: impl Iterator<Item = (&'a Path, &'a str)>) -
     sound(files.fold(Layers::new::<Settings>(), |layers, (path, text)| layers.text(path, text)).resolve())
 }
 
-/// Adds what no single value shows: thresholds that contradict themselves (they would raise no alert at all), and an
-/// export that this build cannot do.
+/// Adds what no single value shows: thresholds that contradict themselves (they would raise no alert at all), an
+/// export that this build cannot do, and a way to the hub that leads nowhere.
 fn sound(mut resolved: Resolved<Settings>) -> Resolved<Settings> {
     if let Err(errors) = Threshold::all(&resolved.settings.thresholds) {
         let entry = resolved.effective().into_iter().find(|entry| entry.key == "thresholds");
@@ -165,7 +165,9 @@ fn sound(mut resolved: Resolved<Settings>) -> Resolved<Settings> {
         let problems = errors.iter().map(|error| Problem::new(&origin, "", Gravity::Error, error.to_string()));
         resolved.problems.0.extend(problems);
     }
-    if let Some((key, reason)) = resolved.settings.otlp.problem() {
+    let settings = &resolved.settings;
+    let problems = [settings.otlp.problem(), settings.uplink.problem()];
+    for (key, reason) in problems.into_iter().flatten() {
         let entry = resolved.effective().into_iter().find(|entry| entry.key == key);
         let origin = entry.map_or(Origin::Default, |entry| entry.origin);
         resolved.problems.0.push(Problem::new(&origin, key, Gravity::Error, reason));

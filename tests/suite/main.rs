@@ -16,6 +16,7 @@ mod hostile;
 mod house;
 mod hub;
 mod hub_data;
+mod hub_nats;
 mod install;
 mod judges;
 mod killpoints;

@@ -6,11 +6,13 @@
 use super::coming_back;
 use super::heartbeat;
 use super::record::Identity;
+use super::relay::Relay;
 use super::renewing::{renew, renewal_reason};
 use super::schedule::{first_look, is_due, next_look};
 use super::settings::{UplinkSettings, Via};
 use super::state::{HubState, Standing};
 use super::store::CertStore;
+use super::stream_note::StreamNote;
 use super::taker::Taker;
 use super::uplink::{Switch, Target};
 use crate::config::HubConfig;
@@ -22,8 +24,7 @@ use picket_protocol::BuildInfo;
 use picket_protocol::hub::{Heartbeat, StreamLedger};
 use picket_telemetry::Health;
 use picket_transport::hub::{HubCallError, HubClient, HubOptions, HubTrust, Route};
-use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -41,8 +42,6 @@ const CONNECT_RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::f
 const BREAKER: (u32, Duration) = (8, Duration::from_secs(60));
 /// The longest that a hub may send an agent away for.
 const MAX_AWAY: Duration = Duration::from_secs(3600);
-/// The longest note of a stream, in bytes.
-const NOTE_MAX: u64 = 4 << 10;
 
 /// What the thread works with.
 pub(crate) struct Parts {
@@ -84,16 +83,9 @@ pub(crate) enum Destination {
 pub(crate) fn destination(via: Via, standing: &Standing) -> Destination {
     match (via, standing) {
         (Via::None, _) | (Via::Auto, Standing::None | Standing::Lost(_)) => Destination::Store,
-        (Via::Auto | Via::Hub, Standing::Enrolled) => Destination::Hub,
-        (Via::Auto, Standing::Broken(_)) | (Via::Hub, _) => Destination::Nowhere,
+        (Via::Auto | Via::Hub | Via::Nats, Standing::Enrolled) => Destination::Hub,
+        (Via::Auto, Standing::Broken(_)) | (Via::Hub | Via::Nats, _) => Destination::Nowhere,
     }
-}
-
-/// From which stream on the hub has everything.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct StreamNote {
-    agent_id: Uuid,
-    stream: Uuid,
 }
 
 /// A renewal that is under way.
@@ -273,13 +265,13 @@ impl Keeper {
             self.parts.state.change(|state| state.config = status);
         }
         let to = destination(settings.via, &self.standing);
-        if self.send_to(to, settings.keep_local) {
+        if self.send_to(to, &settings) {
             self.destination = Some(to);
         }
     }
 
     /// Lets events go there. Says whether they do.
-    fn send_to(&mut self, to: Destination, keep: bool) -> bool {
+    fn send_to(&mut self, to: Destination, settings: &UplinkSettings) -> bool {
         let note = &self.parts.config.stream_note;
         let target = match (to, &self.live) {
             (Destination::Hub, Some(live)) => {
@@ -291,7 +283,15 @@ impl Keeper {
                         return false;
                     }
                 }
-                Target::Hub { client, serial: live.identity.leaf().serial.clone(), keep }
+                let relay = match Relay::wanted(settings, &self.store, &live.identity) {
+                    Ok(relay) => relay.map(Arc::new),
+                    Err(error) => {
+                        tracing::warn!(%error, "events wait until there is a thread for NATS");
+                        return false;
+                    }
+                };
+                let serial = live.identity.leaf().serial.clone();
+                Target::Hub { client, relay, serial, keep: settings.keep_local }
             }
             (Destination::Store, _) => {
                 // What goes into the store alone is a part that the hub will not have.
@@ -312,7 +312,7 @@ impl Keeper {
     fn begin_stream(&self, agent: Uuid) -> Result<Uuid, String> {
         let Some(outbox) = &self.parts.kept.outbox else { return Ok(Uuid::nil()) };
         let path = &self.parts.config.stream_note;
-        if let Some(note) = read_note(path).filter(|note| note.agent_id == agent) {
+        if let Some(note) = StreamNote::read(path).filter(|note| note.agent_id == agent) {
             return Ok(note.stream);
         }
         let stream = outbox.begin_stream().map_err(|error| told(&error))?;
@@ -487,11 +487,6 @@ pub(super) fn go_live(identity: Identity, options: HubOptions) -> Result<Live, p
     let client = HubClient::new(&identity.record.hub, &trust, &options)?;
     let route = Route::new(&identity.record.hub, &options.proxy)?;
     Ok(Live { identity, client, route, trust, options })
-}
-
-fn read_note(path: &Path) -> Option<StreamNote> {
-    let bytes = picket_durable::read_untrusted(path, NOTE_MAX).ok()??;
-    serde_json::from_slice(&bytes).ok()
 }
 
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -102,23 +102,36 @@ pub(super) fn verifying_key(text: &str) -> Option<VerifyingKey> {
     VerifyingKey::from_bytes(&bytes).ok()
 }
 
+/// The payload of a document that the hub signed for this purpose.
+///
+/// # Errors
+/// The signature is not the hub's, or it is another kind of document.
+pub(super) fn believed<'a>(
+    signed: &'a Signed,
+    record: &HubRecord,
+    purpose: &'static str,
+) -> Result<&'a str, SignedError> {
+    let key = verifying_key(&record.command_key).ok_or(SignedError::Signature)?;
+    let signature = STANDARD.decode(&signed.signature).ok().and_then(|bytes| Signature::from_slice(&bytes).ok());
+    let signature = signature.ok_or(SignedError::Signature)?;
+    let message = Signed::message(&signed.purpose, &signed.payload);
+    key.verify_strict(&message, &signature).map_err(|_| SignedError::Signature)?;
+    if signed.purpose != purpose {
+        let found = signed.purpose.chars().filter(|c| !c.is_control()).take(40).collect();
+        return Err(SignedError::Purpose { expected: purpose, found });
+    }
+    Ok(&signed.payload)
+}
+
 /// Reads a configuration that the hub signed for this agent, unless it is another kind of document, another agent's, or
 /// older than what was seen.
 ///
 /// # Errors
 /// Which of these it is.
 pub fn open(signed: &Signed, record: &HubRecord, seen: u64) -> Result<ConfigDocument, SignedError> {
-    let key = verifying_key(&record.command_key).ok_or(SignedError::Signature)?;
-    let signature = STANDARD.decode(&signed.signature).ok().and_then(|bytes| Signature::from_slice(&bytes).ok());
-    let signature = signature.ok_or(SignedError::Signature)?;
-    let message = Signed::message(&signed.purpose, &signed.payload);
-    key.verify_strict(&message, &signature).map_err(|_| SignedError::Signature)?;
-    if signed.purpose != ConfigDocument::PURPOSE {
-        let found = signed.purpose.chars().filter(|c| !c.is_control()).take(40).collect();
-        return Err(SignedError::Purpose { expected: ConfigDocument::PURPOSE, found });
-    }
+    let payload = believed(signed, record, ConfigDocument::PURPOSE)?;
     let document: ConfigDocument =
-        serde_json::from_str(&signed.payload).map_err(|error| SignedError::Malformed(error.to_string()))?;
+        serde_json::from_str(payload).map_err(|error| SignedError::Malformed(error.to_string()))?;
     if document.agent_id != record.agent_id {
         return Err(SignedError::Audience);
     }

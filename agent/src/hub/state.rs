@@ -128,7 +128,7 @@ impl Snapshot {
     pub(crate) fn enrolled(&self) -> Finding {
         match (&self.standing, self.via) {
             (_, Via::None) => Finding::pass("no hub is spoken to (uplink.via is none)"),
-            (Standing::None, Via::Hub) => {
+            (Standing::None, Via::Hub | Via::Nats) => {
                 Finding::fail("this machine is not enrolled, and events wait for that; enrol it with `picket enroll`")
             }
             (Standing::None, Via::Auto) => Finding::pass("not enrolled at a hub; events are kept on this machine"),

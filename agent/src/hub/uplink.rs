@@ -10,6 +10,7 @@
 //! is kept here all the same. A store that cannot take a batch does not keep the queue: that is counted by the store, and its
 //! health check says so.
 
+use super::relay::{Relay, RelayError, relay_failure};
 use crate::keep::uplink::LocalUplink;
 use picket_outbox::EncodedBatch;
 use picket_outbox::delivery::{Accepted, Uplink, UplinkError, UplinkErrorKind};
@@ -39,6 +40,8 @@ pub(crate) enum Target {
     Hub {
         /// Who calls it.
         client: HubClient,
+        /// The way through NATS, where batches go that way.
+        relay: Option<Arc<Relay>>,
         /// With which certificate.
         serial: String,
         /// Whether they are kept here, too.
@@ -95,19 +98,32 @@ impl Switch {
         let trace = TraceContext::start();
         let sent: Result<EventsAnswer, HubCallError> =
             client.post_bytes(EVENTS_PATH, EVENTS_MEDIA_TYPE, &headers, &batch.bytes, Some(&trace));
-        match sent {
-            Ok(answer) => {
-                tracing::debug!(stored = answer.stored, duplicates = answer.duplicates, "the hub has a batch");
-                Ok(Accepted)
+        sent.map(|answer| stored(&answer)).map_err(|error| {
+            self.refused(&error, serial);
+            uplink_error(&error)
+        })
+    }
+
+    fn through_nats(&self, relay: &Relay, serial: &str, batch: &EncodedBatch) -> Result<Accepted, UplinkError> {
+        relay.send(batch).map(|answer| stored(&answer)).map_err(|error| {
+            if let RelayError::Refused(refusal) = &error {
+                self.refused(refusal, serial);
             }
-            Err(error) => {
-                if let Some(hear) = self.on_refusal.get() {
-                    hear(&error, serial);
-                }
-                Err(uplink_error(&error))
-            }
+            relay_failure(&error, batch.records)
+        })
+    }
+
+    /// Tells who wants to hear of it.
+    fn refused(&self, error: &HubCallError, serial: &str) {
+        if let Some(hear) = self.on_refusal.get() {
+            hear(error, serial);
         }
     }
+}
+
+fn stored(answer: &EventsAnswer) -> Accepted {
+    tracing::debug!(stored = answer.stored, duplicates = answer.duplicates, "the hub has a batch");
+    Accepted
 }
 
 /// The switch as the courier holds it.
@@ -118,8 +134,11 @@ impl Uplink for Switched {
         let switch = &self.0;
         let target = switch.target.read().unwrap_or_else(PoisonError::into_inner).clone();
         match (target, &switch.store) {
-            (Target::Hub { client, serial, keep }, _) => {
-                let sent = switch.to_hub(&client, &serial, batch);
+            (Target::Hub { client, relay, serial, keep }, _) => {
+                let sent = match relay {
+                    Some(relay) => switch.through_nats(&relay, &serial, batch),
+                    None => switch.to_hub(&client, &serial, batch),
+                };
                 // What the hub will never take is given up once it is alone.
                 let last_word = |error: &UplinkError| error.kind == UplinkErrorKind::Rejected && batch.records == 1;
                 if keep && sent.as_ref().map_or_else(last_word, |_| true) {
@@ -247,7 +266,7 @@ mod tests {
         let trust = picket_transport::hub::HubTrust { roots: vec![fleet.root.certificate().clone()], identity: None };
         let settings = UplinkSettings { proxy: "none".into(), ..UplinkSettings::default() };
         let client = HubClient::new(&url, &trust, &settings.options("test")).unwrap();
-        let target = Target::Hub { client, serial: String::new(), keep: true };
+        let target = Target::Hub { client, relay: None, serial: String::new(), keep: true };
         let switch = Switch::new(target, Some(LocalUplink::new(&store)));
         let clock = ManualClock::new(jiff::Timestamp::now());
         let delivery = DeliverySettings::new(&OutboxSettings::default(), "device");

@@ -4,6 +4,7 @@
 
 use super::heartbeat::clock_ahead;
 use super::record::Identity;
+use super::relay::Relay;
 use super::words::way_out;
 use jiff::Timestamp;
 use picket_pki::{ChainError, ChainPolicy, Renewal, SpkiPin, check_agent_chain, renewal};
@@ -42,6 +43,8 @@ pub enum StepName {
     Authorization,
     /// A request on a connection that stands, and how long it takes.
     RoundTrip,
+    /// NATS lets this machine in, where events go that way.
+    Nats,
 }
 
 /// How a step went.
@@ -85,6 +88,7 @@ impl StepName {
             Self::Clock => "clock",
             Self::Authorization => "authorization",
             Self::RoundTrip => "round trip",
+            Self::Nats => "nats",
         }
     }
 }
@@ -98,6 +102,8 @@ pub struct Goal<'a> {
     pub pins: &'a [SpkiPin],
     /// Who walks; nobody yet, with a token that was not used.
     pub identity: Option<&'a Identity>,
+    /// The way of events through NATS, where they go that way.
+    pub relay: Option<&'a Relay>,
 }
 
 /// A step that failed: what, and what to do.
@@ -148,7 +154,12 @@ impl Walk<'_> {
             Some(identity) => identity.trust(),
             None => HubTrust { roots: vec![greeting.root], identity: None },
         };
-        self.calls(&trust)
+        self.calls(&trust)?;
+        let Some(relay) = goal.relay else { return Some(()) };
+        self.step(StepName::Nats, || match relay.connect() {
+            Ok(()) => Ok((format!("connected to {}", relay.servers()), ())),
+            Err(error) => Err((error.to_string(), Some("see uplink.nats, and whether the servers run".to_owned()))),
+        })
     }
 
     /// The handshake is two steps: that TLS comes about, and with whom.
@@ -378,7 +389,7 @@ mod tests {
         let pins = [Fleet::new().root.certificate().pin];
         let mut steps = Vec::new();
         let settings = UplinkSettings { proxy: "none".into(), ..UplinkSettings::default() };
-        let goal = Goal { hub, pins: &pins, identity: None };
+        let goal = Goal { hub, pins: &pins, identity: None, relay: None };
         let all = walk(&goal, &settings.options("test"), &mut |step| steps.push(step));
         (all, steps)
     }

@@ -7,8 +7,12 @@ use jiff::Timestamp;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use std::fmt::Write as _;
+use x509_parser::der_parser::asn1_rs::BitString;
 use x509_parser::extensions::GeneralName;
+use x509_parser::oid_registry::OID_SIG_ECDSA_WITH_SHA256;
 use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::verify::verify_signature;
+use x509_parser::x509::AlgorithmIdentifier;
 
 /// The longest certificate that is read, in bytes of DER; ours take some 600.
 const MAX_DER_BYTES: usize = 16 << 10;
@@ -91,6 +95,14 @@ impl Certificate {
         }
         pem.push_str("-----END CERTIFICATE-----\n");
         pem
+    }
+
+    /// Whether the holder of its key signed `message` ([`crate::PrivateKey::sign`]).
+    pub fn verifies(&self, message: &[u8], signature: &[u8]) -> bool {
+        let Ok((_, parsed)) = X509Certificate::from_der(&self.der) else { return false };
+        let algorithm = AlgorithmIdentifier::new(OID_SIG_ECDSA_WITH_SHA256, None);
+        let signature = BitString::new(0, signature);
+        verify_signature(parsed.public_key(), &algorithm, &signature, message).is_ok()
     }
 
     /// Whether it holds at `now`.

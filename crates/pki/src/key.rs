@@ -3,6 +3,7 @@
 use crate::{PkiError, SpkiPin};
 use rcgen::{
     CertificateParams, CertificateSigningRequestParams, DnType, KeyPair, PKCS_ECDSA_P256_SHA256, PublicKeyData,
+    SigningKey as _,
 };
 use rustls::pki_types::{CertificateSigningRequestDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use zeroize::Zeroizing;
@@ -68,6 +69,15 @@ impl PrivateKey {
         params.distinguished_name.push(DnType::CommonName, name);
         let request = params.serialize_request(&self.pair).map_err(|error| PkiError::unmakable("a request", error))?;
         Ok(request.der().to_vec())
+    }
+
+    /// Signs a message: ECDSA with P-256 and SHA-256 (FIPS 186-5), in DER. The same key signs in TLS handshakes: begin the
+    /// message with a word that no handshake begins with.
+    ///
+    /// # Errors
+    /// When the kernel gives no random numbers.
+    pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, PkiError> {
+        self.pair.sign(message).map_err(|error| PkiError::unmakable("a signature", error))
     }
 
     pub(crate) fn pair(&self) -> &KeyPair {

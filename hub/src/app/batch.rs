@@ -3,15 +3,19 @@
 //! What is asked of a line is what the books and the judge need; the rest of it is kept as it came, so that an event of a
 //! later agent loses nothing on an older hub.
 
+use crate::app::admission::Turn;
+use crate::app::intake::Room;
 use crate::refusal::{Outcome, Refusal};
+use crate::state::Hub;
 use jiff::Timestamp;
 use picket_hub_db::{EVENT_MIN_TIME, NewEvent};
 use picket_protocol::event::{EVENT_MAX_BYTES, Priority};
-use picket_protocol::hub::{MAX_BATCH_BYTES, MAX_BATCH_RECORDS, ProblemCode};
+use picket_protocol::hub::{EventsAnswer, MAX_BATCH_BYTES, MAX_BATCH_RECORDS, ProblemCode};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::time::Duration;
 use uuid::Uuid;
 
 /// The events of one stream.
@@ -42,16 +46,25 @@ struct Fold {
     count: u64,
 }
 
+/// Whether a batch of `raw_bytes` before compression is taken.
+///
+/// # Errors
+/// `too_large`, when it is not.
+pub fn check_size(raw_bytes: usize) -> Outcome<()> {
+    if raw_bytes <= MAX_BATCH_BYTES {
+        return Ok(());
+    }
+    let detail = format!("a batch of {raw_bytes} bytes is larger than the {MAX_BATCH_BYTES} that are taken");
+    Err(Refusal::new(ProblemCode::TooLarge, detail))
+}
+
 /// Unpacks a batch of at most [`MAX_BATCH_BYTES`] that came at `now`, and reads its lines, by stream.
 ///
 /// # Errors
 /// `too_large`, or `invalid` with the number of the line that is wrong: the sender finds the event and counts it as a gap.
 pub fn read(packed: &[u8], raw_bytes: usize, now: Timestamp) -> Outcome<Streams> {
     let invalid = |detail: String| Refusal::new(ProblemCode::Invalid, detail);
-    if raw_bytes > MAX_BATCH_BYTES {
-        let detail = format!("a batch of {raw_bytes} bytes is larger than the {MAX_BATCH_BYTES} that are taken");
-        return Err(Refusal::new(ProblemCode::TooLarge, detail));
-    }
+    check_size(raw_bytes)?;
     // The size is the sender's word, and the limit of what is written: a bomb ends here as an error.
     let lines = zstd::bulk::decompress(packed, raw_bytes)
         .map_err(|error| invalid(format!("the batch is no zstd frame of {raw_bytes} bytes: {error}")))?;
@@ -93,6 +106,30 @@ fn event(line: &[u8], now: Timestamp) -> Result<(Uuid, NewEvent), serde_json::Er
         kind: line.kind.into_owned(),
     };
     Ok((line.boot_id, event))
+}
+
+impl Hub {
+    /// An agent's turn to have a batch stored. One that sends slowly, or in many pieces at once, cannot take the room of all.
+    ///
+    /// # Errors
+    /// `overloaded`, when as many of it are on their way as may be.
+    pub fn batch_turn(&self, agent: Uuid) -> Outcome<Turn<Uuid>> {
+        self.batches_each.take(agent).ok_or_else(|| {
+            let detail = "as many batches of this agent are on their way as may be; send one after the other";
+            Refusal::new(ProblemCode::Overloaded, detail).after(Duration::from_secs(1))
+        })
+    }
+
+    /// Unpacks an agent's batch and stores it. When this returns, all of it is on disk.
+    ///
+    /// # Errors
+    /// When it is no batch, or not known to be stored.
+    pub async fn take_batch(&self, agent: Uuid, packed: &[u8], raw_bytes: usize, room: Room) -> Outcome<EventsAnswer> {
+        let now = self.clock.now();
+        let streams = read(packed, raw_bytes, now)?;
+        let stored = self.intake.store(agent, streams, now, room).await?;
+        Ok(EventsAnswer { stored: stored.new, duplicates: stored.duplicates, hub_time: self.clock.now() })
+    }
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ pub mod judge;
 pub mod own_events;
 pub mod people;
 pub mod presence;
+pub mod relayed;
 pub mod replicas;
 pub mod roll;
 pub mod rules;

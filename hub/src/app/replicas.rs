@@ -6,7 +6,7 @@
 use crate::server::told_to_stop;
 use crate::state::Hub;
 use bytes::Bytes;
-use picket_hub_bus::{Bus, Health, Heard, NatsBus, NatsSettings, Pattern, Subject, Subscription};
+use picket_bus::{Bus, Health, Heard, NatsBus, NatsSettings, Pattern, Subject, Subscription};
 use picket_hub_db::TenantId;
 use picket_protocol::hub::Frame;
 use serde::{Deserialize, Serialize};
@@ -107,7 +107,8 @@ impl Replicas {
         self.bus().map_or_else(Health::default, |bus| bus.health())
     }
 
-    fn bus(&self) -> Option<Arc<dyn Bus>> {
+    /// The bus, once there is a connection.
+    pub fn bus(&self) -> Option<Arc<dyn Bus>> {
         self.bus.borrow().clone()
     }
 
@@ -179,7 +180,7 @@ fn subject(tenant: TenantId, telling: &Telling) -> Subject {
 
 /// How subjects name a tenant.
 pub fn bus_tenant(tenant: TenantId) -> Uuid {
-    Uuid::from_u128(u128::from(tenant.0.unsigned_abs()))
+    picket_bus::tenant_name(tenant.0)
 }
 
 /// What a replica listens to: everything but what is work or an answer to somebody.

@@ -187,5 +187,19 @@ fn bus(out: &mut Scrape<'_>, hub: &Hub) -> Result<(), Error> {
     let help = "Messages of the bus that did not fit: they cost time, and nothing is lost by them";
     out.counter("bus_messages_lost", help, health.lost + hub.replicas.untold())?;
     out.counter("bus_messages", "Messages said on the bus", health.published)?;
-    out.counter("bus_redeliveries", "Batches that came over the bus more than once", health.redeliveries)
+    out.counter("bus_redeliveries", "Batches that came over the bus more than once", health.redeliveries)?;
+    if !hub.settings.bus.events {
+        return Ok(());
+    }
+    let relayed = &hub.relayed;
+    let outcomes = [
+        ("stored", &relayed.stored),
+        ("refused", &relayed.refused),
+        ("put_back", &relayed.put_back),
+        ("dropped", &relayed.dropped),
+    ];
+    let outcomes = outcomes.map(|(outcome, count)| (vec![("outcome", outcome)], read(count)));
+    out.family("bus_batches", "Batches of agents that came through NATS, by what became of them", COUNTER, outcomes)?;
+    let help = "Batches of agents that wait in NATS, when it was last looked";
+    out.gauge("bus_batches_waiting", help, None, read(&relayed.waiting) as f64)
 }

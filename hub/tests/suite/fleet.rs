@@ -150,6 +150,11 @@ impl Fleet {
 
     /// Stops the hub and starts it again on what it kept.
     pub async fn restart(self) -> Self {
+        self.stopped().await.start().await
+    }
+
+    /// Stops the hub.
+    pub async fn stopped(self) -> Stopped {
         let Self { running, dir, database, ahead } = self;
         let mut settings = running.hub().settings.clone();
         // The same ports, or the machines would not find it.
@@ -157,7 +162,7 @@ impl Fleet {
         settings.listen.api = running.api_address().to_string();
         let policies = running.hub().security.policies.clone();
         running.stop().await;
-        Self::start_in(dir, database, settings, policies, ahead).await
+        Stopped { dir, database, settings, policies, ahead }
     }
 
     /// Puts the hub's clock forward.
@@ -284,6 +289,22 @@ pub async fn try_ask(
         })
     };
     tokio::task::spawn_blocking(asking).await.unwrap()
+}
+
+/// A hub that was stopped, and everything that it kept.
+pub struct Stopped {
+    dir: Arc<tempfile::TempDir>,
+    database: String,
+    settings: HubSettings,
+    policies: SecurityPolicies,
+    ahead: Arc<AtomicI64>,
+}
+
+impl Stopped {
+    /// Starts it again.
+    pub async fn start(self) -> Fleet {
+        Fleet::start_in(self.dir, self.database, self.settings, self.policies, self.ahead).await
+    }
 }
 
 impl Machine {

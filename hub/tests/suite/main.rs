@@ -5,6 +5,7 @@ mod fleet;
 mod judge;
 mod people;
 mod poison;
+mod relayed;
 mod replicas;
 mod sockets;
 mod watched;

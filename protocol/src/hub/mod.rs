@@ -6,6 +6,7 @@
 //! agent → hub   POST /agent/v1/events        a batch, zstd                         → EventsAnswer, once it is stored
 //! agent ↔ hub   GET  /agent/v1/socket        heartbeats, configuration, commands   (WebSocket)
 //! agent → hub   GET  /agent/v1/whoami        who the hub takes one for             → WhoAmI
+//! agent → NATS  a batch, signed              where the operator wants it so        → RelayAnswer, once it is stored
 //! ```
 //!
 //! Every request says in the header [`WIRE_HEADER`] which versions its sender understands, every answer which one it is in.
@@ -20,6 +21,7 @@ mod enrol;
 mod events;
 mod heartbeat;
 mod problem;
+mod relay;
 mod socket;
 
 pub use config::{ConfigDocument, ConfigState, ConfigStatus, Signed, SignedError};
@@ -32,6 +34,7 @@ pub use events::{
 pub use heartbeat::{AgentHealth, CertificateState, ClassAccount, Heartbeat, StreamLedger, UpdateState};
 pub use heartbeat::{HEARTBEAT_MAX_CHECKS, HEARTBEAT_MAX_LEDGERS, HEARTBEAT_MAX_TEXT};
 pub use problem::{FieldError, PROBLEM_MEDIA_TYPE, Problem, ProblemCode};
+pub use relay::{RELAY_CHAIN, RELAY_RAW_BYTES, RELAY_SIGNATURE, RELAY_WIRE, RelayAnswer, RelayOutcome, relay_message};
 pub use socket::{Bye, ByeReason, FRAME_MAX_BYTES, Frame, Hello, Welcome};
 
 use crate::versions::VersionRange;

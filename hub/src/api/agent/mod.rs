@@ -10,9 +10,10 @@ use crate::refusal::{Outcome, Refusal};
 use crate::server::Peer;
 use crate::state::Hub;
 use crate::watch::measured;
+use crate::wire::common_version;
 use axum::extract::{Extension, Request, State};
+use axum::http::HeaderValue;
 use axum::http::header::CONTENT_TYPE;
-use axum::http::{HeaderMap, HeaderValue};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{get, post};
@@ -20,12 +21,10 @@ use axum::{Json, Router};
 use picket_protocol::event::EVENT_MAX_BYTES;
 use picket_protocol::hub::{
     CERTIFICATE_PATH, CertificateAnswer, CertificateRequest, DOCUMENT_MAX_BYTES, ENROL_PATH, EVENTS_MEDIA_TYPE,
-    EVENTS_PATH, EnrolAnswer, EnrolRequest, EventsAnswer, FRAME_MAX_BYTES, MAX_BATCH_BYTES, ProblemCode,
-    RAW_BYTES_HEADER, SOCKET_PATH, WHOAMI_PATH, WIRE, WIRE_HEADER, WhoAmI,
+    EVENTS_PATH, EnrolAnswer, EnrolRequest, EventsAnswer, FRAME_MAX_BYTES, ProblemCode, RAW_BYTES_HEADER, SOCKET_PATH,
+    WHOAMI_PATH, WIRE, WIRE_HEADER, WhoAmI,
 };
-use picket_protocol::versions::VersionRange;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// The routes for agents.
 pub fn router(hub: Arc<Hub>) -> Router {
@@ -52,29 +51,12 @@ async fn not_that_method() -> Refusal {
 
 /// Refuses a wire that this hub does not speak, and says which version an answer is in.
 async fn speaks_our_wire(request: Request, next: Next) -> Result<Response, Refusal> {
-    let version = common_version(request.headers())?;
+    // What is no text is no range of versions either.
+    let said = request.headers().get(WIRE_HEADER).map(|value| value.to_str().unwrap_or_default());
+    let version = common_version(said)?;
     let mut response = next.run(request).await;
     response.headers_mut().insert(WIRE_HEADER, HeaderValue::from(version));
     Ok(response)
-}
-
-/// The version that both sides know; a request that says nothing is in the oldest.
-fn common_version(headers: &HeaderMap) -> Outcome<u32> {
-    let Some(header) = headers.get(WIRE_HEADER) else { return Ok(WIRE.oldest) };
-    let theirs = header.to_str().ok().and_then(|text| text.parse::<VersionRange>().ok());
-    let theirs = theirs.ok_or_else(|| {
-        Refusal::new(
-            ProblemCode::WireUnsupported,
-            format!("the header {WIRE_HEADER} is no range of versions, such as 1-2"),
-        )
-    })?;
-    WIRE.common(theirs).ok_or_else(|| {
-        let (behind, which) = if theirs.newest < WIRE.oldest { ("agent", theirs) } else { ("hub", WIRE) };
-        let detail = format!(
-            "this hub speaks versions {WIRE} of the protocol and the agent {theirs}: update the {behind}, which is behind ({which})"
-        );
-        Refusal::new(ProblemCode::WireUnsupported, detail)
-    })
 }
 
 async fn enrol(
@@ -116,25 +98,14 @@ async fn events(
     let raw_bytes = raw_bytes.ok_or_else(|| {
         Refusal::new(ProblemCode::Invalid, format!("the header {RAW_BYTES_HEADER} must say how many bytes there are"))
     })?;
-    if raw_bytes > MAX_BATCH_BYTES {
-        let detail = format!("a batch of {raw_bytes} bytes is larger than the {MAX_BATCH_BYTES} that are taken");
-        return Err(Refusal::new(ProblemCode::TooLarge, detail));
-    }
-    // One agent that sends slowly, or in many pieces at once, cannot take the room of all.
-    let _turn = hub.batches_each.take(agent.id).ok_or_else(|| {
-        let detail = "as many batches of this agent are on their way as may be; send one after the other";
-        Refusal::new(ProblemCode::Overloaded, detail).after(Duration::from_secs(1))
-    })?;
+    batch::check_size(raw_bytes)?;
+    let _turn = hub.batch_turn(agent.id)?;
     // Before the first byte of the body: what has no room is not read.
     let room = hub.intake.reserve(raw_bytes)?;
     // zstd makes nothing larger than this (zstd.h, ZSTD_COMPRESSBOUND).
     let packed =
         body::bytes(body, raw_bytes + raw_bytes / 256 + 64).await.map_err(|refusal| slow(refusal, raw_bytes))?;
-    let now = hub.clock.now();
-    let streams = batch::read(&packed, raw_bytes, now)?;
-    drop(packed);
-    let stored = hub.intake.store(agent.id, streams, now, room).await?;
-    Ok(Json(EventsAnswer { stored: stored.new, duplicates: stored.duplicates, hub_time: hub.clock.now() }))
+    hub.take_batch(agent.id, &packed, raw_bytes, room).await.map(Json)
 }
 
 /// A body that breaks off or takes too long says nothing of the events in it: `invalid` would cost them. Over a slow line
@@ -185,20 +156,5 @@ mod tests {
         let broken = Refusal::new(ProblemCode::Invalid, "the body did not arrive within 30 s");
         assert_eq!(slow(broken.clone(), 4 << 20).code(), ProblemCode::TooLarge, "smaller batches may");
         assert_eq!(slow(broken, 2000).code(), ProblemCode::Overloaded, "one event is not given up");
-    }
-
-    #[test]
-    fn versions_that_have_none_in_common_say_who_is_behind() {
-        let version = |text: &'static str| {
-            let mut headers = HeaderMap::new();
-            headers.insert(WIRE_HEADER, HeaderValue::from_static(text));
-            common_version(&headers)
-        };
-        assert_eq!(common_version(&HeaderMap::new()), Ok(WIRE.oldest));
-        assert_eq!(version("1-7"), Ok(WIRE.newest), "an agent of a later version that still knows this one");
-        let refusal = version("8-9").unwrap_err();
-        assert_eq!(refusal.code(), ProblemCode::WireUnsupported);
-        assert!(refusal.to_string().contains("update the hub"), "{refusal}");
-        assert!(version("x").is_err());
     }
 }

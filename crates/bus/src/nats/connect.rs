@@ -105,14 +105,16 @@ async fn tls(settings: &NatsTls) -> Result<rustls::ClientConfig> {
     let Some((certificate, key)) = &settings.identity else { return Ok(builder.with_no_client_auth()) };
     let chain: Vec<CertificateDer> = CertificateDer::pem_slice_iter(&read(certificate, MAX_PEM, "certificate").await?)
         .collect::<Result<_, _>>()
-        .map_err(|_| wrong(format!("{} is not a certificate in PEM", certificate.display()), "see bus.nats.tls"))?;
+        .map_err(|_| {
+            wrong(format!("{} is not a certificate in PEM", certificate.display()), "name one that is, in PEM")
+        })?;
     let bytes = zeroize::Zeroizing::new(read(key, MAX_PEM, "key").await?);
     let private = PrivateKeyDer::from_pem_slice(&bytes)
-        .map_err(|_| wrong(format!("{} is not a private key in PEM", key.display()), "see bus.nats.tls"))?;
+        .map_err(|_| wrong(format!("{} is not a private key in PEM", key.display()), "name one that is, in PEM"))?;
     builder.with_client_auth_cert(chain, private).map_err(|error| {
         wrong(
             format!("{} and {} do not go together: {error}", certificate.display(), key.display()),
-            "see bus.nats.tls",
+            "name one that is, in PEM",
         )
     })
 }
@@ -125,7 +127,7 @@ async fn roots(authorities: Option<&PathBuf>) -> Result<rustls::RootCertStore> {
             let certificates = CertificateDer::pem_slice_iter(&bytes).filter_map(Result::ok);
             let (added, _) = roots.add_parsable_certificates(certificates);
             if added == 0 {
-                return Err(wrong(format!("{} has no certificate in PEM", path.display()), "see bus.nats.tls"));
+                return Err(wrong(format!("{} has no certificate in PEM", path.display()), "name one that is, in PEM"));
             }
         }
         None => {

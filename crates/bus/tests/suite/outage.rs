@@ -1,7 +1,7 @@
 //! What a killed server costs.
 
 use bytes::Bytes;
-use picket_hub_bus::{Bus, BusError, Enqueued, Heard, QueueSpec, Subject};
+use picket_bus::{Bus, BusError, Enqueued, Heard, QueueSpec, Subject};
 use picket_testkit::NatsServer;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -146,6 +146,6 @@ async fn while_the_server_is_away_everything_fails_soon_in_words_and_afterwards_
 async fn a_server_that_is_not_there_is_said_so() {
     let mut server = NatsServer::start();
     server.kill();
-    let error = picket_hub_bus::NatsBus::connect(settings(&server)).await.unwrap_err();
+    let error = picket_bus::NatsBus::connect(settings(&server)).await.unwrap_err();
     assert!(matches!(error, BusError::Connect { .. }) && error.to_string().contains(&server.url()), "{error}");
 }

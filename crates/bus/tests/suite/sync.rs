@@ -1,6 +1,6 @@
 //! Servers that are weaker than they must be.
 
-use picket_hub_bus::{NatsBus, NatsSettings};
+use picket_bus::{NatsBus, NatsSettings};
 use picket_testkit::NatsServer;
 
 use crate::support::settings;

@@ -1,7 +1,7 @@
 //! Two replicas on one bus, of either kind.
 
 use bytes::Bytes;
-use picket_hub_bus::{Bus, Heard, Item, MemoryBus, NatsBus, NatsSettings, Pattern, QueueSpec, Subject, Subscription};
+use picket_bus::{Bus, Heard, Item, MemoryBus, NatsBus, NatsSettings, Pattern, QueueSpec, Subject, Subscription};
 use picket_testkit::NatsServer;
 use std::sync::Arc;
 use std::time::Duration;

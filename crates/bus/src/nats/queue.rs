@@ -24,7 +24,7 @@ pub const HEADER_ID: &str = "Nats-Msg-Id";
 /// The header of the subject to answer at.
 pub const HEADER_REPLY: &str = "Picket-Reply";
 /// What the names of an item's own headers begin with.
-const OWN: &str = "Picket-H-";
+pub(super) const OWN: &str = "Picket-H-";
 /// The one consumer of each stream, shared by all replicas.
 const CONSUMER: &str = "hub";
 /// The most items in all hands together.

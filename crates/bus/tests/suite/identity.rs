@@ -2,7 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use picket_hub_bus::{Bus, BusError, NatsAuth, NatsBus, NatsSettings, NatsTls, Secret, Subject};
+use picket_bus::{Bus, BusError, NatsAuth, NatsBus, NatsSettings, NatsTls, Secret, Subject};
 use picket_testkit::NatsServer;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use sha2::{Digest, Sha512_256};

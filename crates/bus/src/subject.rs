@@ -3,9 +3,9 @@
 //! `picket.v1.<tenant>.<what>[.<agent>]`. Ids in subjects are UUIDs in their simple form (32 hexadecimal digits), so that no
 //! name of a tenant or an agent can be anything but one token.
 //!
-//! An agent with `uplink: nats` sends a batch with two headers: `Nats-Msg-Id`, the batch's id, so that it is taken once, and
-//! `Picket-Reply`, the inbox where it hears that the batch is stored. It needs these permissions and no more: publish `picket.v1.<tenant>.events.<agent>`, subscribe
-//! `picket.v1.<tenant>.inbox.<agent>.>` and `picket.v1.<tenant>.control.<agent>`.
+//! An agent with `uplink.via: nats` sends a batch with two headers: `Nats-Msg-Id`, the batch's id, so that it is taken once,
+//! and `Picket-Reply`, the inbox where it hears that the batch is stored. It needs these permissions and no more: publish
+//! `picket.v1.<tenant>.events.<agent>`, subscribe `picket.v1.<tenant>.inbox.<agent>.*`.
 
 use std::fmt;
 use uuid::Uuid;
@@ -14,6 +14,11 @@ use uuid::Uuid;
 const ROOT: &str = "picket.v1";
 /// The longest token that is not ours.
 const MAX_TOKEN: usize = 64;
+
+/// How subjects name the tenant with this number.
+pub fn tenant_name(number: i32) -> Uuid {
+    Uuid::from_u128(u128::from(number.unsigned_abs()))
+}
 
 /// A subject that cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

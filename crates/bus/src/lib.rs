@@ -1,4 +1,5 @@
-//! How replicas of the hub tell each other: in the process, or through NATS JetStream.
+//! How replicas of the hub tell each other, in the process or through NATS JetStream; and how an agent hands its batches to
+//! them there ([`NatsPoster`]).
 //!
 //! [`Bus`] is the trait; [`MemoryBus`] and [`NatsBus`] are the two behind it, and the same contract tests hold both to it.
 //! Two things are told:
@@ -23,5 +24,5 @@ pub use bus::{
 };
 pub use error::{BusError, Result};
 pub use memory::MemoryBus;
-pub use nats::{HEADER_ID, HEADER_REPLY, NatsAuth, NatsBus, NatsSettings, NatsTls, Secret};
-pub use subject::{Pattern, Subject, SubjectError};
+pub use nats::{HEADER_ID, HEADER_REPLY, NatsAuth, NatsBus, NatsPoster, NatsSettings, NatsTls, Parcel, Secret};
+pub use subject::{Pattern, Subject, SubjectError, tenant_name};

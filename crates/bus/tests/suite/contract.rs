@@ -1,7 +1,7 @@
 //! What a bus promises, whichever it is.
 
 use bytes::Bytes;
-use picket_hub_bus::{Bus, BusError, Delivery, Enqueued, Heard, MAX_MESSAGE, Pattern, Queue, QueueSpec, Subject};
+use picket_bus::{Bus, BusError, Delivery, Enqueued, Heard, MAX_MESSAGE, Pattern, Queue, QueueSpec, Subject};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};

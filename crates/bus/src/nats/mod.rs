@@ -1,10 +1,12 @@
 //! The bus over NATS: fan-out over subjects, work over JetStream.
 
 mod connect;
+mod poster;
 mod queue;
 mod settings;
 mod sync;
 
+pub use poster::{NatsPoster, Parcel};
 pub use queue::{HEADER_ID, HEADER_REPLY};
 pub use settings::{NatsAuth, NatsSettings, NatsTls, Secret};
 
@@ -170,6 +172,8 @@ impl Bus for NatsBus {
     async fn subscribe(&self, pattern: &Pattern, capacity: usize) -> Result<Subscription> {
         self.is_connected()?;
         let limit = self.settings.timeout;
+        // From now on, and not from when its task first runs: what is lost in between is told, too.
+        let interruptions = self.shared.interruptions.subscribe();
         let subscriber =
             self.client.subscribe(pattern.as_str().to_owned()).await.map_err(|error| refused("subscribe", &error))?;
         // The server works in order: when it has told us something that was said after it was asked to listen, it listens.
@@ -179,7 +183,7 @@ impl Bus for NatsBus {
         tokio::time::timeout(limit, echo.next()).await.map_err(|_| BusError::TimedOut(limit))?;
         let (sender, receiver) = mpsc::channel(capacity.max(1));
         let losses = Arc::new(Losses::default());
-        let feed = feed(subscriber, sender, Arc::clone(&losses), Arc::clone(&self.shared));
+        let feed = feed(subscriber, interruptions, sender, Arc::clone(&losses), Arc::clone(&self.shared));
         Ok(Subscription { receiver, losses, feeder: Some(Feeder(tokio::spawn(feed))) })
     }
 
@@ -212,11 +216,11 @@ impl Bus for NatsBus {
 /// Hands a subscription's messages on, and never waits for whoever takes them.
 async fn feed(
     mut subscriber: async_nats::Subscriber,
+    mut interruptions: watch::Receiver<u64>,
     sender: mpsc::Sender<Heard>,
     losses: Arc<Losses>,
     shared: Arc<Shared>,
 ) {
-    let mut interruptions = shared.interruptions.subscribe();
     loop {
         let heard = tokio::select! {
             message = subscriber.next() => match message {

@@ -11,7 +11,7 @@ pub type Result<T, E = BusError> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum BusError {
     /// The settings cannot be used.
-    #[error("bus.nats: {what}; {help}")]
+    #[error("NATS: {what}; {help}")]
     Settings {
         /// What is wrong with them.
         what: String,
@@ -32,6 +32,9 @@ pub enum BusError {
     /// There was no answer in time. It may have been done all the same: do it again with the same id.
     #[error("NATS did not answer within {} s; try again with the same id", .0.as_secs_f32())]
     TimedOut(Duration),
+    /// NATS has it, and none of those who handle it has answered in time: it may be done all the same, or be done later.
+    #[error("NATS has it, and no hub has answered within {} s; see whether a hub with bus.events runs", .0.as_secs_f32())]
+    Unanswered(Duration),
     /// A queue holds as much as it may.
     #[error("the queue {queue} is full; slow down, or raise its limits")]
     Full {
@@ -65,6 +68,9 @@ pub enum BusError {
 impl BusError {
     /// Whether the same may work a little later.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Disconnected | Self::TimedOut(_) | Self::Full { .. } | Self::Connect { .. })
+        matches!(
+            self,
+            Self::Disconnected | Self::TimedOut(_) | Self::Unanswered(_) | Self::Full { .. } | Self::Connect { .. }
+        )
     }
 }
