@@ -1,7 +1,7 @@
 //! Builds of the real binary: other versions, and versions that are broken on purpose.
 //!
-//! Each is built once by cargo (profile `testbuild`, feature `faults`, the version and the fault from the environment)
-//! and kept in `target/test-builds/` until a source file changes.
+//! Each is built once by cargo (feature `faults`, the version and the fault from the environment), in a target folder of its
+//! own so that `target/debug` stays what it is, and kept in `target/test-builds/` until a source file changes.
 
 use picket_protocol::TargetTriple;
 use std::collections::hash_map::DefaultHasher;
@@ -94,10 +94,15 @@ pub fn build(version: &str, fault: Fault) -> Build {
     if fs::read_to_string(dir.join("fingerprint")).is_ok_and(|known| known == fingerprint) {
         return build;
     }
+    let own = target.join("test-builds/cargo");
+    seed(&target.join("debug"), &own.join("debug"));
+    // The smallest test target of the workspace along with it, so that every dependency has the very features that
+    // `cargo test --workspace` gave it, and none is compiled again.
     let status = Command::new(env!("CARGO"))
         .current_dir(&root)
-        .args(["build", "--quiet", "--package", "picket", "--features", "faults", "--profile", "testbuild"])
-        .env("CARGO_TARGET_DIR", &target)
+        .args(["build", "--quiet", "--workspace", "--bin", "picket", "--test", "event_schema"])
+        .args(["--features", "picket/faults"])
+        .env("CARGO_TARGET_DIR", &own)
         .env("PICKET_BUILD_VERSION", version)
         .env("PICKET_BUILD_FAULT", fault.word())
         .status()
@@ -105,12 +110,29 @@ pub fn build(version: &str, fault: Fault) -> Build {
     assert!(status.success(), "the build of {version} ({fault:?}) failed");
     // Under another name first: the one before may be running, and is not written to.
     let fresh = dir.join("picket.new");
-    fs::copy(target.join("testbuild/picket"), &fresh).unwrap();
+    let stripped = Command::new("strip").arg("-o").arg(&fresh).arg(own.join("debug/picket")).status().unwrap();
+    assert!(stripped.success(), "strip (binutils) failed");
     fs::rename(&fresh, &build.exe).unwrap();
     let _ = fs::remove_file(&build.archive);
     picket_release::pack_executable(&build.exe, &build.archive, 0).unwrap();
     fs::write(dir.join("fingerprint"), fingerprint).unwrap();
     build
+}
+
+/// Lets the test builds begin with the dependencies that the tests were built with. Without them they are compiled, which
+/// takes some minutes longer and harms nothing: so failures are not looked at.
+fn seed(from: &Path, to: &Path) {
+    if to.exists() || !from.join("deps").exists() {
+        return;
+    }
+    fs::create_dir_all(to).unwrap();
+    let copy = |how: &str, name: &str| {
+        let _ = Command::new("cp").args([how, "--"]).arg(from.join(name)).arg(to).status();
+    };
+    // Cargo writes to these in place, and never to those.
+    copy("-a", ".fingerprint");
+    copy("-a", "build");
+    copy("-al", "deps");
 }
 
 /// Changes when a source file does: names, sizes and times of all of them.
