@@ -58,7 +58,15 @@ fn event(seq: u64) -> NewEvent {
         u128::from(seq) * 0x9E37_79B9_7F4A_7C15,
         seq % 32_768,
     );
-    NewEvent { seq, kind: "file".into(), class: Priority::Normal, timestamp: now(), weight: 1, gap: 0, data }
+    NewEvent {
+        seq,
+        kind: "file".into(),
+        class: Priority::Normal,
+        timestamp: now(),
+        weight: 1,
+        gap: 0,
+        data: data.into(),
+    }
 }
 
 fn agent(writer: u64) -> Uuid {
@@ -156,7 +164,7 @@ fn plain_sqlite_round(connection: &mut rusqlite::Connection, batches: &[Vec<Inge
                         event.kind,
                         event.class.as_str(),
                         "file",
-                        event.data,
+                        event.data.as_str(),
                     ])
                     .unwrap();
             }
@@ -271,7 +279,7 @@ async fn postgres(plan: &Plan) {
              position bigint NOT NULL DEFAULT nextval('plain_positions')); \
              CREATE INDEX plain_by_id ON plain (tenant_id, id); \
              CREATE INDEX plain_by_agent ON plain (tenant_id, agent_id, id); \
-             CREATE INDEX plain_by_position ON plain (tenant_id, xid, position);",
+             CREATE INDEX plain_by_position ON plain (tenant_id, xid, position, shard);",
         );
     });
     let url = server.url("hub");

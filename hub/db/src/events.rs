@@ -1,10 +1,10 @@
 //! Events: what agents reported, which of it is here, and what is missing.
 
 use crate::basics::words;
-use crate::{DbError, Page, PageRequest, Position, Result, TenantId};
+use crate::{DbError, EventData, Page, PageRequest, Position, Result, TenantId};
 use async_trait::async_trait;
 use jiff::Timestamp;
-use picket_protocol::event::{EVENT_MAX_BYTES, Event, EventBody, Priority};
+use picket_protocol::event::{Event, EventBody, Priority};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -63,8 +63,8 @@ pub struct NewEvent {
     pub weight: u64,
     /// For a gap: how many events it says are missing; 0 where nobody knows, and for everything else.
     pub gap: u64,
-    /// Its `details`: JSON text. Kept to the byte.
-    pub data: String,
+    /// Its `details`.
+    pub data: EventData,
 }
 
 impl NewEvent {
@@ -75,7 +75,7 @@ impl NewEvent {
     pub fn of(event: &Event) -> Result<Self> {
         let body = serde_json::to_value(&event.body)
             .map_err(|error| DbError::invalid("take an event", format!("its details are not JSON: {error}")))?;
-        let data = body.get("details").map(Value::to_string).unwrap_or_default();
+        let data = body.get("details").map(Value::to_string).unwrap_or_default().into();
         let (weight, gap) = match &event.body {
             EventBody::File(file) => (file.fold.as_ref().map_or(1, |fold| fold.count), 0),
             EventBody::Network(network) => (network.fold.as_ref().map_or(1, |fold| fold.count), 0),
@@ -114,34 +114,8 @@ impl NewEvent {
         if self.kind.is_empty() || self.kind.len() > TYPE_MAX_BYTES || self.kind.contains('\0') {
             return wrong("its type is empty or too long");
         }
-        if self.data.len() > EVENT_MAX_BYTES {
-            return wrong("its details are too long");
-        }
-        // One row that the server refuses would cost all rows beside it: what both databases take is decided here.
-        if depth(&self.data) > DATA_MAX_DEPTH || serde_json::from_str::<serde::de::IgnoredAny>(&self.data).is_err() {
-            return wrong("its details are not JSON, or nested too deep");
-        }
-        Ok(())
+        self.data.wrong().map_or(Ok(()), wrong)
     }
-}
-
-/// How deep the brackets of a JSON text are nested, those in strings not counted.
-fn depth(json: &str) -> u32 {
-    let (mut depth, mut deepest, mut in_string, mut escaped) = (0_u32, 0, false, false);
-    for byte in json.bytes() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if in_string => escaped = true,
-            b'"' => in_string = !in_string,
-            b'[' | b'{' if !in_string => {
-                depth += 1;
-                deepest = deepest.max(depth);
-            }
-            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    deepest
 }
 
 /// Events of one agent and one boot that came together.

@@ -15,6 +15,7 @@ mod configs;
 mod deliveries;
 mod enrolment;
 mod error;
+mod event_data;
 mod events;
 mod findings;
 mod idempotency;
@@ -47,6 +48,7 @@ pub use deliveries::{Deliveries, Delivery, DeliveryState, NewDelivery};
 pub use enrolment::{EnrolOutcome, EnrolRequest, EnrolToken, Enrolled, Enrolment, EnrolmentState};
 pub use enrolment::{Hidden32, Network, NewEnrolToken, REPLAY_WINDOW};
 pub use error::{DbError, Result};
+pub use event_data::EventData;
 pub use events::{
     AgentBook, DATA_MAX_DEPTH, EVENT_MAX_WEIGHT, EVENT_MIN_TIME, EventFilter, Events, INGEST_MAX_EVENTS, IngestBatch,
     IngestOutcome, NewEvent,

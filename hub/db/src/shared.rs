@@ -25,6 +25,7 @@ mod select;
 mod sessions;
 mod settings;
 mod signing;
+mod tail;
 mod tenants;
 mod tokens;
 mod users;

@@ -8,7 +8,7 @@ use crate::app::intake::Room;
 use crate::refusal::{Outcome, Refusal};
 use crate::state::Hub;
 use jiff::Timestamp;
-use picket_hub_db::{EVENT_MIN_TIME, NewEvent};
+use picket_hub_db::{EVENT_MIN_TIME, EventData, NewEvent};
 use picket_protocol::event::{EVENT_MAX_BYTES, Priority};
 use picket_protocol::hub::{EventsAnswer, MAX_BATCH_BYTES, MAX_BATCH_RECORDS, ProblemCode};
 use serde::Deserialize;
@@ -102,7 +102,7 @@ fn event(line: &[u8], now: Timestamp) -> Result<(Uuid, NewEvent), serde_json::Er
         timestamp: if details.timestamp < EVENT_MIN_TIME { now } else { details.timestamp },
         weight: if is_gap { 0 } else { details.fold.map_or(1, |fold| fold.count) },
         gap: if is_gap { details.count.unwrap_or(0) } else { 0 },
-        data: line.details.get().to_owned(),
+        data: EventData::of_json(line.details),
         kind: line.kind.into_owned(),
     };
     Ok((line.boot_id, event))

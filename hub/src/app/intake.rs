@@ -1,25 +1,30 @@
 //! The way of events into the database: many agents' batches in one transaction, and an answer to each once that is on
 //! disk.
 //!
-//! A batch waits at most as long as the transaction before it takes: whatever has come meanwhile goes into the next one. So
-//! under load transactions grow, and one sync of the disk serves many agents. Bytes are reserved before a batch is
+//! Several writers take batches by turns: while the transaction of one is at the database, the next one is made ready and
+//! begun. A batch waits at most as long as the transactions before it take: whatever has come meanwhile goes into the next
+//! one. So under load transactions grow, and one sync of the disk serves many agents. Bytes are reserved before a batch is
 //! unpacked; when none are left, agents are told to come back.
 
 use crate::refusal::{Outcome, Refusal, storage};
 use jiff::Timestamp;
-use picket_hub_db::{Database, DbError, INGEST_MAX_EVENTS, IngestBatch, IngestOutcome, TenantId};
+use picket_hub_db::{Backend, Database, DbError, INGEST_MAX_EVENTS, IngestBatch, IngestOutcome, TenantId};
 use picket_protocol::hub::ProblemCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
-use tokio::task::JoinHandle;
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::task::{JoinHandle, JoinSet};
 use uuid::Uuid;
 
 use super::batch::Streams;
 
 /// Batches that may wait for the writer.
 const MAX_WAITING: usize = 1024;
+/// How many events go into one transaction, unless one batch has more: the wait for the disk is no longer what it costs then,
+/// and whoever comes next is not kept waiting. It is less than a call of the database takes.
+const TOGETHER: usize = 10_000;
+const _: () = assert!(TOGETHER <= INGEST_MAX_EVENTS);
 /// When a batch is refused for want of room: about as long as a few transactions take.
 const COME_BACK: Duration = Duration::from_secs(2);
 
@@ -84,8 +89,19 @@ impl Intake {
     ) -> (Self, JoinHandle<()>) {
         let (to_writer, waiting) = mpsc::channel(MAX_WAITING);
         let counters = Arc::new(IntakeCounters::default());
-        let writer = Writer { db, tenant, counters: Arc::clone(&counters), stored: Box::new(stored) };
-        let task = tokio::spawn(writer.run(waiting));
+        let writers = writers(db.backend());
+        let writer = Arc::new(Writer {
+            db,
+            tenant,
+            counters: Arc::clone(&counters),
+            stored: Box::new(stored),
+            queue: Mutex::new(Queue { waiting, kept: None }),
+        });
+        let task = tokio::spawn(async move {
+            // They end with this task, and it with them.
+            let mut all: JoinSet<()> = (0..writers).map(|_| Arc::clone(&writer).run()).collect();
+            while all.join_next().await.is_some() {}
+        });
         let limit = max_bytes.clamp(1, Semaphore::MAX_PERMITS);
         (Self { to_writer, room: Arc::new(Semaphore::new(limit)), limit, counters }, task)
     }
@@ -138,36 +154,60 @@ impl Intake {
     }
 }
 
+/// How many transactions are on their way at a time. SQLite writes one after the other, and so one more is made ready;
+/// PostgreSQL stores as many side by side as it has processors, of which more than a few are not the hub's alone.
+fn writers(backend: Backend) -> usize {
+    match backend {
+        Backend::Sqlite => 2,
+        Backend::Postgres => 3,
+    }
+}
+
+/// Batches that wait.
+struct Queue {
+    waiting: mpsc::Receiver<Waiting>,
+    /// The one that had no place in the last transaction.
+    kept: Option<Waiting>,
+}
+
+impl Queue {
+    /// What goes into the next transaction; none when nothing will come any more.
+    async fn next(&mut self) -> Option<Vec<Waiting>> {
+        let first = match self.kept.take() {
+            Some(first) => first,
+            None => self.waiting.recv().await?,
+        };
+        let mut events = first.events;
+        let mut together = vec![first];
+        while let Ok(next) = self.waiting.try_recv() {
+            if events + next.events > TOGETHER {
+                self.kept = Some(next);
+                break;
+            }
+            events += next.events;
+            together.push(next);
+        }
+        Some(together)
+    }
+}
+
 struct Writer {
     db: Arc<dyn Database>,
     tenant: TenantId,
     counters: Arc<IntakeCounters>,
     stored: Box<dyn Fn(u64) + Send + Sync>,
+    queue: Mutex<Queue>,
 }
 
 impl Writer {
-    async fn run(self, mut waiting: mpsc::Receiver<Waiting>) {
-        let mut kept: Option<Waiting> = None;
+    /// Writes until all senders are gone: the hub is stopping, and everything that came is stored.
+    async fn run(self: Arc<Self>) {
         loop {
-            let first = match kept.take() {
-                Some(first) => first,
-                None => match waiting.recv().await {
-                    Some(first) => first,
-                    // All senders are gone: the hub is stopping, and everything that came is stored.
-                    None => return,
-                },
-            };
-            let mut events = first.events;
-            let mut together = vec![first];
-            while let Ok(next) = waiting.try_recv() {
-                if events + next.events > INGEST_MAX_EVENTS {
-                    kept = Some(next);
-                    break;
-                }
-                events += next.events;
-                together.push(next);
+            let next = self.queue.lock().await.next().await;
+            match next {
+                Some(together) => self.transaction(together).await,
+                None => return,
             }
-            self.transaction(together).await;
         }
     }
 

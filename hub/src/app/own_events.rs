@@ -72,9 +72,9 @@ impl Hub {
             timestamp: now,
             weight: 1,
             gap: 0,
-            data: details.to_string(),
+            data: details.to_string().into(),
         };
-        tracing::info!(kind, details = event.data, "the hub reports");
+        tracing::info!(kind, details = event.data.as_str(), "the hub reports");
         let streams = Streams::from([(boot, vec![event])]);
         let stored = match self.intake.reserve(4096) {
             Ok(room) => self.intake.store(HUB_AGENT, streams, now, room).await.map(|_| ()),

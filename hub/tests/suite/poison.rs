@@ -8,6 +8,7 @@ use picket_hub_db::{AgentSeen, Database, NewAgent, NewEvent, Options, TenantId, 
 use picket_protocol::event::Priority;
 use picket_protocol::hub::ProblemCode;
 use picket_testkit::postgres::Postgres;
+use picket_testkit::wait_until;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use uuid::Uuid;
@@ -62,6 +63,40 @@ async fn a_batch_that_cannot_be_stored_is_refused_alone_and_nobody_is_told_that_
     }
     assert_eq!(poisoned.unwrap_err().code(), ProblemCode::StorageUnavailable);
     assert_eq!(intake.counters().events.load(Ordering::Relaxed), 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_does_not_wait_for_a_transaction_that_waits_itself() {
+    let (held, other) = (Uuid::now_v7(), Uuid::now_v7());
+    let (server, db) = server(&[held, other]).await;
+    let server = Arc::new(server);
+    let (intake, _task) = Intake::start(Arc::clone(&db), T, 1 << 20, |_| {});
+    let store = |agent, seq| {
+        let intake = intake.clone();
+        async move { intake.store(agent, streams(seq), Timestamp::now(), intake.reserve(100).unwrap()).await }
+    };
+    store(held, 1).await.unwrap();
+    // Somebody has the books of the first until something of the other is stored.
+    let holder = tokio::task::spawn_blocking({
+        let server = Arc::clone(&server);
+        let sql = format!(
+            "DO $$ BEGIN PERFORM 1 FROM streams WHERE agent_id = '{held}' FOR UPDATE; FOR tick IN 1..600 LOOP \
+             IF EXISTS (SELECT 1 FROM streams WHERE agent_id = '{other}') THEN RETURN; END IF; \
+             PERFORM pg_sleep(0.05); END LOOP; RAISE EXCEPTION 'nothing of the other came'; END $$"
+        );
+        move || server.sql("hub", &sql)
+    });
+    let waits_for = |what: &str, sql: &str| {
+        tokio::task::block_in_place(|| wait_until(what, || server.sql("hub", sql) == "t"));
+    };
+    let locked = "SELECT count(*) > 0 FROM pg_locks WHERE relation = 'streams'::regclass AND mode = 'RowShareLock'";
+    waits_for("the books to be held", locked);
+    let first = tokio::spawn(store(held, 2));
+    let blocked = "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock'";
+    waits_for("the first batch to wait for them", blocked);
+    assert_eq!(store(other, 1).await.unwrap().new, 1);
+    holder.await.unwrap();
+    assert_eq!(first.await.unwrap().unwrap().new, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

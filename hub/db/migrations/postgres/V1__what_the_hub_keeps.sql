@@ -261,7 +261,8 @@ CREATE TABLE events (
 ) PARTITION BY RANGE (received_at);
 CREATE INDEX events_by_id ON events (tenant_id, id);
 CREATE INDEX events_by_agent ON events (tenant_id, agent_id, id);
-CREATE INDEX events_by_position ON events (tenant_id, xid, position);
+-- The order of commits. With the shard, so that who follows one is not shown the rows of the others.
+CREATE INDEX events_by_position ON events (tenant_id, xid, position, shard);
 
 
 CREATE TABLE leases (

@@ -117,7 +117,7 @@ async fn store(client: &Object, tenant: TenantId, batches: &[Prepared]) -> Step<
     lock(client, tenant, &streams).await?;
     load(client, tenant, &mut streams).await?;
     let mut outcomes = Vec::with_capacity(batches.len());
-    let mut rows = Rows::new();
+    let mut rows = Rows::with_room(taken().map(Prepared::bytes).sum());
     for prepared in batches {
         let Some(stream) = streams.get_mut(&(prepared.batch.agent, prepared.batch.boot_id)) else {
             outcomes.push(IngestOutcome { refused: true, ..IngestOutcome::default() });
@@ -294,8 +294,9 @@ struct Rows {
 }
 
 impl Rows {
-    fn new() -> Self {
-        let mut bytes = BytesMut::with_capacity(COPY_CHUNK);
+    /// For events of about so many bytes.
+    fn with_room(bytes: usize) -> Self {
+        let mut bytes = BytesMut::with_capacity(bytes + COPY_CHUNK);
         bytes.put_slice(COPY_HEADER);
         Self { bytes, count: 0 }
     }

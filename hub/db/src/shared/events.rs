@@ -2,10 +2,10 @@
 
 use super::cursor::{Key, Order};
 use super::select::{Select, by, newest};
-use super::{Engine, Row, Store, Tx, Value, params};
-use crate::events::{TAIL_MAX_BYTES, TAIL_MAX_EVENTS, id_floor, id_time};
+use super::{Engine, Row, Store, Tx, Value, params, tail};
+use crate::events::{id_floor, id_time};
 use crate::{
-    AgentBook, Backend, EventFilter, Events, IngestBatch, IngestOutcome, PAGE_MAX, Page, PageRequest, Position, Result,
+    AgentBook, EventFilter, Events, IngestBatch, IngestOutcome, PAGE_MAX, Page, PageRequest, Position, Result,
     SeqRange, Shard, StoredEvent, StreamBook, Tail, TenantId, Totals,
 };
 use async_trait::async_trait;
@@ -14,10 +14,8 @@ use picket_protocol::event::Priority;
 use uuid::Uuid;
 
 /// The columns of [`stored_event`].
-pub(crate) const EVENT_COLUMNS: &str =
+pub(super) const EVENT_COLUMNS: &str =
     "id, xid, position, agent_id, boot_id, seq, received_at, timestamp, type, class, data";
-/// How many events are passed over in one go while looking for those of few shards.
-const SCAN_MAX: i64 = 20_000;
 
 const NEWEST: Order = newest("events", &[("id", Key::Uuid)]);
 const OLDEST: Order = by("events_oldest", &[("id", Key::Uuid)]);
@@ -25,7 +23,7 @@ const STREAMS: Order = newest("streams", &[("last_seen", Key::Time), ("boot_id",
 const BOOKS: Order = by("books", &[("agent_id", Key::Uuid)]);
 
 /// An event of a row of [`EVENT_COLUMNS`].
-pub(crate) fn stored_event(row: &Row) -> Result<StoredEvent> {
+pub(super) fn stored_event(mut row: Row) -> Result<StoredEvent> {
     let class = |word: &str| Priority::ALL.into_iter().find(|class| class.as_str() == word);
     Ok(StoredEvent {
         id: row.uuid(0)?,
@@ -35,9 +33,9 @@ pub(crate) fn stored_event(row: &Row) -> Result<StoredEvent> {
         seq: row.count(5)?,
         received_at: row.time(6)?,
         timestamp: row.time(7)?,
-        kind: row.text(8)?,
+        kind: row.take_text(8)?,
         class: row.word(9, class)?,
-        data: row.text(10)?,
+        data: row.take_text(10)?,
     })
 }
 
@@ -48,7 +46,7 @@ fn find(tx: &mut dyn Tx, tenant: TenantId, id: Uuid) -> Result<Option<StoredEven
     let sql = format!(
         "SELECT {EVENT_COLUMNS} FROM events WHERE tenant_id = $1 AND id = $2 AND received_at >= $3 AND received_at < $4"
     );
-    tx.row(&sql, params![tenant, id, from, until])?.as_ref().map(stored_event).transpose()
+    tx.row(&sql, params![tenant, id, from, until])?.map(stored_event).transpose()
 }
 
 fn list(tx: &mut dyn Tx, tenant: TenantId, filter: &EventFilter, page: &PageRequest) -> Result<Page<StoredEvent>> {
@@ -66,64 +64,7 @@ fn list(tx: &mut dyn Tx, tenant: TenantId, filter: &EventFilter, page: &PageRequ
         select.when("received_at < ?", until).when("id < ?", id_floor(above));
     }
     let order = if filter.oldest_first { &OLDEST } else { &NEWEST };
-    select.page(tx, order, page, stored_event)
-}
-
-/// What comes after a position in the order of commits, as far as it can be read, and in which order.
-fn beyond(backend: Backend) -> (&'static str, &'static str) {
-    match backend {
-        // One writer: the position alone is the order, and the first parameter the second's companion.
-        Backend::Sqlite => ("position > $3 AND $2 >= 0", "position"),
-        // What a transaction that still runs may have written comes after everything that is read here.
-        Backend::Postgres => {
-            ("(xid, position) > ($2, $3) AND xid < pg_snapshot_xmin(pg_current_snapshot())", "xid, position")
-        }
-    }
-}
-
-fn after(tx: &mut dyn Tx, tenant: TenantId, position: Position, shards: &[Shard], limit: u32) -> Result<Tail> {
-    let limit = i64::from(limit.clamp(1, TAIL_MAX_EVENTS));
-    let (beyond, order) = beyond(tx.backend());
-    let place = [Value::from(tenant), position.transaction.into(), position.row.into()];
-    let mut values = place.to_vec();
-    let sql = if shards.is_empty() {
-        values.push(limit.into());
-        format!("SELECT {EVENT_COLUMNS} FROM events WHERE tenant_id = $1 AND {beyond} ORDER BY {order} LIMIT $4")
-    } else {
-        values.extend(shards.iter().map(|shard| shard.as_str().into()));
-        let places = (4..4 + shards.len()).map(|n| format!("${n}")).collect::<Vec<_>>().join(", ");
-        values.push(limit.into());
-        format!(
-            "SELECT {EVENT_COLUMNS} FROM (SELECT * FROM events WHERE tenant_id = $1 AND {beyond} ORDER BY {order} \
-             LIMIT {SCAN_MAX}) AS next WHERE shard IN ({places}) ORDER BY {order} LIMIT ${}",
-            values.len()
-        )
-    };
-    let rows = tx.query(&sql, &values)?;
-    let full = i64::try_from(rows.len()).is_ok_and(|rows| rows == limit);
-    let (mut events, mut bytes) = (Vec::with_capacity(rows.len()), 0);
-    for row in &rows {
-        let event = stored_event(row)?;
-        bytes += event.data.len();
-        if bytes > TAIL_MAX_BYTES && !events.is_empty() {
-            break;
-        }
-        events.push(event);
-    }
-    let last = events.last().map_or(position, |event| event.position);
-    if full || events.len() < rows.len() {
-        return Ok(Tail { events, next: last, at_end: false });
-    }
-    // All of what was looked at is behind the reader now, also what is for others.
-    let scanned = format!(
-        "SELECT xid, position FROM events WHERE tenant_id = $1 AND {beyond} ORDER BY {order} LIMIT 1 OFFSET {}",
-        SCAN_MAX - 1
-    );
-    let scanned = if shards.is_empty() { None } else { tx.row(&scanned, &place)? };
-    match scanned {
-        Some(row) => Ok(Tail { events, next: row.position(0)?.max(last), at_end: false }),
-        None => Ok(Tail { events, next: tx.event_horizon(tenant)?.max(last).max(position), at_end: true }),
-    }
+    select.page(tx, order, page, |row| stored_event(row.clone()))
 }
 
 const STREAM: &str =
@@ -228,7 +169,7 @@ impl<E: Engine> Events for Store<E> {
 
     async fn events_after(&self, tenant: TenantId, position: Position, shards: &[Shard], limit: u32) -> Result<Tail> {
         let shards = shards.to_vec();
-        self.engine.read("follow events", move |tx| after(tx, tenant, position, &shards, limit)).await
+        self.engine.read("follow events", move |tx| tail::after(tx, tenant, position, &shards, limit)).await
     }
 
     async fn events_horizon(&self, tenant: TenantId) -> Result<Position> {

@@ -6,6 +6,9 @@ use crate::{IngestBatch, IngestOutcome, NewEvent, TenantId};
 use jiff::Timestamp;
 use uuid::Uuid;
 
+/// What a row has besides its texts of any length, with what the wire adds: ids, times, numbers, two words.
+const ROW_BYTES: usize = 160;
+
 /// A batch whose events were looked at, ready to be stored.
 #[derive(Debug)]
 pub(crate) struct Prepared {
@@ -49,6 +52,12 @@ impl Prepared {
     pub(crate) fn span(&self) -> Option<(i64, i64)> {
         let numbers = || self.batch.events.iter().filter_map(|event| i64::try_from(event.seq).ok());
         numbers().min().zip(numbers().max())
+    }
+
+    /// About how many bytes its rows have.
+    pub(crate) fn bytes(&self) -> usize {
+        let row = |event: &NewEvent| event.data.len() + event.kind.len() + ROW_BYTES;
+        self.batch.events.iter().map(row).sum()
     }
 
     /// Takes what is new into the ranges of the stream.

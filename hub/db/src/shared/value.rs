@@ -20,8 +20,9 @@ pub(crate) enum Value {
 }
 
 /// A column of a row.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub(crate) enum Cell {
+    #[default]
     Null,
     Int(i64),
     Bool(bool),
@@ -148,6 +149,14 @@ impl Row {
 
     pub(crate) fn text(&self, column: usize) -> Result<String> {
         self.opt_text(column)?.map_or_else(|| self.wrong(column), Ok)
+    }
+
+    /// A text that is not asked for again.
+    pub(crate) fn take_text(&mut self, column: usize) -> Result<String> {
+        match self.cells.get_mut(column).map(std::mem::take) {
+            Some(Cell::Text(text)) => Ok(text),
+            _ => self.wrong(column),
+        }
     }
 
     /// One of a noun's words.

@@ -40,7 +40,7 @@ fn batch(tx: &SqliteTx<'_>, tenant: TenantId, prepared: &Prepared) -> rusqlite::
             event.kind,
             event.class.as_str(),
             Shard::of(&event.kind).as_str(),
-            event.data,
+            event.data.as_str(),
         ])?;
     }
     note(tx, tenant, prepared, &sifted)?;

@@ -134,7 +134,8 @@ pub(crate) fn event(seq: u64) -> NewEvent {
         timestamp: at(1),
         weight: 1,
         gap: 0,
-        data: format!(r#"{{"timestamp":"2026-11-21T12:00:01Z","action":"modified","path":"/etc/passwd","n":{seq}}}"#),
+        data: format!(r#"{{"timestamp":"2026-11-21T12:00:01Z","action":"modified","path":"/etc/passwd","n":{seq}}}"#)
+            .into(),
     }
 }
 

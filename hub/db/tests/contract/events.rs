@@ -124,7 +124,7 @@ contract! {
         batch.events[2].seq = u64::MAX;
         batch.events[3].kind = "x".repeat(51);
         batch.events.push(NewEvent { seq: 0, ..event(1) });
-        batch.events.push(NewEvent { data: "[".repeat(1000) + &"]".repeat(1000), ..event(9) });
+        batch.events.push(NewEvent { data: ("[".repeat(1000) + &"]".repeat(1000)).into(), ..event(9) });
         let outcome = bench.db.ingest(T, &[batch]).await.unwrap().remove(0);
         assert_eq!((outcome.records, outcome.rejected, outcome.duplicates), (2, 5, 0));
         assert_eq!(tail(&bench, &[], 10).await, [1, 5]);
@@ -237,6 +237,18 @@ contract! {
         assert_eq!(from_now_on.events.iter().map(|event| event.seq).collect::<Vec<_>>(), [41]);
         let text = from_now_on.next.to_string();
         assert_eq!(text.parse::<Position>().unwrap(), from_now_on.next);
+    }
+
+    async fn a_reader_passes_over_what_is_for_others_however_much(bench) {
+        bench.agent(1).await;
+        bench.db.ingest(T, &[batch(1, 100, 1..=30_000)]).await.unwrap();
+        let mut batch = batch(1, 100, [30_001]);
+        batch.events[0].kind = "network".into();
+        bench.db.ingest(T, &[batch]).await.unwrap();
+        assert_eq!(tail(&bench, &[Shard::Network], 5).await, [30_001]);
+        assert_eq!(tail(&bench, &[Shard::Network, Shard::Alert], 5).await, [30_001]);
+        assert_eq!(tail(&bench, &[Shard::Alert], 5).await, [0_u64; 0]);
+        assert_eq!(tail(&bench, &[], 5000).await, (1..=30_001).collect::<Vec<_>>());
     }
 
     async fn a_call_takes_no_more_than_it_says(bench) {

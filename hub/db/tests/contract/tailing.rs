@@ -59,6 +59,22 @@ contract! {
     }
 }
 
+/// What was removed leaves a hole in the positions.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sqlite_steps_over_a_hole_however_large() {
+    let bench = Bench::sqlite().await;
+    bench.agent(1).await;
+    bench.db.ingest(T, &[batch(1, 100, [1])]).await.unwrap();
+    let file = bench.location().replace("sqlite:", "");
+    let sql = "UPDATE sqlite_sequence SET seq = 1000000000000 WHERE name = 'events'";
+    assert_eq!(rusqlite::Connection::open(file).unwrap().execute(sql, []).unwrap(), 1);
+    bench.db.ingest(T, &[batch(1, 100, [2])]).await.unwrap();
+    let first = bench.db.events_after(T, Position::START, &[Shard::File], 10).await.unwrap();
+    let second = bench.db.events_after(T, first.next, &[Shard::File], 10).await.unwrap();
+    let seqs = first.events.iter().chain(&second.events).map(|event| event.seq);
+    assert_eq!((seqs.collect::<Vec<_>>(), first.at_end, second.at_end), (vec![1, 2], false, true));
+}
+
 /// The order of commits is not that in which transactions began: who begins first may commit last.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgres_shows_nothing_before_what_an_older_transaction_may_still_commit() {

@@ -188,7 +188,7 @@ async fn create(
     // As in all events, the details say when.
     data.insert("timestamp".to_owned(), json!(timestamp));
     let (boot_id, seq) = hub.own_stream.next();
-    let data = Value::Object(data).to_string();
+    let data = Value::Object(data).to_string().into();
     let event = NewEvent { seq, kind, class, timestamp, weight: 1, gap: 0, data };
     event.check()?;
     let id = event_id(hub.tenant, asked.agent_id, boot_id, seq, now);
