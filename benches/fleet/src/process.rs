@@ -19,11 +19,35 @@ const TICKS: f64 = 100.0;
 
 /// Processor time in seconds, user and system, of all threads, those that ended included (proc(5), `/proc/PID/stat`).
 pub fn cpu_seconds(pid: u32) -> f64 {
+    let stat = stat(pid);
+    (ticks(&stat, 11) + ticks(&stat, 12)) / TICKS
+}
+
+/// The same of a process and all its children: those that are there, and those that ended and were waited for.
+pub fn family_cpu_seconds(pid: u32) -> f64 {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let numbers = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let children = numbers.filter(|number| parent(*number) == Some(pid)).map(cpu_seconds).sum::<f64>();
+    cpu_seconds(pid) + ended_children(pid) + children
+}
+
+fn stat(pid: u32) -> Vec<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // The name in parentheses may hold anything; what follows it is the third field.
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<f64>().ok()).unwrap_or_default();
-    (ticks(11) + ticks(12)) / TICKS
+    stat.rsplit(')').next().unwrap_or_default().split_whitespace().map(str::to_owned).collect()
+}
+
+fn ticks(stat: &[String], at: usize) -> f64 {
+    stat.get(at).and_then(|field| field.parse::<f64>().ok()).unwrap_or_default()
+}
+
+fn parent(pid: u32) -> Option<u32> {
+    stat(pid).get(1)?.parse().ok()
+}
+
+fn ended_children(pid: u32) -> f64 {
+    let stat = stat(pid);
+    (ticks(&stat, 13) + ticks(&stat, 14)) / TICKS
 }
 
 /// The machine's load, as a word for a report: on a machine that others use, figures say less than ratios.
@@ -37,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_time_of_threads_that_ended_counts() {
+    fn the_time_of_threads_and_children_that_ended_counts() {
         let before = cpu_seconds(std::process::id());
         let busy = move || {
             let mut sum = 0_u64;
@@ -48,5 +72,10 @@ mod tests {
         std::thread::spawn(busy).join().unwrap();
         assert!(cpu_seconds(std::process::id()) >= before + 0.05);
         assert!(own_resident() > 0 && resident(u32::MAX).is_none());
+        let mut child = std::process::Command::new("sh");
+        let child = child.args(["-c", "while [ \"$(cut -d' ' -f14 /proc/$$/stat)\" -lt 5 ]; do :; done"]);
+        let before = family_cpu_seconds(std::process::id());
+        assert!(child.status().unwrap().success());
+        assert!(family_cpu_seconds(std::process::id()) >= before + 0.05, "that of a child that ended");
     }
 }

@@ -30,6 +30,7 @@ struct Round {
     shed: u64,
     hub_cpu: f64,
     own_cpu: f64,
+    server_cpu: f64,
 }
 
 /// Measures on SQLite and on PostgreSQL.
@@ -62,17 +63,18 @@ fn one(bench: &Bench, postgres: Option<&Postgres>, a_machine: u64) {
     for round in 0..ROUNDS {
         // Another boot is another stream: the same numbers are new events.
         machines.iter_mut().for_each(|machine| machine.boot = Uuid::now_v7());
-        alone.push(match postgres {
+        let (rate, cpu) = match postgres {
             None => {
                 let file = folder.path().join(format!("plain-{round}.db"));
-                let (rate, cpu) = super::plain::sqlite(&file, &machines, a_machine, BATCH_ROWS);
-                alone_cpu.push(cpu);
+                let figures = super::plain::sqlite(&file, &machines, a_machine, BATCH_ROWS);
                 std::fs::remove_file(file).unwrap();
-                rate
+                figures
             }
             Some(server) => super::plain::copy(server, "plain", &machines, a_machine, BATCH_ROWS, COPIES),
-        });
-        ours.push(deliver(&hub, &machines, a_machine));
+        };
+        alone.push(rate);
+        alone_cpu.push(cpu);
+        ours.push(deliver(&hub, postgres, &machines, a_machine));
     }
     let name = if postgres.is_some() { "PostgreSQL, COPY" } else { "SQLite, rusqlite" };
     let alone = median(alone);
@@ -90,21 +92,27 @@ fn one(bench: &Bench, postgres: Option<&Postgres>, a_machine: u64) {
     );
     // Of a machine that others use, too, this is what can be compared.
     let each = |cpu: f64| cpu * 1e6 / (a_machine * u64::from(AGENTS)) as f64;
-    let alone =
-        if alone_cpu.is_empty() { String::new() } else { format!(", store alone {:.0}", each(median(alone_cpu))) };
-    println!("  {name:17} processor, microseconds an event: hub {:.0}, load {:.0}{alone}", each(cpu), each(own));
+    let server = median(ours.iter().map(|round| round.server_cpu).collect());
+    let server = if postgres.is_some() { format!(", PostgreSQL {:.0}", each(server)) } else { String::new() };
+    println!(
+        "  {name:17} processor, microseconds an event: hub {:.0}, load {:.0}{server}, store alone {:.0}",
+        each(cpu),
+        each(own),
+        each(median(alone_cpu)),
+    );
     hub.stop();
 }
 
 /// All machines deliver at once; batches are made before.
-fn deliver(hub: &Hub, machines: &[Machine], a_machine: u64) -> Round {
+fn deliver(hub: &Hub, postgres: Option<&Postgres>, machines: &[Machine], a_machine: u64) -> Round {
     let ready: Vec<Vec<EncodedBatch>> = machines
         .iter()
         .map(|machine| (0..a_machine / BATCH).map(|n| batch(machine, n * BATCH + 1..=(n + 1) * BATCH)).collect())
         .collect();
     let (delays, shed, stored) = (Delays::default(), AtomicU64::new(0), AtomicU64::new(0));
     let pid = hub.pid().unwrap();
-    let cpu = (cpu_seconds(pid), cpu_seconds(std::process::id()));
+    let server_cpu = || postgres.map(super::plain::server_cpu).unwrap_or_default();
+    let cpu = (cpu_seconds(pid), cpu_seconds(std::process::id()), server_cpu());
     let began = Instant::now();
     std::thread::scope(|scope| {
         for (machine, batches) in machines.iter().zip(&ready) {
@@ -132,7 +140,7 @@ fn deliver(hub: &Hub, machines: &[Machine], a_machine: u64) -> Round {
         }
     });
     let took = began.elapsed();
-    let cpu = (cpu_seconds(pid) - cpu.0, cpu_seconds(std::process::id()) - cpu.1);
+    let cpu = (cpu_seconds(pid) - cpu.0, cpu_seconds(std::process::id()) - cpu.1, server_cpu() - cpu.2);
     let all = a_machine * machines.len() as u64;
     assert_eq!(stored.into_inner(), all, "each event is stored once");
     Round {
@@ -142,5 +150,6 @@ fn deliver(hub: &Hub, machines: &[Machine], a_machine: u64) -> Round {
         shed: shed.into_inner(),
         hub_cpu: cpu.0,
         own_cpu: cpu.1,
+        server_cpu: cpu.2,
     }
 }

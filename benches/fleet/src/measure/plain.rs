@@ -3,7 +3,7 @@
 
 use crate::event::details;
 use crate::machine::Machine;
-use crate::process::cpu_seconds;
+use crate::process::{cpu_seconds, family_cpu_seconds};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures_util::SinkExt as _;
 use jiff::Timestamp;
@@ -103,7 +103,15 @@ fn copy_bytes(rows: &[Row]) -> Bytes {
     out.freeze()
 }
 
-/// Events a second by COPY: a transaction a batch, a connection for each `machines`' share.
+/// The processor time of a server's processes, in seconds.
+pub fn server_cpu(server: &Postgres) -> f64 {
+    let file = server.socket().parent().unwrap().join("data/postmaster.pid");
+    let text = std::fs::read_to_string(file).unwrap();
+    family_cpu_seconds(text.lines().next().unwrap().trim().parse().unwrap())
+}
+
+/// Events a second by COPY: a transaction a batch, a connection for each `machines`' share; and the processor time that the
+/// server took, in seconds.
 pub fn copy(
     server: &Postgres,
     database: &str,
@@ -111,7 +119,7 @@ pub fn copy(
     a_machine: u64,
     batch: usize,
     writers: usize,
-) -> f64 {
+) -> (f64, f64) {
     server.sql(
         database,
         "DROP TABLE IF EXISTS plain; CREATE SEQUENCE IF NOT EXISTS plain_positions CACHE 1000; CREATE TABLE plain (tenant_id \
@@ -119,7 +127,7 @@ pub fn copy(
          timestamptz NOT NULL, timestamp timestamptz NOT NULL, type text COLLATE \"C\" NOT NULL, class text COLLATE \"C\" NOT \
          NULL, shard text COLLATE \"C\" NOT NULL, data json NOT NULL, xid xid8 NOT NULL DEFAULT pg_current_xact_id(), position \
          bigint NOT NULL DEFAULT nextval('plain_positions')); CREATE INDEX ON plain (tenant_id, id); CREATE INDEX ON plain \
-         (tenant_id, agent_id, id); CREATE INDEX ON plain (xid, position)",
+         (tenant_id, agent_id, id); CREATE INDEX ON plain (tenant_id, xid, position, shard)",
     );
     let url = server.url(database);
     let share = machines.len().div_ceil(writers);
@@ -131,6 +139,7 @@ pub fn copy(
         })
         .collect();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    let cpu = server_cpu(server);
     let took = runtime.block_on(async {
         let mut clients = Vec::new();
         for _ in &ready {
@@ -156,5 +165,5 @@ pub fn copy(
         }
         began.elapsed()
     });
-    rate(machines.len(), a_machine, took)
+    (rate(machines.len(), a_machine, took), server_cpu(server) - cpu)
 }
