@@ -30,8 +30,8 @@ use uuid::Uuid;
 const AT_ONCE: usize = 64;
 /// How long is waited for a batch before the queue is asked again.
 const WAIT: Duration = Duration::from_secs(5);
-/// How long until the queue is tried again after a failure.
-const OPEN_AGAIN: Duration = Duration::from_secs(2);
+/// How long until the queue is tried again: after a failure that passes by itself, and after one that somebody must mend.
+const OPEN_AGAIN: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(10));
 /// How often is looked how full the queue is.
 const LOOK: Duration = Duration::from_secs(10);
 /// The first wait of a batch that cannot be stored now, and the longest.
@@ -93,11 +93,14 @@ async fn take(hub: &Arc<Hub>) {
             Ok((bus, queue)) => pull(hub, &bus, &queue, &turns).await,
             Err(error) => error,
         };
-        // The bus itself has said that the connection is gone.
-        if !ended.is_transient() {
+        // That the connection is gone was said by the bus.
+        let wait = if ended.is_transient() {
+            OPEN_AGAIN.0
+        } else {
             tracing::warn!(error = %ended, "batches of agents are not taken from NATS");
-        }
-        tokio::time::sleep(OPEN_AGAIN).await;
+            OPEN_AGAIN.1
+        };
+        tokio::time::sleep(wait).await;
     }
 }
 

@@ -178,7 +178,7 @@ fn not_found(kind: &GetStreamErrorKind) -> bool {
 fn cannot_create(name: &str, error: &CreateStreamError) -> BusError {
     BusError::Settings {
         what: format!("the stream {name} cannot be made: {}", reason(error)),
-        help: "see bus.nats.replicas, the servers' limits of JetStream, and what this user may do".into(),
+        help: "see bus.copies, the servers' limits of JetStream, and what this user may do".into(),
     }
 }
 

@@ -53,23 +53,20 @@ pub(super) async fn require(settings: &NatsSettings, version: &str) -> Result<()
     if settings.monitoring.is_empty() {
         return Err(BusError::Settings {
             what: "nobody can tell whether NATS syncs each write before it acknowledges it".into(),
-            help: format!(
-                "name the servers' monitoring ports in bus.nats.monitoring (http://host:8222), {ALTERNATIVE}"
-            ),
+            help: format!("name the servers' monitoring ports in bus.monitoring (http://host:8222), {ALTERNATIVE}"),
         });
     }
     for address in &settings.monitoring {
         let answer = get(address, settings.timeout).await.map_err(|reason| BusError::Settings {
             what: format!("the monitoring port {address} does not tell how NATS syncs: {reason}"),
-            help: format!("correct bus.nats.monitoring, {ALTERNATIVE}"),
+            help: format!("correct bus.monitoring, {ALTERNATIVE}"),
         })?;
         judge(address, &answer)?;
     }
     Ok(())
 }
 
-const ALTERNATIVE: &str =
-    "or take the risk of losing acknowledged items in a power cut: bus.nats.accept_unknown_sync: true";
+const ALTERNATIVE: &str = "or take the risk of losing acknowledged items in a power cut: bus.accept_unknown_sync: true";
 
 fn refused(what: String) -> BusError {
     let help = format!(
@@ -82,7 +79,7 @@ fn refused(what: String) -> BusError {
 fn judge(address: &str, answer: &[u8]) -> Result<()> {
     let varz: Varz = serde_json::from_slice(answer).map_err(|_| BusError::Settings {
         what: format!("{address} is not the monitoring port of a NATS server"),
-        help: "correct bus.nats.monitoring".into(),
+        help: "correct bus.monitoring".into(),
     })?;
     match varz.jetstream.config {
         None => Err(refused(format!("the server at {address} has no JetStream"))),
