@@ -10,6 +10,7 @@ mod nats;
 pub mod postgres;
 mod prefix;
 mod server;
+pub mod stores;
 mod vendor;
 
 pub use builds::{Build, Fault, build};

@@ -11,6 +11,7 @@ use picket_hub_db::{Hidden, NewEnrolToken, TenantId};
 use picket_pki::{Certificate, EnrolmentToken, PrivateKey, certificates_from_pem, secret_hash};
 use picket_protocol::hub::{self as wire, EnrolAnswer, Enrolled, Problem};
 use picket_protocol::{BuildInfo, StateFormat};
+use picket_testkit::{NatsServer, stores};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -24,6 +25,8 @@ pub struct Fleet {
     pub running: Running,
     pub dir: Arc<tempfile::TempDir>,
     database: String,
+    /// The bus, where tests use servers and this one brings none of its own.
+    nats: Option<Arc<NatsServer>>,
     /// Seconds that the hub's clock is ahead of the real one.
     ahead: Arc<AtomicI64>,
 }
@@ -55,7 +58,10 @@ impl Answer {
     }
 }
 
-fn sqlite(dir: &tempfile::TempDir) -> String {
+fn database(dir: &tempfile::TempDir) -> String {
+    if stores::are_servers() {
+        return stores::database();
+    }
     format!("sqlite:{}", dir.path().join("hub.db").display())
 }
 
@@ -81,8 +87,8 @@ impl Fleet {
         let mut policies = SecurityPolicies::default();
         change(&mut policies);
         let dir = tempfile::tempdir().unwrap();
-        let database = sqlite(&dir);
-        Self::start_in(Arc::new(dir), database, Self::settings(), policies, Arc::default()).await
+        let database = database(&dir);
+        Self::start_in(Arc::new(dir), database, None, Self::settings(), policies, Arc::default()).await
     }
 
     /// On this database, with this bus.
@@ -92,7 +98,7 @@ impl Fleet {
         settings.bus.nats = vec![nats];
         // What Debian's server can tell of itself is too little; nothing here rests on it.
         settings.bus.accept_unknown_sync = true;
-        Self::start_in(Arc::new(dir), database, settings, SecurityPolicies::default(), Arc::default()).await
+        Self::start_in(Arc::new(dir), database, None, settings, SecurityPolicies::default(), Arc::default()).await
     }
 
     /// Another hub with the same keys, on the same database and bus.
@@ -101,7 +107,8 @@ impl Fleet {
         settings.listen.agents = "127.0.0.1:0".into();
         settings.listen.api = "127.0.0.1:0".into();
         let policies = self.running.hub().security.policies.clone();
-        Self::start_in(Arc::clone(&self.dir), self.database.clone(), settings, policies, Arc::clone(&self.ahead)).await
+        let (dir, ahead) = (Arc::clone(&self.dir), Arc::clone(&self.ahead));
+        Self::start_in(dir, self.database.clone(), self.nats.clone(), settings, policies, ahead).await
     }
 
     fn settings() -> HubSettings {
@@ -116,17 +123,23 @@ impl Fleet {
         let dir = tempfile::tempdir().unwrap();
         let mut settings = Self::settings();
         configure(&mut settings);
-        let database = sqlite(&dir);
-        Self::start_in(Arc::new(dir), database, settings, SecurityPolicies::default(), Arc::default()).await
+        let database = database(&dir);
+        Self::start_in(Arc::new(dir), database, None, settings, SecurityPolicies::default(), Arc::default()).await
     }
 
     async fn start_in(
         dir: Arc<tempfile::TempDir>,
         database: String,
-        settings: HubSettings,
+        mut nats: Option<Arc<NatsServer>>,
+        mut settings: HubSettings,
         policies: SecurityPolicies,
         ahead: Arc<AtomicI64>,
     ) -> Self {
+        if stores::are_servers() && settings.bus.nats.is_empty() {
+            let server = nats.get_or_insert_with(|| Arc::new(NatsServer::start()));
+            settings.bus.nats = vec![server.url()];
+            settings.bus.accept_unknown_sync = true;
+        }
         let keys = KeysFolder::new(dir.path().join("keys"));
         keys.init("test", &settings.names, Timestamp::now()).unwrap();
         let clock = {
@@ -145,7 +158,7 @@ impl Fleet {
             database: database.clone(),
             clock,
         };
-        Self { running: Box::pin(life::start(options)).await.unwrap(), dir, database, ahead }
+        Self { running: Box::pin(life::start(options)).await.unwrap(), dir, database, nats, ahead }
     }
 
     /// Stops the hub and starts it again on what it kept.
@@ -155,14 +168,14 @@ impl Fleet {
 
     /// Stops the hub.
     pub async fn stopped(self) -> Stopped {
-        let Self { running, dir, database, ahead } = self;
+        let Self { running, dir, database, nats, ahead } = self;
         let mut settings = running.hub().settings.clone();
         // The same ports, or the machines would not find it.
         settings.listen.agents = running.agents_address().to_string();
         settings.listen.api = running.api_address().to_string();
         let policies = running.hub().security.policies.clone();
         running.stop().await;
-        Stopped { dir, database, settings, policies, ahead }
+        Stopped { dir, database, nats, settings, policies, ahead }
     }
 
     /// Puts the hub's clock forward.
@@ -295,6 +308,7 @@ pub async fn try_ask(
 pub struct Stopped {
     dir: Arc<tempfile::TempDir>,
     database: String,
+    nats: Option<Arc<NatsServer>>,
     settings: HubSettings,
     policies: SecurityPolicies,
     ahead: Arc<AtomicI64>,
@@ -303,7 +317,7 @@ pub struct Stopped {
 impl Stopped {
     /// Starts it again.
     pub async fn start(self) -> Fleet {
-        Fleet::start_in(self.dir, self.database, self.settings, self.policies, self.ahead).await
+        Fleet::start_in(self.dir, self.database, self.nats, self.settings, self.policies, self.ahead).await
     }
 }
 
