@@ -21,6 +21,8 @@ use picket_hub::clock::Clock;
 use picket_hub::life::{self, Options, StartError};
 use picket_hub::security::Security;
 use picket_hub::state::Hub;
+use picket_layout::Layout;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Runs `picket hub …`.
@@ -84,15 +86,22 @@ fn with_hub_of<T>(
     })
 }
 
-/// Lets `work` run as the owner of the hub's folder.
+/// Lets `work` run as the hub's user.
 fn as_hub<T>(context: &Context<'_>, work: impl FnOnce() -> Result<T, CommandError>) -> Result<T, CommandError> {
-    let folder = context.layout.hub_dir();
-    let is_absent = std::fs::symlink_metadata(&folder).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
-    if is_absent {
+    let Some(folder) = owned(&context.layout) else {
         let none = KeysError::None(context.layout.hub_keys_dir());
         return Err(Box::new(StartError::Keys(none)).into());
-    }
+    };
     crate::wiring::as_owner_of(&folder, work)
+}
+
+/// By whose owner the hub's user is known: the folder of keys, or the hub's own where there are none yet. In a container the
+/// latter is a mount, and belongs to who mounted it. `None` where there is no hub.
+fn owned(layout: &Layout) -> Option<PathBuf> {
+    let is_there = |folder: &PathBuf| {
+        !std::fs::symlink_metadata(folder).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+    };
+    [layout.hub_keys_dir(), layout.hub_dir()].into_iter().find(is_there)
 }
 
 pub(super) fn runtime() -> Result<tokio::runtime::Runtime, CommandError> {
@@ -103,4 +112,21 @@ pub(super) fn runtime() -> Result<tokio::runtime::Runtime, CommandError> {
 /// How the audit log names the person at this terminal.
 pub(super) fn actor(context: &Context<'_>) -> String {
     format!("local:{}", context.process.person())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use picket_layout::Scope;
+
+    #[test]
+    fn the_hubs_user_is_who_owns_its_keys_whoever_mounted_the_folder_around_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::of(Scope::Prefix(dir.path().to_owned())).unwrap();
+        assert_eq!(owned(&layout), None);
+        picket_durable::create_dir(&layout.hub_dir(), 0o700).unwrap();
+        assert_eq!(owned(&layout), Some(layout.hub_dir()));
+        picket_durable::create_dir(&layout.hub_keys_dir(), 0o700).unwrap();
+        assert_eq!(owned(&layout), Some(layout.hub_keys_dir()));
+    }
 }
