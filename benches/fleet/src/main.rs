@@ -1,7 +1,7 @@
 //! The command line of the load: run by `scripts/faults` and `scripts/bench hub`.
 
 use clap::{Parser, Subcommand};
-use picket_load::faults::{self, Plan, child, damage};
+use picket_load::faults::{self, Nats, Plan, child, damage};
 use picket_load::measure::{self, Bench};
 use picket_load::process;
 use std::path::PathBuf;
@@ -28,6 +28,8 @@ enum Command {
         rate: u32,
         #[arg(long)]
         quick: bool,
+        #[arg(long)]
+        nats: Option<String>,
     },
     /// Kill agents, hub and database at random, and compare the books at the end.
     Faults {
@@ -43,9 +45,9 @@ enum Command {
         /// `sqlite`, `postgres` or `both`, one after the other.
         #[arg(long, default_value = "both")]
         store: String,
-        /// Give the hub NATS for a bus, and kill that, too.
+        /// What NATS is for; else it is the hub's bus with PostgreSQL, and is not there with SQLite.
         #[arg(long)]
-        nats: bool,
+        nats: Option<Nats>,
         /// How many agents.
         #[arg(long, default_value_t = 10)]
         agents: u32,
@@ -111,8 +113,8 @@ enum What {
 
 fn main() -> ExitCode {
     match Line::parse().command {
-        Command::Agent { folder, index, rate, quick } => {
-            child::live(&child::Orders { folder, index, rate, quick });
+        Command::Agent { folder, index, rate, quick, nats } => {
+            child::live(&child::Orders { folder, index, rate, quick, nats });
             ExitCode::SUCCESS
         }
         Command::Faults { picket, minutes, seed, store, nats, agents, rate, dir } => {
@@ -131,7 +133,7 @@ fn main() -> ExitCode {
                     duration: Duration::from_secs_f64(minutes * 60.0),
                     seed,
                     postgres: name == "postgres",
-                    nats,
+                    nats: nats.unwrap_or(if name == "postgres" { Nats::Bus } else { Nats::No }),
                     quick: false,
                     patience: Duration::from_secs(900),
                     folder: folder.path().to_owned(),

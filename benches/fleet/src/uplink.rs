@@ -1,12 +1,14 @@
-//! The way of batches to the hub: the agent's own client, and the agent's own reading of what a failure means.
+//! The ways of batches to the hub: the agent's own clients, and the agent's own reading of what a failure means.
 
 use crate::event::details;
 use crate::machine::{Machine, options};
 use jiff::Timestamp;
-use picket_agent::hub::uplink_error;
+use picket_agent::hub::{CertStore, Identity, Relay, UplinkSettings, Via, relay_failure, uplink_error};
+use picket_config::Interval;
 use picket_outbox::EncodedBatch;
 use picket_outbox::delivery::{Accepted, Uplink, UplinkError};
 use picket_protocol::hub::{EVENTS_MEDIA_TYPE, EVENTS_PATH, EventsAnswer, RAW_BYTES_HEADER, RECORDS_HEADER};
+use picket_protocol::trace::TraceContext;
 use picket_transport::hub::HubClient;
 use serde_json::json;
 use std::fmt::Write as _;
@@ -34,8 +36,28 @@ impl HubUplink {
 }
 
 impl Uplink for HubUplink {
-    fn send(&self, batch: &EncodedBatch) -> Result<Accepted, UplinkError> {
+    fn send(&self, batch: &EncodedBatch, _: &TraceContext) -> Result<Accepted, UplinkError> {
         self.deliver(batch).map(|_| Accepted)
+    }
+}
+
+/// Delivers through NATS under one identity, as an agent with `uplink.via: nats` does.
+pub struct NatsUplink(Relay);
+
+impl NatsUplink {
+    /// Through this server, for the identity that is in `store`. An answer is waited for as long as said.
+    pub fn new(server: &str, store: &CertStore, identity: &Identity, patience: Interval) -> Self {
+        let mut settings = UplinkSettings { via: Via::Nats, request_timeout: patience, ..UplinkSettings::default() };
+        settings.nats.servers = vec![server.to_owned()];
+        assert_eq!(settings.problem(), None);
+        Self(Relay::wanted(&settings, store, identity).unwrap().unwrap())
+    }
+}
+
+impl Uplink for NatsUplink {
+    fn send(&self, batch: &EncodedBatch, cause: &TraceContext) -> Result<Accepted, UplinkError> {
+        let sent = self.0.deliver(batch, cause);
+        sent.map(|_| Accepted).map_err(|error| relay_failure(&error, batch.records))
     }
 }
 

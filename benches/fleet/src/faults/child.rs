@@ -5,10 +5,11 @@ use super::marks::Marks;
 use crate::beat::{Beating, Tally};
 use crate::event::event;
 use crate::machine::Machine;
-use crate::uplink::HubUplink;
+use crate::uplink::{HubUplink, NatsUplink};
 use jiff::Timestamp;
-use picket_agent::hub::{CertStore, ledgers};
-use picket_outbox::delivery::{Delivery, DeliverySettings};
+use picket_agent::hub::{CertStore, Identity, ledgers};
+use picket_config::Interval;
+use picket_outbox::delivery::{Delivery, DeliverySettings, Uplink};
 use picket_outbox::{Options, Outbox, OutboxSettings, SystemClock, kernel_boot};
 use picket_protocol::hub::StreamLedger;
 use picket_seal::{Keyring, Sealer};
@@ -37,6 +38,8 @@ pub struct Orders {
     pub rate: u32,
     /// Whether its waits are short: a sample of a minute has no time for a breaker that is open for one.
     pub quick: bool,
+    /// The server through which events go, where they do not go to the hub itself.
+    pub nats: Option<String>,
 }
 
 /// Its books at the end.
@@ -55,7 +58,8 @@ pub fn last_word(folder: &Path) -> PathBuf {
 
 /// Lives until standard input ends, or until it is told to stop there and everything is delivered.
 pub fn live(orders: &Orders) {
-    let identity = CertStore::new(orders.folder.join("certs")).load().unwrap().unwrap();
+    let certs = CertStore::new(orders.folder.join("certs"));
+    let identity = certs.load().unwrap().unwrap();
     let machine = Machine {
         index: orders.index,
         id: identity.record.agent_id,
@@ -77,7 +81,7 @@ pub fn live(orders: &Orders) {
         settings.retry = (Duration::from_millis(100), Duration::from_secs(2));
         settings.breaker.1 = Duration::from_secs(2);
     }
-    let uplink = Box::new(HubUplink::new(&machine));
+    let uplink = way(orders, &certs, &identity, &machine);
     let delivery = Delivery::start(Arc::clone(&outbox), uplink, settings, Arc::new(SystemClock)).unwrap();
     let delivery = Arc::new(delivery);
     let (stop, stopped) = watch::channel(false);
@@ -153,6 +157,15 @@ pub fn live(orders: &Orders) {
     }
     let _ = stop.send(true);
     beats.join().unwrap();
+}
+
+/// Where its events go.
+fn way(orders: &Orders, certs: &CertStore, identity: &Identity, machine: &Machine) -> Box<dyn Uplink> {
+    let patience = Interval::seconds(if orders.quick { 5 } else { 60 });
+    match &orders.nats {
+        Some(server) => Box::new(NatsUplink::new(server, certs, identity, patience)),
+        None => Box::new(HubUplink::new(machine)),
+    }
 }
 
 /// The lines of standard input. Nobody waits for a thread that reads.

@@ -12,6 +12,7 @@ use crate::machine::become_agent;
 use audit::{Subject, Verdict};
 use books::Books;
 use picket_agent::hub::CertStore;
+use picket_pki::EnrolmentToken;
 use services::Services;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -35,14 +36,25 @@ pub struct Plan {
     pub seed: u64,
     /// Whether the hub keeps everything in PostgreSQL.
     pub postgres: bool,
-    /// Whether the hub has NATS for a bus.
-    pub nats: bool,
+    /// What NATS is for.
+    pub nats: Nats,
     /// Whether agents' waits are short, and the database need not sync.
     pub quick: bool,
     /// For how long the agents may deliver what is left, at the end.
     pub patience: Duration,
     /// Where everything lies.
     pub folder: PathBuf,
+}
+
+/// What NATS is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Nats {
+    /// There is none.
+    No,
+    /// The hub has it for a bus.
+    Bus,
+    /// Events go through it, too, and not to the hub itself.
+    Events,
 }
 
 /// How often what was killed.
@@ -95,6 +107,8 @@ impl Dice {
 /// An agent in a process of its own.
 struct Agent {
     subject: Subject,
+    /// The NATS server through which its events go, where they do.
+    through: Option<String>,
     child: Option<Child>,
     /// When it is started again.
     due: Option<Instant>,
@@ -107,6 +121,9 @@ impl Agent {
         command.args(["agent", "--index", &index, "--rate", &rate, "--folder"]).arg(&self.subject.folder);
         if plan.quick {
             command.arg("--quick");
+        }
+        if let Some(server) = &self.through {
+            command.args(["--nats", server]);
         }
         self.child = Some(command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap());
         self.due = None;
@@ -143,7 +160,7 @@ pub fn run(plan: &Plan) -> Outcome {
     });
     hub.start();
     let token = hub.token(usize::try_from(plan.agents).unwrap());
-    let mut agents: Vec<Agent> = (0..plan.agents).map(|index| enrol(plan, &token, index)).collect();
+    let mut agents: Vec<Agent> = (0..plan.agents).map(|index| enrol(plan, &token, index, services.relay())).collect();
     agents.iter_mut().for_each(|agent| agent.start(plan));
     let mut kills = Kills::default();
     chaos(plan, &mut services, &mut hub, &mut agents, &mut kills);
@@ -180,14 +197,14 @@ impl Agent {
     }
 }
 
-fn enrol(plan: &Plan, token: &picket_pki::EnrolmentToken, index: u32) -> Agent {
+fn enrol(plan: &Plan, token: &EnrolmentToken, index: u32, through: Option<String>) -> Agent {
     let folder = plan.folder.join(format!("agent-{index}"));
     std::fs::create_dir_all(&folder).unwrap();
     let set = become_agent(token, index, &AtomicUsize::new(0));
     let store = CertStore::new(folder.join("certs"));
     store.install(&store.lock().unwrap(), &set).unwrap();
     let subject = Subject { index, id: set.record.agent_id, folder, kills: 0 };
-    Agent { subject, child: None, due: None }
+    Agent { subject, through, child: None, due: None }
 }
 
 /// Kills somebody every few seconds, and starts them again a little later.
@@ -294,7 +311,12 @@ fn wait_for_the_judge(books: &Books, patience: Duration) -> Option<String> {
 pub fn tell(name: &str, plan: &Plan, outcome: &Outcome) {
     let Outcome { kills, verdict, drained } = outcome;
     println!(
-        "{name}: {} agents at {} events/s, {} s, seed {}",
+        "{name}{}: {} agents at {} events/s, {} s, seed {}",
+        match plan.nats {
+            Nats::No => "",
+            Nats::Bus => " and NATS",
+            Nats::Events => " and NATS, events through NATS",
+        },
         plan.agents,
         plan.rate,
         plan.duration.as_secs(),

@@ -1,6 +1,6 @@
 //! What the hub needs beside itself: PostgreSQL and NATS, killed and started again.
 
-use super::Plan;
+use super::{Nats, Plan};
 use picket_testkit::NatsServer;
 use picket_testkit::postgres::Postgres;
 use std::time::Instant;
@@ -14,6 +14,7 @@ pub struct Services {
     postgres_due: Option<Instant>,
     nats: Option<NatsServer>,
     nats_due: Option<Instant>,
+    relayed: bool,
 }
 
 impl Services {
@@ -24,8 +25,8 @@ impl Services {
             postgres.create_database(DATABASE);
             postgres
         });
-        let nats = plan.nats.then(NatsServer::start);
-        Self { postgres, postgres_due: None, nats, nats_due: None }
+        let nats = (plan.nats != Nats::No).then(NatsServer::start);
+        Self { postgres, postgres_due: None, nats, nats_due: None, relayed: plan.nats == Nats::Events }
     }
 
     /// The hub's database, where it is not its own file.
@@ -33,11 +34,17 @@ impl Services {
         self.postgres.as_ref().map(|postgres| postgres.url(DATABASE))
     }
 
+    /// The NATS server through which events go, if they do.
+    pub fn relay(&self) -> Option<String> {
+        self.nats.as_ref().filter(|_| self.relayed).map(NatsServer::url)
+    }
+
     /// More lines for the hub's configuration.
     pub fn more(&self) -> String {
+        let events = self.relayed;
         self.nats
             .as_ref()
-            .map(|nats| format!("bus: {{nats: [\"{}\"], accept_unknown_sync: true}}\n", nats.url()))
+            .map(|nats| format!("bus: {{nats: [\"{}\"], accept_unknown_sync: true, events: {events}}}\n", nats.url()))
             .unwrap_or_default()
     }
 
