@@ -8,7 +8,7 @@ use crate::cli::TestConnectionArgs;
 use crate::error::CommandError;
 use crate::exit_code::ExitCode;
 use crate::output::Tone;
-use picket_agent::hub::relay::Relay;
+use picket_agent::hub::Relay;
 use picket_agent::hub::walk::{Goal, Step, StepName, StepState, walk};
 use picket_agent::hub::{CertStore, IdentityError, Via};
 

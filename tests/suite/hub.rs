@@ -3,9 +3,14 @@
 use crate::agent::Foreground;
 use picket_testkit::{Build, Fault, Prefix, build, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::net::TcpListener;
 use std::process::{Child, Command};
+
+/// An agent's log that a program reads and that names each delivery.
+pub(crate) const LOGS: &str = "log_format: json\nlog_levels: {outbox: debug}\n";
 
 /// A hub in the foreground.
 pub struct Hub {
@@ -28,8 +33,10 @@ impl Hub {
         let ports = [free_port(), free_port()];
         let file = prefix.path("etc/picket/hub.yaml");
         let text = fs::read_to_string(&file).unwrap();
-        let listen =
-            format!("listen: {{agents: \"127.0.0.1:{}\", api: \"127.0.0.1:{}\"}}\nheartbeat: 1s\n", ports[0], ports[1]);
+        let listen = format!(
+            "listen: {{agents: \"127.0.0.1:{}\", api: \"127.0.0.1:{}\"}}\nheartbeat: 1s\nlog_level: debug\nlog_format: json\n",
+            ports[0], ports[1]
+        );
         fs::write(&file, format!("{text}{listen}")).unwrap();
         Self { prefix, build, ports, child: None }
     }
@@ -65,6 +72,30 @@ impl Hub {
     }
 }
 
+/// Follows each finding of the hub's log back to the agent's: by the place of its event to the batch that brought it, and by
+/// that one's correlation id to the delivery.
+pub(crate) fn every_finding_is_followed_to_its_delivery(hub: &Hub, agent: &str) {
+    let lines = |text: &str| -> Vec<Value> { text.lines().map(|line| serde_json::from_str(line).unwrap()).collect() };
+    let (hub, agent) = (lines(&fs::read_to_string(hub.prefix.path("hub.log")).unwrap()), lines(agent));
+    let said = |log: &[Value], message: &str| -> Vec<Value> {
+        log.iter().filter(|line| line["message"] == message).cloned().collect()
+    };
+    let (stored, delivered) = (said(&hub, "events are stored"), said(&agent, "events are delivered"));
+    for finding in said(&hub, "a finding") {
+        let (boot, seq) = finding["correlation_id"].as_str().unwrap().split_once(':').unwrap();
+        let seq: u64 = seq.parse().unwrap();
+        let brings = |line: &&Value| {
+            let told = &line["metadata"];
+            let places = told["first_seq"].as_u64().unwrap()..=told["last_seq"].as_u64().unwrap();
+            told["boot_id"] == boot && places.contains(&seq)
+        };
+        let ids = |lines: &[Value]| -> BTreeSet<String> {
+            lines.iter().filter(brings).map(|line| line["correlation_id"].as_str().unwrap().to_owned()).collect()
+        };
+        assert!(!ids(&stored).is_disjoint(&ids(&delivered)), "{finding}\n{stored:?}\n{delivered:?}");
+    }
+}
+
 impl Drop for Hub {
     fn drop(&mut self) {
         if let Some(child) = &mut self.child {
@@ -90,7 +121,7 @@ fn a_machine_enrols_and_what_it_sees_becomes_a_finding_also_when_the_hub_was_awa
         fs::create_dir_all(keys_of(user).parent().unwrap()).unwrap();
     }
     let paths = format!(
-        "file_monitor: {{paths: [\"{}\"]}}\nupdate:\n  releases: http://127.0.0.1:9\n",
+        "file_monitor: {{paths: [\"{}\"]}}\n{LOGS}update:\n  releases: http://127.0.0.1:9\n",
         watched.path().display()
     );
     let machine = Prefix::with_config(&paths);
@@ -118,9 +149,10 @@ fn a_machine_enrols_and_what_it_sees_becomes_a_finding_also_when_the_hub_was_awa
     hub.start();
     // Each of them, and none twice.
     wait_until("what was seen meanwhile", || hub.said("a finding") >= 4);
-    agent.stop();
+    let told = agent.stopped_log();
     hub.stop();
     assert_eq!(hub.said("a finding"), 4);
+    every_finding_is_followed_to_its_delivery(&hub, &told);
     hub.picket(&["hub", "audit-verify"]).expect(0);
 }
 

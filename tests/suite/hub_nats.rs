@@ -1,7 +1,7 @@
 //! An agent whose events go to its hub through NATS, with each of the three away for a while.
 
 use crate::agent::Foreground;
-use crate::hub::Hub;
+use crate::hub::{Hub, LOGS, every_finding_is_followed_to_its_delivery};
 use picket_testkit::{NatsServer, Prefix, wait_until};
 use std::fs;
 
@@ -24,7 +24,7 @@ fn what_an_agent_sees_reaches_its_hub_through_nats_whoever_of_them_is_away() {
     }
     let uplink = format!("uplink: {{via: nats, nats: {{servers: [\"{}\"]}}}}", nats.url());
     let watch = format!("file_monitor: {{paths: [\"{}\"]}}", watched.path().display());
-    let machine = Prefix::with_config(&format!("{uplink}\n{watch}\nupdate:\n  releases: http://127.0.0.1:9\n"));
+    let machine = Prefix::with_config(&format!("{uplink}\n{watch}\n{LOGS}update:\n  releases: http://127.0.0.1:9\n"));
     machine.run_with(&hub.build.exe, &["enroll", "--token-file", &token, "--name", "web-1"]).expect(0);
     let walked = machine.run_with(&hub.build.exe, &["test-connection"]).expect(0);
     assert!(walked.stderr.contains("nats") || walked.stdout.contains("nats"), "{}{}", walked.stdout, walked.stderr);
@@ -46,9 +46,10 @@ fn what_an_agent_sees_reaches_its_hub_through_nats_whoever_of_them_is_away() {
     findings(&hub, 3);
     change("tom");
     findings(&hub, 4);
-    agent.stop();
+    let told = agent.stopped_log();
     hub.stop();
     assert_eq!(hub.said("a finding"), 4, "each of them, and none twice");
+    every_finding_is_followed_to_its_delivery(&hub, &told);
 }
 
 fn findings(hub: &Hub, count: usize) {

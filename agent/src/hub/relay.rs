@@ -15,6 +15,7 @@ use picket_protocol::hub::{
     EventsAnswer, RELAY_CHAIN, RELAY_RAW_BYTES, RELAY_SIGNATURE, RELAY_WIRE, RelayAnswer, RelayOutcome, Signed,
     SignedError, WIRE, relay_message,
 };
+use picket_protocol::trace::{CORRELATION_HEADER, TRACEPARENT_HEADER, TraceContext};
 use picket_transport::hub::HubCallError;
 use sha2::{Digest as _, Sha256};
 use std::fmt::Write as _;
@@ -104,8 +105,8 @@ impl Relay {
     ///
     /// # Errors
     /// When that is not known.
-    pub(crate) fn send(&self, batch: &EncodedBatch) -> Result<EventsAnswer, RelayError> {
-        let (parcel, reply) = self.parcel(batch)?;
+    pub fn deliver(&self, batch: &EncodedBatch, cause: &TraceContext) -> Result<EventsAnswer, RelayError> {
+        let (parcel, reply) = self.parcel(batch, cause)?;
         let word = self.with(async |poster| poster.post(parcel, self.patience).await)?;
         self.read(&word, &reply)
     }
@@ -126,7 +127,7 @@ impl Relay {
     }
 
     /// What is sent, and where the answer will be.
-    fn parcel(&self, batch: &EncodedBatch) -> Result<(Parcel, String), RelayError> {
+    fn parcel(&self, batch: &EncodedBatch, cause: &TraceContext) -> Result<(Parcel, String), RelayError> {
         let name = self.identity.name();
         let tenant = tenant_name(name.tenant);
         let id = id(&batch.bytes);
@@ -139,6 +140,8 @@ impl Relay {
             (RELAY_SIGNATURE, STANDARD.encode(signature)),
             (RELAY_RAW_BYTES, batch.uncompressed_bytes.to_string()),
             (RELAY_WIRE, WIRE.to_string()),
+            (CORRELATION_HEADER, cause.correlation_id.to_string()),
+            (TRACEPARENT_HEADER, cause.parent.child().to_string()),
         ];
         let headers = headers.map(|(name, value)| (name.to_owned(), value)).into();
         Ok((Parcel { id, headers, body: batch.bytes.clone().into() }, reply.to_string()))
@@ -169,7 +172,7 @@ fn id(bytes: &[u8]) -> String {
 }
 
 /// What a failure means for the batch.
-pub(crate) fn relay_failure(error: &RelayError, records: usize) -> UplinkError {
+pub fn relay_failure(error: &RelayError, records: usize) -> UplinkError {
     let kind = match error {
         RelayError::Refused(refusal) => return uplink_error(refusal),
         RelayError::Word(_) | RelayError::Key(_) => UplinkErrorKind::Broken,

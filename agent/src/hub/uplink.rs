@@ -79,7 +79,7 @@ impl Switch {
     fn keep(&self, batch: &EncodedBatch) {
         let Some(store) = &self.store else { return };
         for attempt in 1.. {
-            match store.send(batch) {
+            match store.take(batch) {
                 Ok(_) => return,
                 Err(error) if error.kind == UplinkErrorKind::Busy && attempt < KEEP_ATTEMPTS => {
                     std::thread::sleep(KEEP_PAUSE);
@@ -92,20 +92,31 @@ impl Switch {
         }
     }
 
-    fn to_hub(&self, client: &HubClient, serial: &str, batch: &EncodedBatch) -> Result<Accepted, UplinkError> {
+    fn to_hub(
+        &self,
+        client: &HubClient,
+        serial: &str,
+        batch: &EncodedBatch,
+        cause: &TraceContext,
+    ) -> Result<Accepted, UplinkError> {
         let headers =
             [(RAW_BYTES_HEADER, batch.uncompressed_bytes.to_string()), (RECORDS_HEADER, batch.records.to_string())];
-        let trace = TraceContext::start();
         let sent: Result<EventsAnswer, HubCallError> =
-            client.post_bytes(EVENTS_PATH, EVENTS_MEDIA_TYPE, &headers, &batch.bytes, Some(&trace));
+            client.post_bytes(EVENTS_PATH, EVENTS_MEDIA_TYPE, &headers, &batch.bytes, Some(cause));
         sent.map(|answer| stored(&answer)).map_err(|error| {
             self.refused(&error, serial);
             uplink_error(&error)
         })
     }
 
-    fn through_nats(&self, relay: &Relay, serial: &str, batch: &EncodedBatch) -> Result<Accepted, UplinkError> {
-        relay.send(batch).map(|answer| stored(&answer)).map_err(|error| {
+    fn through_nats(
+        &self,
+        relay: &Relay,
+        serial: &str,
+        batch: &EncodedBatch,
+        cause: &TraceContext,
+    ) -> Result<Accepted, UplinkError> {
+        relay.deliver(batch, cause).map(|answer| stored(&answer)).map_err(|error| {
             if let RelayError::Refused(refusal) = &error {
                 self.refused(refusal, serial);
             }
@@ -130,14 +141,14 @@ fn stored(answer: &EventsAnswer) -> Accepted {
 pub(crate) struct Switched(pub(crate) Arc<Switch>);
 
 impl Uplink for Switched {
-    fn send(&self, batch: &EncodedBatch) -> Result<Accepted, UplinkError> {
+    fn send(&self, batch: &EncodedBatch, cause: &TraceContext) -> Result<Accepted, UplinkError> {
         let switch = &self.0;
         let target = switch.target.read().unwrap_or_else(PoisonError::into_inner).clone();
         match (target, &switch.store) {
             (Target::Hub { client, relay, serial, keep }, _) => {
                 let sent = match relay {
-                    Some(relay) => switch.through_nats(&relay, &serial, batch),
-                    None => switch.to_hub(&client, &serial, batch),
+                    Some(relay) => switch.through_nats(&relay, &serial, batch, cause),
+                    None => switch.to_hub(&client, &serial, batch, cause),
                 };
                 // What the hub will never take is given up once it is alone.
                 let last_word = |error: &UplinkError| error.kind == UplinkErrorKind::Rejected && batch.records == 1;
@@ -146,7 +157,7 @@ impl Uplink for Switched {
                 }
                 sent
             }
-            (Target::Store, Some(store)) => store.send(batch),
+            (Target::Store, Some(store)) => store.take(batch),
             (Target::Store, None) => Err(nowhere("the store cannot be opened")),
             (Target::Nowhere, _) => Err(nowhere("this machine is not enrolled at a hub yet")),
         }
@@ -229,7 +240,7 @@ mod tests {
     fn events_wait_until_it_is_known_where_they_go() {
         let switch = Arc::new(Switch::new(Target::Nowhere, None));
         let batch = EncodedBatch { bytes: Vec::new(), uncompressed_bytes: 0, records: 0 };
-        let error = Switched(Arc::clone(&switch)).send(&batch).unwrap_err();
+        let error = Switched(Arc::clone(&switch)).send(&batch, &TraceContext::start()).unwrap_err();
         assert_eq!(error.kind, UplinkErrorKind::Busy);
     }
 

@@ -5,7 +5,7 @@
 //! not acknowledged comes again, as it would to a hub; the store tells it by its id and keeps it once.
 
 use picket_outbox::EncodedBatch;
-use picket_outbox::delivery::{Accepted, Uplink, UplinkError, UplinkErrorKind};
+use picket_outbox::delivery::{Accepted, UplinkError, UplinkErrorKind};
 use picket_store::{Origin, Store, StoreError, Table};
 use serde::Deserialize;
 use std::sync::Arc;
@@ -59,8 +59,12 @@ impl LocalUplink {
     }
 }
 
-impl Uplink for LocalUplink {
-    fn send(&self, batch: &EncodedBatch) -> Result<Accepted, UplinkError> {
+impl LocalUplink {
+    /// Stores a batch, as the hub does with one that is sent.
+    ///
+    /// # Errors
+    /// Why it is not known to be stored.
+    pub(crate) fn take(&self, batch: &EncodedBatch) -> Result<Accepted, UplinkError> {
         let lines = zstd::bulk::decompress(&batch.bytes, batch.uncompressed_bytes).map_err(|error| UplinkError {
             kind: UplinkErrorKind::Broken,
             retry_after: None,
@@ -125,7 +129,7 @@ pub(crate) mod tests {
         let limits = BatchLimits { records: 700, bytes: 1 << 20 };
         let send = |store: &Arc<Store>, outbox: &Outbox| {
             let batch = outbox.next_batch(limits).unwrap().unwrap();
-            LocalUplink::new(store).send(&batch.encode("device").unwrap()).unwrap();
+            LocalUplink::new(store).take(&batch.encode("device").unwrap()).unwrap();
             batch
         };
         let (store, outbox) = open(dir.path());

@@ -3,6 +3,8 @@
 use crate::lane::Lane;
 use picket_protocol::event::{EVENT_SCHEMA, EventId, Priority};
 use serde::Serialize;
+use std::collections::BTreeMap;
+use uuid::Uuid;
 
 /// zstd's level: 3 is its default, at which telemetry shrinks about thirteen-fold at some hundred MB/s.
 const ZSTD_LEVEL: i32 = 3;
@@ -48,6 +50,16 @@ impl Batch {
     /// How many events it stands for.
     pub fn weight(&self) -> u64 {
         self.records.iter().map(|record| record.weight).sum()
+    }
+
+    /// The first and the last number of each stream of it: by them its events are found again in the logs on their way.
+    pub fn places(&self) -> BTreeMap<Uuid, (u64, u64)> {
+        let mut places = BTreeMap::new();
+        for EventId { boot_id, seq } in self.records.iter().map(|record| record.id) {
+            let (first, last) = places.entry(boot_id).or_insert((seq, seq));
+            (*first, *last) = (seq.min(*first), seq.max(*last));
+        }
+        places
     }
 
     /// The events as they go on the wire, one a line: each is a `picket_protocol::event::Event`.

@@ -2,5 +2,6 @@
 
 pub mod agent;
 pub(crate) mod body;
+pub(crate) mod cause;
 pub mod people;
 pub(crate) mod websocket;

@@ -108,6 +108,15 @@ fn event(line: &[u8], now: Timestamp) -> Result<(Uuid, NewEvent), serde_json::Er
     Ok((line.boot_id, event))
 }
 
+/// The first and the last number of each stream: by them an event is found again in the logs on its way.
+fn places(streams: &Streams) -> Vec<(Uuid, u64, u64)> {
+    let ends = |(boot_id, events): (&Uuid, &Vec<NewEvent>)| {
+        let seqs = || events.iter().map(|event| event.seq);
+        Some((*boot_id, seqs().min()?, seqs().max()?))
+    };
+    streams.iter().filter_map(ends).collect()
+}
+
 impl Hub {
     /// An agent's turn to have a batch stored. One that sends slowly, or in many pieces at once, cannot take the room of all.
     ///
@@ -127,7 +136,11 @@ impl Hub {
     pub async fn take_batch(&self, agent: Uuid, packed: &[u8], raw_bytes: usize, room: Room) -> Outcome<EventsAnswer> {
         let now = self.clock.now();
         let streams = read(packed, raw_bytes, now)?;
+        let places = tracing::enabled!(tracing::Level::DEBUG).then(|| places(&streams));
         let stored = self.intake.store(agent, streams, now, room).await?;
+        for (boot_id, first_seq, last_seq) in places.into_iter().flatten() {
+            tracing::debug!(%agent, %boot_id, first_seq, last_seq, "events are stored");
+        }
         Ok(EventsAnswer { stored: stored.new, duplicates: stored.duplicates, hub_time: self.clock.now() })
     }
 }

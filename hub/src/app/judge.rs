@@ -227,12 +227,12 @@ impl<'a> Bench<'a> {
     async fn judge(&mut self, events: Vec<StoredEvent>, to: Position) -> DbResult<()> {
         let began = Instant::now();
         let count = events.len() as u64;
-        let received: BTreeMap<Uuid, Timestamp> = events.iter().map(|event| (event.id, event.received_at)).collect();
+        let heard: Heard = events.iter().map(|event| (event.id, Came::of(event))).collect();
         let now = self.hub.clock.now();
-        if let Some(oldest) = received.values().min() {
-            self.hub.judged.set_lag(self.shard, now.duration_since(*oldest).max(SignedDuration::ZERO));
+        if let Some(oldest) = heard.values().map(|came| came.at).min() {
+            self.hub.judged.set_lag(self.shard, now.duration_since(oldest).max(SignedDuration::ZERO));
         }
-        let judged_until = received.values().max().copied().max(self.judged_until);
+        let judged_until = heard.values().map(|came| came.at).max().max(self.judged_until);
         let (engine, shard) = (Arc::clone(self.hub.rules.engine()), self.shard);
         // The set is not replaced from the last look whether anything of it is cold until the events are judged.
         let settled = loop {
@@ -261,7 +261,7 @@ impl<'a> Bench<'a> {
         counters.events[self.shard as usize].fetch_add(count - unjudged, Ordering::Relaxed);
         counters.unjudged[self.shard as usize].fetch_add(unjudged, Ordering::Relaxed);
         counters.processing.observe(began.elapsed().as_secs_f64());
-        self.tell(&commit, &judged, &received);
+        self.tell(&commit, &judged, &heard);
         if !judged.outcomes.is_empty() {
             self.hub.tell_findings_changed();
         }
@@ -272,7 +272,7 @@ impl<'a> Bench<'a> {
     }
 
     /// Counts the findings that are new, and writes them to the log.
-    fn tell(&self, commit: &JudgeCommit, judged: &Judged, received: &BTreeMap<Uuid, Timestamp>) {
+    fn tell(&self, commit: &JudgeCommit, judged: &Judged, heard: &Heard) {
         let counters = &self.hub.judged;
         for (change, outcome) in commit.changes.iter().zip(&judged.outcomes) {
             if matches!(outcome.effect, Effect::New | Effect::Reopened) {
@@ -282,13 +282,16 @@ impl<'a> Bench<'a> {
                     .unwrap_or_else(PoisonError::into_inner)
                     .entry(change.severity)
                     .or_default() += 1;
-                let last = change.evidence.last().and_then(|evidence| received.get(&evidence.event));
-                if let Some(delay) = last.and_then(|at| Duration::try_from(commit.now.duration_since(*at)).ok()) {
+                let last = change.evidence.last();
+                let came = last.and_then(|evidence| heard.get(&evidence.event));
+                let delay = came.and_then(|came| Duration::try_from(commit.now.duration_since(came.at)).ok());
+                if let Some(delay) = delay {
                     counters.delay.observe(delay.as_secs_f64());
                 }
                 tracing::info!(
                     finding = %outcome.finding, rule = change.rule, severity = change.severity.as_str(),
-                    agent = ?change.agent, event = %change.evidence[0].event, correlation_id = %correlation(change),
+                    agent = change.agent.map(display), event = last.map(|last| display(last.event)),
+                    correlation_id = came.map(|came| display(format!("{}:{}", came.boot_id, came.seq))),
                     title = change.title, "a finding"
                 );
             }
@@ -323,6 +326,23 @@ impl<'a> Bench<'a> {
 
 /// Where events are, and when they happened.
 type Places = HashMap<Uuid, (Position, Timestamp)>;
+
+/// How an event of the run came: when, and where it stands in its agent's stream, by which it is found again in the logs
+/// on its way here.
+struct Came {
+    at: Timestamp,
+    boot_id: Uuid,
+    seq: u64,
+}
+
+impl Came {
+    fn of(event: &StoredEvent) -> Self {
+        Self { at: event.received_at, boot_id: event.boot_id, seq: event.seq }
+    }
+}
+
+/// The events of a run, by their ids.
+type Heard = HashMap<Uuid, Came>;
 
 /// What a run of events came to.
 #[derive(Default)]
@@ -413,11 +433,6 @@ fn change(found: Match, evidence: Vec<Evidence>) -> FindingChange {
         details,
         deliveries: Vec::new(),
     }
-}
-
-/// By what an event is found again in every log on its way: the place in its stream, which is in its id and its finding.
-fn correlation(change: &FindingChange) -> Uuid {
-    change.evidence.last().map_or(Uuid::nil(), |evidence| evidence.event)
 }
 
 fn severity(level: Level) -> Severity {

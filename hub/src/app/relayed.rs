@@ -24,6 +24,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 /// Batches in hand at a time: the room for events bounds them, too.
@@ -132,7 +133,9 @@ async fn pull(
         for (delivery, turn) in taken.into_iter().zip(free) {
             let (hub, bus) = (Arc::clone(hub), Arc::clone(bus));
             let tasks = hub.tasks.clone();
-            tasks.spawn(async move { handle(&hub, bus.as_ref(), delivery, turn).await });
+            let header = |name: &str| header(&delivery.item, name).map(str::to_owned);
+            let span = crate::api::cause::relayed(header);
+            tasks.spawn(async move { handle(&hub, bus.as_ref(), delivery, turn).await }.instrument(span));
         }
     }
 }
@@ -193,9 +196,13 @@ fn verdict(outcome: Outcome<EventsAnswer>, deliveries: u64) -> Verdict {
     }
 }
 
+fn header<'a>(item: &'a Item, name: &str) -> Option<&'a str> {
+    item.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+}
+
 impl Relayed<'_> {
     fn header(&self, name: &str) -> Option<&str> {
-        self.item.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        header(self.item, name)
     }
 
     /// The certificate of whoever signed this batch, if an authority of `roots` vouches for it. Whether it holds still, and

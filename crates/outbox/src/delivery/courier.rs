@@ -229,7 +229,15 @@ impl Courier {
             correlation_id = cause.correlation_id.as_str(),
             error = tracing::field::Empty
         );
-        let sent = span.in_scope(|| self.uplink.send(&encoded));
+        let sent = span.in_scope(|| {
+            self.uplink.send(&encoded, &cause).inspect(|_| {
+                if tracing::enabled!(tracing::Level::DEBUG) {
+                    for (boot_id, (first_seq, last_seq)) in batch.places() {
+                        tracing::debug!(%boot_id, first_seq, last_seq, "events are delivered");
+                    }
+                }
+            })
+        });
         if let Err(error) = &sent {
             span.record("error", error.detail.as_str());
         }
@@ -276,7 +284,10 @@ impl Courier {
                 self.limits = half.halved();
                 return Ok(Step::Again);
             }
-            tracing::warn!(error = %error.detail, "the receiver does not take an event; it is counted as a gap");
+            for (boot_id, (seq, _)) in batch.places() {
+                let error = &error.detail;
+                tracing::warn!(%boot_id, seq, error, "the receiver does not take an event; it is counted as a gap");
+            }
             self.status.rejected += batch.weight();
             queue.give_up(batch, GapReason::Format)?;
         } else {

@@ -14,16 +14,17 @@ pub use courier::{Courier, DeliverySettings, DeliveryStatus, Queue, Step};
 pub use thread::Delivery;
 
 use crate::batch::EncodedBatch;
+use picket_protocol::trace::TraceContext;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
 /// The way to the receiver. An implementation has a time limit of its own for everything it does.
 pub trait Uplink: Send {
-    /// Sends a batch and waits until the receiver has stored it.
+    /// Sends a batch and waits until the receiver has stored it. `cause` is what the attempt is called in every log.
     ///
     /// # Errors
     /// Why it is not known to be stored, and when to try again.
-    fn send(&self, batch: &EncodedBatch) -> Result<Accepted, UplinkError>;
+    fn send(&self, batch: &EncodedBatch, cause: &TraceContext) -> Result<Accepted, UplinkError>;
 }
 
 /// The receiver has stored the batch, all of it, durably.

@@ -6,6 +6,7 @@ use picket_outbox::delivery::{
 };
 use picket_outbox::{BatchLimits, BreakerState, Clock, EncodedBatch, Outbox, OutboxSettings};
 use picket_protocol::event::{Event, EventBody, EventId, GapReason, Priority};
+use picket_protocol::trace::TraceContext;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -34,7 +35,7 @@ fn error(kind: UplinkErrorKind) -> UplinkError {
 }
 
 impl Uplink for Line {
-    fn send(&self, batch: &EncodedBatch) -> Result<Accepted, UplinkError> {
+    fn send(&self, batch: &EncodedBatch, _: &TraceContext) -> Result<Accepted, UplinkError> {
         let mut hub = self.0.lock().unwrap();
         hub.attempts += 1;
         if hub.away {

@@ -37,6 +37,7 @@ pub fn router(hub: Arc<Hub>) -> Router {
         .fallback(nothing_here)
         .method_not_allowed_fallback(not_that_method)
         .layer(from_fn(speaks_our_wire))
+        .layer(from_fn_with_state("agent_api", super::cause::correlated))
         .layer(from_fn_with_state((hub.watched.requests.clone(), "agents"), measured))
         .with_state(hub)
 }

@@ -47,7 +47,7 @@ pub fn router(hub: &Arc<Hub>) -> Router {
         // An orchestrator's probe says no name and has no rate.
         .merge(hub.watched.api(hub).probes())
         .layer(from_fn_with_state(Arc::clone(hub), headers::secured))
-        .layer(from_fn(problem::correlated))
+        .layer(from_fn_with_state("hub_api", super::cause::correlated))
         .layer(from_fn(super::body::read_on))
         .layer(from_fn_with_state((hub.watched.requests.clone(), "api"), measured))
 }
