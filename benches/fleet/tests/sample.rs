@@ -42,7 +42,7 @@ fn nothing_is_lost_or_doubled_while_postgresql_is_killed_too() {
 
 #[test]
 fn nothing_is_lost_or_doubled_while_events_go_through_nats_that_is_killed_too() {
-    killed_for(20, false, Nats::Events, 338);
+    killed_for(20, false, Nats::Events, 60);
 }
 
 #[test]

@@ -98,12 +98,13 @@ pub struct QueueSpec {
 }
 
 impl QueueSpec {
-    /// The batches of events that agents publish: a minute to store one, two minutes of ids, 1 GiB.
+    /// The batches of events that agents publish: two minutes of ids, 1 GiB, and 20 seconds to store one. Who takes longer
+    /// shares it with another hub, and the store drops what comes twice; who was killed keeps an agent waiting for as long.
     pub fn events() -> Self {
         Self {
             name: "events".into(),
             subjects: vec![Pattern::all_events()],
-            lease: Duration::from_secs(60),
+            lease: Duration::from_secs(20),
             dedupe_window: Duration::from_secs(120),
             max_items: 1_000_000,
             max_bytes: 1 << 30,

@@ -13,7 +13,7 @@ use picket_protocol::hub::{
 use picket_testkit::NatsServer;
 use std::time::Duration;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(12);
 
 /// A hub that takes batches from NATS, and its NATS.
 async fn fleet() -> (Fleet, NatsServer) {
@@ -104,6 +104,19 @@ async fn nobody_speaks_for_another_agent_and_no_revoked_one_for_itself() {
     };
     assert!(matches!(problem.code, ProblemCode::Revoked | ProblemCode::UnknownAgent), "{problem}");
     assert!(findings(&fleet).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_whose_answer_went_to_nobody_is_answered_when_it_is_sent_again() {
+    let (fleet, nats) = fleet().await;
+    let machine = fleet.machine().await;
+    let first = parcel(&machine, &machine.key, "b1", &changed(&machine, 1, "/etc/cron.d/job-1"));
+    let mut before = poster(&nats, &machine).await;
+    eventually(async || post(&mut before, &first).await.ok()).await;
+    // An agent that was killed has forgotten that it was answered, and makes the same batch of the same events.
+    drop(before);
+    let mut after = poster(&nats, &machine).await;
+    assert_eq!(stored(&post(&mut after, &first).await.unwrap()), (0, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]

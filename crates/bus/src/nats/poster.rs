@@ -7,7 +7,7 @@ use async_nats::{Client, Event, HeaderMap, StatusCode, connection::State};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use std::time::Duration;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use uuid::Uuid;
 
 use super::queue::{HEADER_ID, HEADER_REPLY, OWN};
@@ -47,6 +47,8 @@ impl std::fmt::Debug for NatsPoster {
 #[derive(serde::Deserialize)]
 struct Taken {
     error: Option<Refused>,
+    #[serde(default)]
+    duplicate: bool,
 }
 
 #[derive(serde::Deserialize)]
@@ -87,53 +89,76 @@ impl NatsPoster {
     ///
     /// # Errors
     /// It is too long, the queue is full or not there, there is no connection, or nobody answers in time. But for the first
-    /// two the batch may be handled all the same: send it again, with the same id.
+    /// two the batch may be handled all the same: send it again, with the same id. One that the queue had before and that
+    /// nobody answers for a quarter of `patience` is put there once more, for the answer may have gone to nobody.
     pub async fn post(&mut self, parcel: Parcel, patience: Duration) -> Result<Bytes> {
         if self.client.connection_state() != State::Connected {
             return Err(BusError::Disconnected);
         }
+        let way = self.way(&parcel)?;
+        let answer_by = Instant::now() + patience;
+        self.put(&way, &parcel.id, &parcel.body).await?;
+        let mut standing = Standing::Sent { by: Instant::now() + self.timeout };
+        let mut is_first = true;
+        loop {
+            let by = match standing {
+                Standing::Sent { by } | Standing::TakenBefore { by } => by.min(answer_by),
+                Standing::Taken => answer_by,
+            };
+            let Ok(heard) = timeout_at(by, self.inbox.next()).await else {
+                match standing {
+                    Standing::Sent { .. } => return Err(BusError::TimedOut(self.timeout)),
+                    Standing::TakenBefore { by } if by < answer_by => {
+                        // It was answered, and nobody heard: by a name of its own it is taken, and answered, once more.
+                        is_first = false;
+                        self.put(&way, &format!("{}-again", parcel.id), &parcel.body).await?;
+                        standing = Standing::Sent { by: Instant::now() + self.timeout };
+                        continue;
+                    }
+                    Standing::Taken | Standing::TakenBefore { .. } => return Err(BusError::Unanswered(patience)),
+                }
+            };
+            let heard = heard.ok_or(BusError::Closed)?;
+            if heard.subject.as_str() == way.reply.as_str() {
+                return Ok(heard.payload);
+            }
+            // Anything else is about a batch of before.
+            if heard.subject.as_str() == way.receipt.as_str() {
+                let is_known = is_known_to(heard.status, &heard.payload)?;
+                standing = if is_known && is_first {
+                    Standing::TakenBefore { by: Instant::now() + patience / 4 }
+                } else {
+                    Standing::Taken
+                };
+            }
+        }
+    }
+
+    fn way(&self, parcel: &Parcel) -> Result<Way> {
         let (subject, reply) = Self::subjects(self.tenant, self.agent, &parcel.id)?;
         let receipt = Subject::inbox(self.tenant, self.agent, &format!("got-{}", parcel.id))?;
         let mut headers = HeaderMap::new();
-        headers.insert(HEADER_ID, parcel.id.as_str());
         headers.insert(HEADER_REPLY, reply.as_str());
         for (name, value) in &parcel.headers {
             headers.insert(format!("{OWN}{name}").as_str(), value.as_str());
         }
+        Ok(Way { subject, reply, receipt, headers })
+    }
+
+    /// Puts a batch into the queue, under `id`.
+    async fn put(&self, way: &Way, id: &str, body: &Bytes) -> Result<()> {
+        let mut headers = way.headers.clone();
+        headers.insert(HEADER_ID, id);
         let limit = MAX_MESSAGE.min(self.client.max_payload());
-        let bytes = parcel.body.len() + length_of(&headers);
+        let bytes = body.len() + length_of(&headers);
         if bytes > limit {
             return Err(BusError::TooLong { bytes, limit });
         }
-        let receipt_by = Instant::now() + self.timeout;
-        let answer_by = Instant::now() + patience;
-        let sent = self.client.publish_with_reply_and_headers(
-            subject.as_str().to_owned(),
-            receipt.as_str().to_owned(),
-            headers,
-            parcel.body,
-        );
-        match timeout_at(receipt_by, sent).await {
-            Ok(sent) => sent.map_err(|error| refused("publish", &error))?,
-            Err(_) => return Err(BusError::TimedOut(self.timeout)),
-        }
-        let mut is_taken = false;
-        loop {
-            let (by, late) = if is_taken {
-                (answer_by, BusError::Unanswered(patience))
-            } else {
-                (receipt_by, BusError::TimedOut(self.timeout))
-            };
-            let Ok(heard) = timeout_at(by, self.inbox.next()).await else { return Err(late) };
-            let heard = heard.ok_or(BusError::Closed)?;
-            if heard.subject.as_str() == reply.as_str() {
-                return Ok(heard.payload);
-            }
-            // Anything else is about a batch of before.
-            if heard.subject.as_str() == receipt.as_str() {
-                is_taken_by(heard.status, &heard.payload)?;
-                is_taken = true;
-            }
+        let (subject, receipt) = (way.subject.as_str().to_owned(), way.receipt.as_str().to_owned());
+        let sent = self.client.publish_with_reply_and_headers(subject, receipt, headers, body.clone());
+        match timeout(self.timeout, sent).await {
+            Ok(sent) => sent.map_err(|error| refused("publish", &error)),
+            Err(_) => Err(BusError::TimedOut(self.timeout)),
         }
     }
 
@@ -143,18 +168,38 @@ impl NatsPoster {
     }
 }
 
-/// Whether JetStream has it.
-fn is_taken_by(status: Option<StatusCode>, receipt: &[u8]) -> Result<()> {
+/// Where a batch goes, and what goes with it.
+struct Way {
+    subject: Subject,
+    reply: Subject,
+    receipt: Subject,
+    headers: HeaderMap,
+}
+
+/// How a batch stands that was sent.
+#[derive(Clone, Copy)]
+enum Standing {
+    /// JetStream has not said that it has it.
+    Sent { by: Instant },
+    /// It has it now.
+    Taken,
+    /// It had it before, by the same name: it waits there still, or it was handled and the answer went to nobody, for this
+    /// agent or the connection was away. Only time tells which.
+    TakenBefore { by: Instant },
+}
+
+/// Whether JetStream, which has it now, had it before.
+fn is_known_to(status: Option<StatusCode>, receipt: &[u8]) -> Result<bool> {
     let refused = |reason: &str| BusError::Refused { operation: "take a batch".into(), reason: reason.into() };
     if status == Some(StatusCode::NO_RESPONDERS) {
         return Err(refused("it has no queue for batches; start a hub with bus.events"));
     }
     match serde_json::from_slice::<Taken>(receipt) {
-        Ok(Taken { error: None }) => Ok(()),
-        Ok(Taken { error: Some(error) }) if error.description.contains("maximum") => {
+        Ok(Taken { error: None, duplicate }) => Ok(duplicate),
+        Ok(Taken { error: Some(error), .. }) if error.description.contains("maximum") => {
             Err(BusError::Full { queue: "events".into() })
         }
-        Ok(Taken { error: Some(error) }) => {
+        Ok(Taken { error: Some(error), .. }) => {
             Err(refused(&error.description.chars().filter(|c| !c.is_control()).take(200).collect::<String>()))
         }
         Err(_) => Err(refused("its answer cannot be read")),
@@ -187,14 +232,14 @@ mod tests {
 
     #[test]
     fn only_what_jetstream_says_it_has_is_taken() {
-        assert!(is_taken_by(None, br#"{"stream":"PICKET_V1_EVENTS","seq":1}"#).is_ok());
-        assert!(is_taken_by(None, br#"{"stream":"PICKET_V1_EVENTS","seq":1,"duplicate":true}"#).is_ok());
+        assert!(matches!(is_known_to(None, br#"{"stream":"PICKET_V1_EVENTS","seq":1}"#), Ok(false)));
+        assert!(matches!(is_known_to(None, br#"{"stream":"PICKET_V1_EVENTS","seq":1,"duplicate":true}"#), Ok(true)));
         let full = br#"{"error":{"code":503,"err_code":10077,"description":"maximum bytes exceeded"}}"#;
-        assert!(matches!(is_taken_by(None, full), Err(BusError::Full { .. })));
+        assert!(matches!(is_known_to(None, full), Err(BusError::Full { .. })));
         let weak = br#"{"error":{"code":503,"description":"insufficient\nresources"}}"#;
-        assert!(matches!(is_taken_by(None, weak), Err(BusError::Refused { reason, .. }) if !reason.contains('\n')));
-        let nobody = is_taken_by(Some(StatusCode::NO_RESPONDERS), b"").unwrap_err().to_string();
+        assert!(matches!(is_known_to(None, weak), Err(BusError::Refused { reason, .. }) if !reason.contains('\n')));
+        let nobody = is_known_to(Some(StatusCode::NO_RESPONDERS), b"").unwrap_err().to_string();
         assert!(nobody.contains("bus.events"), "{nobody}");
-        assert!(is_taken_by(None, b"?").is_err());
+        assert!(is_known_to(None, b"?").is_err());
     }
 }
