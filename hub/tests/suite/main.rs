@@ -9,6 +9,7 @@ mod poison;
 mod relayed;
 mod replicas;
 mod sockets;
+mod users;
 mod watched;
 mod webhooks;
 mod wire;
