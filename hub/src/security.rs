@@ -31,7 +31,8 @@ picket_config::settings! {
 picket_config::settings! {
     /// Who is turned away.
     pub struct IpBlocking {
-        /// Whether who fails to authenticate ten times within a quarter of an hour is blocked: the address and the name.
+        /// Whether an address that fails to authenticate ten times within a quarter of an hour is blocked, and a name that
+        /// ten addresses fail with: that one for new sign-ins with its password, from where it has not signed in before.
         pub auto_block_on_critical: bool = true,
         /// For how many hours.
         pub block_duration_hours: u32 = 24,

@@ -19,6 +19,9 @@ pub(crate) enum HubCommand {
     /// People who may use the hub.
     #[command(subcommand)]
     User(HubUserCommand),
+    /// Who is turned away after they failed to sign in.
+    #[command(subcommand)]
+    Block(HubBlockCommand),
     /// Take a backup of everything the hub keeps, also while it runs.
     ///
     /// One file, of one moment, the same for SQLite and PostgreSQL: a backup of one restores into the other. It holds hashes of
@@ -222,6 +225,19 @@ pub(crate) enum HubUserCommand {
     Grant(GrantArgs),
     /// Let somebody do something no more.
     Revoke(GrantArgs),
+}
+
+/// `picket hub block …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum HubBlockCommand {
+    /// Show who is turned away, and until when.
+    List(JsonArgs),
+    /// Let somebody in again, at once and also while the hub runs.
+    Lift {
+        /// An address, or the name of a user.
+        #[arg(value_name = "ADDRESS|NAME")]
+        who: String,
+    },
 }
 
 /// `picket hub user add`.

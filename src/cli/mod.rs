@@ -18,7 +18,7 @@ pub(crate) use data::{
 };
 pub(crate) use enroll::{CertCommand, EnrollArgs, RenewArgs, TestConnectionArgs, TokenArgs};
 pub(crate) use hub::{
-    GrantArgs, HubBackupArgs, HubCaCommand, HubCommand, HubConfigArgs, HubInitArgs, HubMigrateArgs, HubRestoreArgs,
+    GrantArgs, HubBackupArgs, HubBlockCommand, HubCaCommand, HubCommand, HubConfigArgs, HubInitArgs, HubMigrateArgs, HubRestoreArgs,
     HubTokenCommand, HubUserCommand, TokenCreateArgs, UserAddArgs,
 };
 pub(crate) use release::{

@@ -157,6 +157,26 @@ fn a_machine_enrols_and_what_it_sees_becomes_a_finding_also_when_the_hub_was_awa
 }
 
 #[test]
+fn a_block_is_lifted_on_the_machine_of_the_hub() {
+    let hub = Hub::made();
+    assert_eq!(hub.picket(&["hub", "block", "list", "--json"]).expect(0).json(), serde_json::json!([]));
+    let db = rusqlite::Connection::open(hub.prefix.path("var/lib/picket-hub/hub.db")).unwrap();
+    db.execute("INSERT INTO blocks VALUES (1, 'address', '2001:db8::/64', NULL, 'test', 0, 'hub')", []).unwrap();
+    drop(db);
+    let listed = hub.picket(&["hub", "block", "list", "--json"]).expect(0).json();
+    assert_eq!(listed[0]["value"], "2001:db8::/64");
+    for (who, said) in [("2001:db8::7", "lifted"), ("2001:db8::/64", "no block"), ("admin", "no block")] {
+        let lifted = hub.picket(&["hub", "block", "lift", who]).expect(0);
+        assert!(lifted.stderr.contains(said) || lifted.stdout.contains(said), "{who}: {lifted:?}");
+    }
+    assert_eq!(hub.picket(&["hub", "block", "list", "--json"]).expect(0).json(), serde_json::json!([]));
+    let unknown = hub.picket(&["hub", "block", "lift", "nobody"]).expect(1);
+    assert!(unknown.stderr.contains("nobody is called so"), "{}", unknown.stderr);
+    // What was done on the machine is written down, too.
+    assert_eq!(hub.picket(&["hub", "audit-verify", "--json"]).expect(0).json()["problems"], serde_json::json!([]));
+}
+
+#[test]
 fn a_hub_without_keys_or_with_a_torn_database_says_what_to_do_and_ends() {
     let empty = Prefix::new("http://127.0.0.1:9");
     let build = build("1.0.0", Fault::None);

@@ -40,6 +40,9 @@ pub trait ApiTokens {
     /// The one with this hash, whether in force or not.
     async fn api_token_by_hash(&self, tenant: TenantId, hash: &Sha256) -> Result<Option<ApiToken>>;
 
+    /// The one with this id, whether in force or not.
+    async fn api_token(&self, tenant: TenantId, id: Uuid) -> Result<Option<ApiToken>>;
+
     /// Those of a principal, or all, the newest first.
     async fn api_tokens(&self, tenant: TenantId, principal: Option<&str>, page: &PageRequest)
     -> Result<Page<ApiToken>>;

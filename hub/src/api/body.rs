@@ -66,14 +66,18 @@ pub(crate) async fn json<T: DeserializeOwned>(headers: &HeaderMap, body: Body, l
     read(&json_bytes(headers, body, limit).await?)
 }
 
+/// Whether these say that the body is JSON, with whatever parameters (RFC 9110 §8.3.1).
+pub(crate) fn is_json(headers: &HeaderMap) -> bool {
+    let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    media_type.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
+}
+
 /// Takes the bytes of a JSON document, for those who need them, too.
 ///
 /// # Errors
 /// As [`json`].
 pub(crate) async fn json_bytes(headers: &HeaderMap, body: Body, limit: usize) -> Outcome<Bytes> {
-    let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let media_type = media_type.split(';').next().unwrap_or_default().trim();
-    if !media_type.eq_ignore_ascii_case("application/json") {
+    if !is_json(headers) {
         let detail = "the body must be application/json (header Content-Type)";
         return Err(Refusal::new(ProblemCode::UnsupportedMediaType, detail));
     }

@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a step that fails ends the test")]
 
 mod again;
+mod abuse;
+mod audited;
 mod fleet;
 mod judge;
 mod people;
@@ -9,6 +11,7 @@ mod poison;
 mod relayed;
 mod replicas;
 mod sockets;
+mod users;
 mod watched;
 mod webhooks;
 mod wire;

@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use std::collections::BTreeSet;
 use uuid::Uuid;
 
-const PASSWORD: &str = "correct horse battery staple";
+pub const PASSWORD: &str = "correct horse battery staple";
 
 /// Somebody with an API token.
 pub struct Person {
@@ -19,6 +19,11 @@ pub struct Person {
 }
 
 impl Person {
+    /// Somebody with this token.
+    pub fn of(token: String) -> Self {
+        Self { token, headers: Vec::new() }
+    }
+
     pub async fn ask(&self, fleet: &Fleet, method: &str, path: &str, body: Option<&Value>) -> Answer {
         let mut headers = self.headers.clone();
         if !self.token.is_empty() {

@@ -3,6 +3,7 @@
 //! What these commands do is written to the hub's audit log under `local:` and the person's name, as what the API does is.
 
 mod backup;
+mod block;
 mod ca;
 pub(super) mod init;
 mod migrate;
@@ -32,6 +33,7 @@ pub(super) fn run(context: &Context<'_>, command: HubCommand) -> Result<ExitCode
         HubCommand::Serve(args) => serve::run(context, &args),
         HubCommand::Token(command) => token::run(context, command),
         HubCommand::User(command) => people::run(context, command),
+        HubCommand::Block(command) => block::run(context, &command),
         HubCommand::Backup(args) => backup::backup(context, &args),
         HubCommand::Restore(args) => backup::restore(context, &args),
         HubCommand::Migrate(args) => migrate::run(context, &args),

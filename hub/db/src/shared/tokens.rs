@@ -60,6 +60,15 @@ impl<E: Engine> ApiTokens for Store<E> {
             .await
     }
 
+    async fn api_token(&self, tenant: TenantId, id: Uuid) -> Result<Option<ApiToken>> {
+        self.engine
+            .read("find an API token", move |tx| {
+                let sql = format!("SELECT {COLUMNS} FROM api_tokens WHERE tenant_id = $1 AND id = $2");
+                tx.row(&sql, params![tenant, id])?.as_ref().map(token).transpose()
+            })
+            .await
+    }
+
     async fn api_tokens(
         &self,
         tenant: TenantId,

@@ -118,6 +118,8 @@ contract! {
         bench.db.api_tokens_used(T, &[(id(3), at(9)), (id(99), at(9)), (id(1), at(8))]).await.unwrap();
         bench.db.api_tokens_used(T, &[(id(3), at(7))]).await.unwrap();
         let found = bench.db.api_token_by_hash(T, &[3; 32]).await.unwrap().unwrap();
+        assert_eq!(bench.db.api_token(T, id(3)).await.unwrap(), Some(found.clone()));
+        assert_eq!(bench.db.api_token(T, id(9)).await.unwrap(), None);
         assert_eq!((found.id, found.last_used, found.revoked_at), (id(3), Some(at(9)), None));
         assert!(bench.db.revoke_api_token(T, id(3), at(10)).await.unwrap());
         assert!(!bench.db.revoke_api_token(T, id(3), at(11)).await.unwrap());

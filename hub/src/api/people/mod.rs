@@ -1,7 +1,8 @@
 //! What people and their programs ask of the hub: the API under `/api/v1`, described at `/api/openapi.json`.
 //!
-//! Every route stands in a [`Guarded`] list with what it needs of who asks: there is no way to add one without. Who asks is
-//! found out once ([`access`]); what they may see of it is in the [`Caller`] that a handler gets.
+//! Every route stands in a [`Guarded`] list with what it needs of who asks. Beside them, open to everybody, are only the
+//! description (`/api/openapi.json`, `/api/docs`) and the probes (`/livez`, `/readyz`): [`router`] adds them. Who asks is found
+//! out once ([`access`]); what they may see of it is in the [`Caller`] that a handler gets.
 
 pub(crate) mod access;
 pub(crate) mod guarded;

@@ -4,12 +4,12 @@
 //! What is told names the place and the pattern, not the text: it may be a password.
 
 use super::access::{Asker, From};
+use crate::api::body::is_json;
 use crate::app::admission::Each;
 use crate::refusal::{Outcome, Refusal};
 use crate::state::Hub;
 use axum::body::{Body, Bytes};
 use axum::extract::{MatchedPath, Query, Request, State};
-use axum::http::header::CONTENT_TYPE;
 use axum::middleware::Next;
 use axum::response::Response;
 use futures_util::{StreamExt as _, stream};
@@ -100,8 +100,7 @@ async fn read(request: Request) -> (Request, Vec<(String, String)>) {
     if let Ok(Query(pairs)) = Query::<Vec<(String, String)>>::try_from_uri(request.uri()) {
         texts.extend(pairs.into_iter().map(|(name, value)| (format!("?{name}"), value)));
     }
-    let is_json = request.headers().get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().ends_with(b"json"));
-    if !is_json {
+    if !is_json(request.headers()) {
         return (request, texts);
     }
     let (parts, mut body) = request.into_parts();
@@ -157,6 +156,7 @@ fn walk(value: &Value, place: &mut String, texts: &mut Vec<(String, String)>) {
 mod tests {
     use super::*;
     use crate::security::InputValidation;
+    use axum::http::header::CONTENT_TYPE;
 
     fn usual() -> Suspicions {
         Suspicions::new(&InputValidation::default().forbidden_patterns).unwrap()
@@ -176,6 +176,19 @@ mod tests {
         assert_eq!(suspicions.find(&texts[2..]), Some(("/list/0/a~1b", r"union\s+select")));
         let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap();
         assert_eq!(body, document.as_bytes());
+    }
+
+    #[tokio::test]
+    async fn json_is_looked_at_however_its_media_type_is_written() {
+        let of = async |media_type: &str| {
+            let body = Body::from(r#"{"name":"../"}"#);
+            let request = Request::builder().header(CONTENT_TYPE, media_type).body(body).unwrap();
+            read(request).await.1.len()
+        };
+        for taken in ["application/json", "application/json; charset=utf-8", "APPLICATION/JSON ;q=\"x\""] {
+            assert_eq!(of(taken).await, 2, "{taken}");
+        }
+        assert_eq!(of("text/plain; x=json").await, 0, "nobody reads it as JSON");
     }
 
     #[tokio::test]

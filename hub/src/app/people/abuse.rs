@@ -1,18 +1,22 @@
 //! Who fails to say who they are again and again: first a rate, then a block.
 //!
-//! Failures are counted for each address and each name within a window that slides. An address of IPv6 counts by its /64,
-//! which is one customer's. Addresses on the list of exceptions are never blocked, nor are agents: theirs is another
-//! listener, and a valid certificate.
+//! Failures are counted for each address, and for each name the addresses that failed with it, within a window that slides.
+//! An address of IPv6 counts by its /64, which is one customer's. Addresses on the list of exceptions are never blocked, nor
+//! are agents: theirs is another listener, and a valid certificate.
+//!
+//! One address alone blocks itself and no name: else everybody could keep everybody out. Many addresses that try one name
+//! block new sign-ins with its password, except from where it has signed in before.
 
 use jiff::{SignedDuration, Timestamp};
 use picket_hub_db::Network;
 use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Within which time failures are counted together.
 const WINDOW: SignedDuration = SignedDuration::from_mins(15);
-/// How many failures within it are one too many.
+/// How many failures of an address within it, or addresses that failed with a name, are one too many.
 const MAX_FAILURES: usize = 10;
 /// How many addresses and names are remembered; beyond, the ones that failed longest ago are forgotten.
 const MAX_REMEMBERED: usize = 10_000;
@@ -20,37 +24,91 @@ const MAX_REMEMBERED: usize = 10_000;
 /// Counts failures.
 #[derive(Debug, Default)]
 pub struct Failures {
-    by_subject: Mutex<HashMap<String, VecDeque<Timestamp>>>,
+    books: Mutex<Books>,
+}
+
+#[derive(Debug, Default)]
+struct Books {
+    /// When an address failed, and with which name; empty for a name that nobody has, and for what is no password.
+    by_address: HashMap<String, VecDeque<(Timestamp, String)>>,
+    /// When a name failed, and from which address.
+    by_name: HashMap<String, VecDeque<(Timestamp, String)>>,
+    /// From where a name signed in with its password, and when last.
+    signed_in: HashMap<(String, String), Timestamp>,
+}
+
+/// What a failure came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct TooMany {
+    /// The address has failed too often.
+    pub address: bool,
+    /// Too many addresses have failed with the name.
+    pub name: bool,
 }
 
 impl Failures {
-    /// Notes a failure of `subject`. Says whether it is one too many: then the count begins anew.
-    pub fn note(&self, subject: &str, now: Timestamp) -> bool {
-        let mut failures = self.by_subject.lock().unwrap_or_else(PoisonError::into_inner);
-        if failures.len() >= MAX_REMEMBERED && !failures.contains_key(subject) {
-            failures.retain(|_, times| times.back().is_some_and(|last| now.duration_since(*last) < WINDOW));
-            if failures.len() >= MAX_REMEMBERED {
-                let oldest = failures.iter().min_by_key(|(_, times)| times.back().copied());
-                if let Some(oldest) = oldest.map(|(subject, _)| subject.clone()) {
-                    failures.remove(&oldest);
-                }
-            }
-        }
-        let times = failures.entry(subject.to_owned()).or_default();
-        while times.front().is_some_and(|first| now.duration_since(*first) >= WINDOW) {
-            times.pop_front();
-        }
-        times.push_back(now);
-        if times.len() < MAX_FAILURES {
-            return false;
-        }
-        failures.remove(subject);
-        true
+    /// Notes a failure at `address`, with the password of `name` where somebody has that name. What is one too many is
+    /// counted anew from then on.
+    pub fn note(&self, address: &str, name: Option<&str>, now: Timestamp) -> TooMany {
+        let mut books = self.books();
+        let by_address = count(&mut books.by_address, address, name.unwrap_or_default(), now, false);
+        let by_name = name.is_some_and(|name| count(&mut books.by_name, name, address, now, true));
+        TooMany { address: by_address, name: by_name }
     }
 
-    /// Forgets the failures of `subject`: it has said who it is.
-    pub fn forgive(&self, subject: &str) {
-        self.by_subject.lock().unwrap_or_else(PoisonError::into_inner).remove(subject);
+    /// Forgets what failed with the password of `name` at `address`, and nothing else, and remembers that both belong
+    /// together: it has signed in there.
+    pub fn signed_in(&self, address: &str, name: &str, now: Timestamp) {
+        let mut books = self.books();
+        if let Some(failures) = books.by_address.get_mut(address) {
+            failures.retain(|(_, with)| with != name);
+        }
+        if let Some(failures) = books.by_name.get_mut(name) {
+            failures.retain(|(_, at)| at != address);
+        }
+        let place = (address.to_owned(), name.to_owned());
+        make_room(&mut books.signed_in, &place, |last| Some(*last));
+        books.signed_in.insert(place, now);
+    }
+
+    /// Whether `name` has signed in at `address` since this process started, as far as that is remembered.
+    pub fn is_known(&self, address: &str, name: &str) -> bool {
+        self.books().signed_in.contains_key(&(address.to_owned(), name.to_owned()))
+    }
+
+    fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Notes a failure of `subject` with `other`, each of which counts once where `each_once`. Says whether it is one too many:
+/// then the count begins anew.
+fn count(
+    book: &mut HashMap<String, VecDeque<(Timestamp, String)>>,
+    subject: &str,
+    other: &str,
+    now: Timestamp,
+    each_once: bool,
+) -> bool {
+    let subject = subject.to_owned();
+    make_room(book, &subject, |failures| failures.back().map(|(last, _)| *last));
+    let failures = book.entry(subject.clone()).or_default();
+    failures.retain(|(at, with)| now.duration_since(*at) < WINDOW && !(each_once && with == other));
+    failures.push_back((now, other.to_owned()));
+    let too_many = failures.len() >= MAX_FAILURES;
+    if too_many {
+        book.remove(&subject);
+    }
+    too_many
+}
+
+/// Makes room for `new` in a full book: what is oldest goes.
+fn make_room<K: Clone + Eq + Hash, V>(book: &mut HashMap<K, V>, new: &K, last: impl Fn(&V) -> Option<Timestamp>) {
+    if book.len() < MAX_REMEMBERED || book.contains_key(new) {
+        return;
+    }
+    if let Some(oldest) = book.iter().min_by_key(|(_, kept)| last(kept)).map(|(key, _)| key.clone()) {
+        book.remove(&oldest);
     }
 }
 
@@ -96,29 +154,62 @@ mod tests {
     #[test]
     fn ten_failures_within_a_quarter_of_an_hour_are_too_many() {
         let failures = Failures::default();
+        let fails = |address: &str, minute| failures.note(address, None, at(minute)).address;
         for minute in 0..9 {
-            assert!(!failures.note("192.0.2.1", at(minute)));
+            assert!(!fails("192.0.2.1", minute));
         }
-        assert!(!failures.note("192.0.2.2", at(9)), "another one's");
-        assert!(failures.note("192.0.2.1", at(9)));
-        assert!(!failures.note("192.0.2.1", at(9)), "the count begins anew");
+        assert!(!fails("192.0.2.2", 9), "another one's");
+        assert!(fails("192.0.2.1", 9));
+        assert!(!fails("192.0.2.1", 9), "the count begins anew");
         for minute in 0..100 {
-            assert!(!failures.note("slow", at(2 * minute)), "two minutes apart there are never ten");
+            assert!(!fails("slow", 2 * minute), "two minutes apart there are never ten");
         }
+    }
+
+    #[test]
+    fn who_signs_in_is_forgiven_for_that_name_at_that_address_and_for_no_other() {
+        let failures = Failures::default();
+        for other in 0..9 {
+            failures.note("192.0.2.1", Some(&format!("user:{other}")), at(0));
+        }
+        for _ in 0..5 {
+            failures.signed_in("192.0.2.1", "user:mine", at(0));
+        }
+        assert!(failures.note("192.0.2.1", Some("user:9"), at(0)).address, "nine names were tried before");
         for _ in 0..9 {
-            failures.note("ada", at(300));
+            failures.note("192.0.2.2", Some("user:mine"), at(0));
         }
-        failures.forgive("ada");
-        assert!(!failures.note("ada", at(300)));
+        failures.signed_in("192.0.2.2", "user:mine", at(0));
+        assert!(!failures.note("192.0.2.2", Some("user:mine"), at(0)).address, "mistyped, and then not");
+    }
+
+    #[test]
+    fn one_address_blocks_no_name_and_ten_do() {
+        let failures = Failures::default();
+        for _ in 0..100 {
+            assert!(!failures.note("192.0.2.1", Some("user:ada"), at(0)).name);
+        }
+        for address in 2..10 {
+            assert!(!failures.note(&format!("192.0.2.{address}"), Some("user:ada"), at(1)).name);
+        }
+        assert!(failures.note("192.0.2.10", Some("user:ada"), at(1)).name);
+        failures.signed_in("192.0.2.20", "user:ada", at(1));
+        assert!(failures.is_known("192.0.2.20", "user:ada"));
+        assert!(!failures.is_known("192.0.2.20", "user:eve") && !failures.is_known("192.0.2.1", "user:ada"));
     }
 
     #[test]
     fn memory_of_failures_is_bounded() {
         let failures = Failures::default();
-        for number in 0..2 * MAX_REMEMBERED {
-            failures.note(&number.to_string(), at(0));
+        // Finding the oldest reads the whole book: a few more than fit are enough.
+        for number in 0..MAX_REMEMBERED + 50 {
+            let number = number.to_string();
+            failures.note(&number, Some(&number), at(0));
+            failures.signed_in(&number, "user:ada", at(0));
         }
-        assert!(failures.by_subject.lock().unwrap().len() <= MAX_REMEMBERED);
+        let books = failures.books();
+        let kept = [books.by_address.len(), books.by_name.len(), books.signed_in.len()];
+        assert_eq!(kept, [MAX_REMEMBERED; 3]);
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! Looking after people: users, their first password, permissions, API tokens.
 
-use super::principal::is_grantable;
+use super::principal::{is_everything, is_grantable};
 use super::sign_in::{API_TOKEN_PREFIX, user_key};
 use super::{hash, secret};
 use crate::refusal::{Outcome, Refusal};
 use crate::state::Hub;
 use jiff::{SignedDuration, Timestamp};
-use picket_hub_db::{ApiToken, Hidden, NewUser, PageRequest, Permission, User, UserUpdate};
+use picket_hub_db::{ApiToken, Hidden, NewUser, PageRequest, Permission, User, UserStatus, UserUpdate};
 use picket_protocol::hub::ProblemCode;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -35,6 +35,34 @@ impl Hub {
     pub async fn has_admin(&self) -> Outcome<bool> {
         let grants = self.db.grants(self.tenant, &PageRequest::first(1000)).await?;
         Ok(grants.items.iter().any(|grant| grant.permission.action == "*" && grant.permission.tag.is_none()))
+    }
+
+    /// Refuses to lose `user` while nobody else may do everything.
+    ///
+    /// # Errors
+    /// `conflict` when there would be nobody.
+    pub async fn not_the_last_admin(&self, user: &User) -> Outcome<()> {
+        if user.status != UserStatus::Active
+            || !is_everything(&self.db.permissions_of(self.tenant, &user_key(user.id)).await?)
+        {
+            return Ok(());
+        }
+        let mut request = PageRequest::first(500);
+        loop {
+            let page = self.db.users(self.tenant, &request).await?;
+            for other in page.items.iter().filter(|other| other.id != user.id && other.status == UserStatus::Active) {
+                if is_everything(&self.db.permissions_of(self.tenant, &user_key(other.id)).await?) {
+                    return Ok(());
+                }
+            }
+            let Some(next) = page.next else { break };
+            request = PageRequest::after(next, 500);
+        }
+        let detail = format!(
+            "{} is the last administrator who is not disabled: give somebody else the permission * before",
+            user.name
+        );
+        Err(Refusal::new(ProblemCode::Conflict, detail))
     }
 
     /// Adds a user, without a password.

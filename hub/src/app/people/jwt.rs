@@ -23,6 +23,8 @@ pub const LIFE: SignedDuration = SignedDuration::from_hours(1);
 const KEY_LIFE: SignedDuration = SignedDuration::from_hours(30 * 24);
 /// How long a key that was replaced is believed: as long as its last token, and a little.
 const OVERLAP: SignedDuration = SignedDuration::from_hours(2);
+/// How long after the keys were read they are not read again for a token of an unknown key.
+const READ_AGAIN_AFTER: SignedDuration = SignedDuration::from_secs(3);
 /// What a token is for.
 const AUDIENCE: &str = "picket-api";
 /// What the keys are kept as.
@@ -52,10 +54,24 @@ impl Claims {
     }
 }
 
+/// What came of reading a token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Told {
+    /// What it says: this hub signed it, whether it still holds or not.
+    Signed(Claims),
+    /// Its key is not known, as is one that was replaced a while ago; or it was signed for another name of this hub. Honest
+    /// programs come with such a token.
+    UnknownKey,
+    /// It is no token, or its signature is not its key's.
+    Forged,
+}
+
 /// Signs and believes tokens.
 pub struct Tokens {
     issuer: String,
     keys: RwLock<Vec<Loaded>>,
+    /// When the keys were read for a token of an unknown key.
+    read_again: tokio::sync::Mutex<Option<Timestamp>>,
 }
 
 struct Loaded {
@@ -76,7 +92,7 @@ impl Tokens {
     pub fn new(issuer: &str) -> Self {
         // Once in a process; by whom does not matter.
         let _ = PROVIDER.install_default();
-        Self { issuer: issuer.to_owned(), keys: RwLock::default() }
+        Self { issuer: issuer.to_owned(), keys: RwLock::default(), read_again: tokio::sync::Mutex::default() }
     }
 
     /// Reads the keys, and makes a new one if there is none that may sign. Called at the start, and now and then.
@@ -129,16 +145,42 @@ impl Tokens {
         Ok((token, until))
     }
 
-    /// For whom a token is, if this hub signed it and it holds at `now`.
-    pub fn subject(&self, token: &str, now: Timestamp) -> Option<String> {
-        self.claims(token).filter(|claims| claims.holds(now)).map(|claims| claims.sub)
+    /// What a token says. A key that is not known may be one that a replica made since: then the keys are read again first,
+    /// every few seconds at most.
+    ///
+    /// # Errors
+    /// As [`Tokens::load`].
+    pub async fn read_current(
+        &self,
+        token: &str,
+        db: &Arc<dyn Database>,
+        tenant: TenantId,
+        sealer: &Sealer,
+        now: Timestamp,
+    ) -> Outcome<Told> {
+        let told = self.read(token);
+        if told != Told::UnknownKey {
+            return Ok(told);
+        }
+        // One reads; who came meanwhile finds what it read.
+        let mut read_again = self.read_again.lock().await;
+        let told = self.read(token);
+        let is_recent = read_again.is_some_and(|last| now.duration_since(last).abs() < READ_AGAIN_AFTER);
+        if told != Told::UnknownKey || is_recent {
+            return Ok(told);
+        }
+        self.load(db, tenant, sealer, now).await?;
+        *read_again = Some(now);
+        Ok(self.read(token))
     }
 
-    /// What a token says, if this hub signed it, whether it still holds or not.
-    pub fn claims(&self, token: &str) -> Option<Claims> {
-        let kid = jsonwebtoken::decode_header(token).ok()?.kid?;
+    /// What a token says, by the keys that are known.
+    pub fn read(&self, token: &str) -> Told {
+        let Some(kid) = jsonwebtoken::decode_header(token).ok().and_then(|header| header.kid) else {
+            return Told::Forged;
+        };
         let keys = self.keys.read().unwrap_or_else(PoisonError::into_inner);
-        let key = keys.iter().find(|key| key.kid == kid)?;
+        let Some(key) = keys.iter().find(|key| key.kid == kid) else { return Told::UnknownKey };
         let mut validation = Validation::new(Algorithm::EdDSA);
         validation.set_audience(&[AUDIENCE]);
         validation.set_issuer(&[&self.issuer]);
@@ -146,10 +188,19 @@ impl Tokens {
         validation.validate_exp = false;
         validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
         let decoding = DecodingKey::from_ed_der(key.signing.verifying_key().as_bytes());
-        let mut claims = jsonwebtoken::decode::<Claims>(token, &decoding, &validation).ok()?.claims;
-        // It ends with its key at the latest.
-        claims.exp = claims.exp.min(key.retires_at.map_or(i64::MAX, Timestamp::as_second));
-        Some(claims)
+        match jsonwebtoken::decode::<Claims>(token, &decoding, &validation) {
+            Ok(decoded) => {
+                let mut claims = decoded.claims;
+                // It ends with its key at the latest.
+                claims.exp = claims.exp.min(key.retires_at.map_or(i64::MAX, Timestamp::as_second));
+                Told::Signed(claims)
+            }
+            // These are looked at behind the signature.
+            Err(error) if matches!(error.kind(), ErrorKind::InvalidIssuer | ErrorKind::InvalidAudience) => {
+                Told::UnknownKey
+            }
+            Err(_) => Told::Forged,
+        }
     }
 
     /// The public keys as a JSON Web Key Set (RFC 7517 §5, RFC 8037 §2): whoever shall check tokens elsewhere needs no secret.
@@ -282,6 +333,12 @@ mod tests {
         (tokens, sealer, dir)
     }
 
+    /// For whom a token is, if it holds at `now`.
+    fn subject(tokens: &Tokens, token: &str, now: Timestamp) -> Option<String> {
+        let Told::Signed(claims) = tokens.read(token) else { return None };
+        claims.holds(now).then_some(claims.sub)
+    }
+
     fn add(tokens: &Tokens, sealer: &Sealer, at: Timestamp) {
         let kept = make(sealer, at).unwrap();
         tokens.keys.write().unwrap().extend(open(&[kept], sealer).unwrap());
@@ -292,16 +349,18 @@ mod tests {
         let (tokens, sealer, _dir) = tokens();
         let (token, until) = tokens.issue("user:1", now()).unwrap();
         assert_eq!(until.duration_since(now()), LIFE);
-        assert_eq!(tokens.subject(&token, now()).as_deref(), Some("user:1"));
+        assert_eq!(subject(&tokens, &token, now()).as_deref(), Some("user:1"));
         let later = |minutes| now().checked_add(SignedDuration::from_mins(minutes)).unwrap();
-        assert!(tokens.subject(&token, later(59)).is_some());
-        assert_eq!(tokens.subject(&token, later(60)), None);
-        assert_eq!(tokens.subject(&token, later(-5)), None, "from the future");
+        assert!(subject(&tokens, &token, later(59)).is_some());
+        assert_eq!(subject(&tokens, &token, later(60)), None);
+        assert_eq!(subject(&tokens, &token, later(-5)), None, "from the future");
         let (other, _, _other_dir) = self::tokens();
-        assert_eq!(other.subject(&token, now()), None);
+        assert_eq!(subject(&other, &token, now()), None);
         let elsewhere = Tokens::new("https://elsewhere.example");
         add(&elsewhere, &sealer, now());
-        assert_eq!(elsewhere.subject(&token, now()), None);
+        assert_eq!(subject(&elsewhere, &token, now()), None);
+        // Neither is somebody who tries: a key that is gone, and a hub that was called otherwise.
+        assert_eq!([other.read(&token), elsewhere.read(&token)], [Told::UnknownKey, Told::UnknownKey]);
     }
 
     #[test]
@@ -313,9 +372,9 @@ mod tests {
         add(&tokens, &sealer, later(0));
         let (new, _) = tokens.issue("user:1", now()).unwrap();
         assert_ne!(jsonwebtoken::decode_header(&old).unwrap().kid, jsonwebtoken::decode_header(&new).unwrap().kid);
-        assert!(tokens.subject(&old, now()).is_some());
-        assert!(tokens.subject(&old, now().checked_add(SignedDuration::from_mins(31)).unwrap()).is_none());
-        assert!(tokens.subject(&new, now()).is_some());
+        assert!(subject(&tokens, &old, now()).is_some());
+        assert!(subject(&tokens, &old, now().checked_add(SignedDuration::from_mins(31)).unwrap()).is_none());
+        assert!(subject(&tokens, &new, now()).is_some());
     }
 
     #[test]
@@ -329,13 +388,16 @@ mod tests {
             let header = encode(&header.replace("KID", &kid));
             for signature in ["", parts[2]] {
                 let forged = format!("{header}.{}.{signature}", parts[1]);
-                assert_eq!(tokens.subject(&forged, now()), None, "{forged}");
+                assert_eq!(tokens.read(&forged), Told::Forged, "{forged}");
             }
         }
         let claims = encode(
             r#"{"iss":"https://hub.example","aud":"picket-api","sub":"user:2","iat":0,"exp":99999999999,"jti":""}"#,
         );
-        assert_eq!(tokens.subject(&format!("{}.{claims}.{}", parts[0], parts[2]), now()), None);
+        assert_eq!(tokens.read(&format!("{}.{claims}.{}", parts[0], parts[2])), Told::Forged);
+        for nothing in ["", "..", "a.b.c", "not a token"] {
+            assert_eq!(tokens.read(nothing), Told::Forged, "{nothing}");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 pub mod abuse;
 pub mod admin;
+pub mod blocks;
 pub mod csrf;
 pub mod jwt;
 pub mod password;

@@ -140,6 +140,20 @@ pub fn scope(grants: &[Permission], action: Action) -> Option<Scope> {
     if tags.is_empty() { None } else { Some(Scope::Tags(tags)) }
 }
 
+/// The first action that `grants` allow somewhere where `own` do not; `None` when `own` are as much or more.
+pub fn beyond(grants: &[Permission], own: &[Permission]) -> Option<Action> {
+    Action::ALL.iter().copied().find(|action| match (scope(grants, *action), scope(own, *action)) {
+        (None, _) | (_, Some(Scope::Everything)) => false,
+        (Some(Scope::Tags(theirs)), Some(Scope::Tags(ours))) => !theirs.is_subset(&ours),
+        (Some(_), _) => true,
+    })
+}
+
+/// Whether `grants` allow everything everywhere, in however many words.
+pub fn is_everything(grants: &[Permission]) -> bool {
+    Action::ALL.iter().all(|action| scope(grants, *action) == Some(Scope::Everything))
+}
+
 fn covers(granted: &str, action: Action) -> bool {
     let Some((noun, verb)) = action.as_str().split_once('.') else { return false };
     match granted.split_once('.') {
@@ -193,6 +207,19 @@ mod tests {
         assert!(scope.holds(&tags(&["web", "x"])) && scope.holds(&tags(&["db"])));
         assert!(!scope.holds(&tags(&["mail"])) && !scope.holds(&tags(&[])));
         assert_eq!(super::scope(&grants, Action::AgentsDelete), Some(Scope::Tags(tags(&["db"]))));
+    }
+
+    #[test]
+    fn what_one_has_beyond_another_is_found_whatever_words_it_was_granted_in() {
+        let (all, users) = ([grant("*", None)], [grant("users.*", None), grant("agents.read", Some("web"))]);
+        assert_eq!(beyond(&all, &users), Some(Action::AgentsRead), "on agents without that tag, too");
+        assert_eq!(beyond(&users, &all), None);
+        assert_eq!(beyond(&[], &[]), None);
+        assert_eq!(beyond(&users, &users), None);
+        assert_eq!(beyond(&[grant("agents.read", Some("db"))], &users), Some(Action::AgentsRead));
+        let nouns = Action::ALL.iter().map(|action| grant(action.as_str(), None)).collect::<Vec<_>>();
+        assert!(is_everything(&all) && is_everything(&nouns) && !is_everything(&nouns[1..]));
+        assert_eq!(beyond(&all, &nouns), None);
     }
 
     #[test]

@@ -1,15 +1,15 @@
 //! Saying who one is: with a password, a session, a token of the hub's or an API token.
 
 use super::abuse::counted_as;
+use super::jwt::Told;
 use super::principal::{Action, Principal, Proof, Scope};
 use super::{csrf, hash, secret};
 use crate::refusal::{Outcome, Refusal};
 use crate::state::Hub;
 use jiff::{SignedDuration, Timestamp};
-use picket_hub_db::{ApiToken, Block, BlockSubject, Hidden, PageRequest, Session, User, UserStatus};
+use picket_hub_db::{ApiToken, BlockSubject, Hidden, Session, User, UserStatus};
 use picket_protocol::hub::ProblemCode;
 use std::net::IpAddr;
-use std::time::Duration;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -66,19 +66,23 @@ impl Hub {
     /// # Errors
     /// As [`Hub::sign_in`].
     pub async fn user_by_password(&self, name: &str, password: &str, from: IpAddr) -> Outcome<User> {
-        self.not_blocked(&BlockSubject::Address(counted_as(from))).await?;
+        let address = counted_as(from);
+        self.not_blocked(&BlockSubject::Address(address.clone())).await?;
         let found = self.db.user_by_name(self.tenant, name).await?;
         let key = found.as_ref().map(|user| user_key(user.id));
         // Who is blocked hears and waits for the same as who is not there: else a name could be tried for whether somebody
-        // has it, and a password during the block. An operator sees the block in the list of blocks.
+        // has it, and a password during the block. An operator sees the block in the list of blocks. From where they signed
+        // in before, and from an address that is never blocked, people get in all the same: strangers made the block.
+        let now = self.clock.now();
         let subject = BlockSubject::Principal(key.clone().unwrap_or_else(|| user_key(Uuid::nil())));
-        let is_blocked = self.db.blocked(self.tenant, &subject, self.clock.now()).await?.is_some();
+        let is_blocked = self.db.blocked(self.tenant, &subject, now).await?.is_some()
+            && !self.failures.is_known(&address, subject.parts().1)
+            && !self.never_blocked(from);
         let active = found.filter(|user| user.status == UserStatus::Active && !is_blocked);
         let kept = active.as_ref().and_then(|user| user.password.as_ref()).map(|hash| hash.0.as_str());
         let matches = self.passwords.matches(kept, password).await;
         if let Some(user) = active.filter(|_| matches) {
-            self.failures.forgive(&user_key(user.id));
-            self.failures.forgive(&counted_as(from));
+            self.failures.signed_in(&address, &user_key(user.id), now);
             return Ok(user);
         }
         self.note_failure(from, key).await;
@@ -123,13 +127,13 @@ impl Hub {
                 None => None,
             }
         } else {
-            match self.tokens.claims(token) {
-                Some(claims) if claims.holds(now) => Some(self.principal(&claims.sub, Proof::Jwt).await?),
-                Some(_) => Some(None),
-                None => None,
+            match self.tokens.read_current(token, &self.db, self.tenant, &self.sealer, now).await? {
+                Told::Signed(claims) if claims.holds(now) => Some(self.principal(&claims.sub, Proof::Jwt).await?),
+                Told::Signed(_) | Told::UnknownKey => Some(None),
+                Told::Forged => None,
             }
         };
-        // A token of ours that is over is a program that was forgotten; one that never was ours is somebody who tries.
+        // A token that is over, or whose key is, is a program that was forgotten; one that is forged is somebody who tries.
         if known.is_none() {
             self.note_failure(from, None).await;
         }
@@ -147,6 +151,8 @@ impl Hub {
     }
 
     /// The principal called `key`, if it still is one: a user who was disabled is nobody, whatever token they hold.
+    ///
+    /// That others tried their password is no matter here: who has a session or a token has said who they are.
     async fn principal(&self, key: &str, proof: Proof) -> Outcome<Option<Principal>> {
         let name = match key.split_once(':') {
             Some(("user", id)) => {
@@ -159,7 +165,6 @@ impl Hub {
             Some(("token", id)) => format!("token {id}"),
             _ => return Ok(None),
         };
-        self.not_blocked(&BlockSubject::Principal(key.to_owned())).await?;
         let grants = self.db.permissions_of(self.tenant, key).await?;
         Ok(Some(Principal { key: key.to_owned(), name, proof, grants }))
     }
@@ -174,70 +179,15 @@ impl Hub {
             Proof::Session { id_hash } => self.db.session(self.tenant, id_hash, now).await?.is_some(),
             Proof::Jwt => now.duration_since(since) < super::jwt::LIFE,
             Proof::ApiToken { id } => {
-                let of_theirs =
-                    self.db.api_tokens(self.tenant, Some(&principal.key), &PageRequest::first(1000)).await?;
-                let kept = of_theirs.items.iter().find(|kept| kept.id == *id);
+                let kept = self.db.api_token(self.tenant, *id).await?;
                 kept.is_some_and(|kept| kept.revoked_at.is_none() && kept.expires_at.is_none_or(|end| end > now))
             }
         };
         if !holds {
             return Ok(None);
         }
-        match self.principal(&principal.key, principal.proof.clone()).await {
-            Ok(found) => Ok(found.and_then(|found| found.scope(action))),
-            Err(refusal) if refusal.code() == ProblemCode::Blocked => Ok(None),
-            Err(refusal) => Err(refusal),
-        }
-    }
-
-    /// Refuses who is blocked.
-    ///
-    /// # Errors
-    /// `blocked`, with the time until when.
-    pub async fn not_blocked(&self, subject: &BlockSubject) -> Outcome<()> {
-        let now = self.clock.now();
-        let Some(block) = self.db.blocked(self.tenant, subject, now).await? else { return Ok(()) };
-        let (kind, value) = subject.parts();
-        let until = block.until.map_or_else(|| "for good".to_owned(), |until| format!("until {until}"));
-        let detail = format!("the {kind} {value} is blocked {until}: {}; an operator can lift it", block.reason);
-        let mut refusal = Refusal::new(ProblemCode::Blocked, detail);
-        if let Some(wait) = block.until.and_then(|until| Duration::try_from(until.duration_since(now)).ok()) {
-            refusal = refusal.after(wait);
-        }
-        Err(refusal)
-    }
-
-    /// Notes that somebody failed to say who they are, and blocks who has failed too often.
-    pub async fn note_failure(&self, from: IpAddr, principal: Option<String>) {
-        let now = self.clock.now();
-        let is_exempt = self.security.never_blocked.iter().any(|network| network.holds(from));
-        let address = counted_as(from);
-        let mut subjects = Vec::new();
-        if self.failures.note(&address, now) && !is_exempt {
-            subjects.push(BlockSubject::Address(address));
-        }
-        if let Some(principal) = principal
-            && self.failures.note(&principal, now)
-            && !is_exempt
-        {
-            subjects.push(BlockSubject::Principal(principal));
-        }
-        for subject in subjects {
-            if !self.security.auto_block {
-                continue;
-            }
-            let reason = "failed to authenticate too often".to_owned();
-            let until = now.checked_add(self.security.block_for).ok();
-            let (kind, value) = subject.parts();
-            tracing::warn!(kind, value, ?until, "blocked after failed authentication");
-            let details = serde_json::json!({"subject_kind": kind, "subject": value, "address": from.to_string()});
-            let block =
-                Block { subject: subject.clone(), until, reason, created_at: now, created_by: "hub".to_owned() };
-            if let Err(error) = self.db.block(self.tenant, &block).await {
-                tracing::error!(%error, "a block is not kept");
-            }
-            self.report("authentication_abuse", details).await;
-        }
+        let found = self.principal(&principal.key, principal.proof.clone()).await?;
+        Ok(found.and_then(|found| found.scope(action)))
     }
 }
 

@@ -194,6 +194,8 @@ async fn create(
     let id = event_id(hub.tenant, asked.agent_id, boot_id, seq, now);
     let work = async {
         let room = hub.intake.reserve(event.data.len())?;
+        let details = json!({ "event_id": id, "type": event.kind });
+        hub.audit(caller.key(), "events.create", &asked.agent_id.to_string(), details).await?;
         let streams = Streams::from([(boot_id, vec![event])]);
         hub.intake.store(asked.agent_id, streams, now, room).await.map_err(|refusal| match refusal.code() {
             ProblemCode::UnknownAgent => absent("agent"),

@@ -175,8 +175,7 @@ async fn unblock(
         "principal" => BlockSubject::Principal(value),
         _ => return Err(Refusal::new(ProblemCode::NotFound, "a block is of an address or of a principal")),
     };
-    hub.audit(caller.key(), "blocks.lift", subject.parts().1, json!({ "kind": kind })).await?;
-    hub.db.unblock(hub.tenant, &subject).await?;
+    hub.lift_block(&subject, caller.key()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -6,7 +6,7 @@ use crate::api::people::access::Caller;
 use crate::api::people::guarded::Guarded;
 use crate::api::people::page::{PageQuery, Paged};
 use crate::api::people::words::{UserStatusWord, Word};
-use crate::app::people::principal::{Action, Scope, grantable as all_grantable, scope};
+use crate::app::people::principal::{Action, beyond, grantable as all_grantable, is_everything};
 use crate::app::people::sign_in::user_key;
 use crate::refusal::{Outcome, Refusal};
 use crate::state::Hub;
@@ -15,7 +15,7 @@ use axum::extract::{Extension, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
-use picket_hub_db::{ApiToken, Grant, Permission, User, UserUpdate};
+use picket_hub_db::{ApiToken, Grant, Permission, User, UserStatus, UserUpdate};
 use picket_protocol::hub::ProblemCode;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -155,6 +155,10 @@ async fn set_status(
     let asked: StatusBody = body::json(&parts.headers, body, BODY_MAX).await?;
     let user = hub.db.user(hub.tenant, id).await?.ok_or_else(|| absent("user"))?;
     not_oneself(&caller, id)?;
+    not_above(&hub, &caller, &user_key(id)).await?;
+    if asked.status.0 != UserStatus::Active {
+        hub.not_the_last_admin(&user).await?;
+    }
     hub.audit(caller.key(), "users.status", &user_key(id), json!({ "status": asked.status })).await?;
     let update = UserUpdate { status: Some(asked.status.0), ..UserUpdate::default() };
     let user = hub.db.update_user(hub.tenant, id, user.revision, &update, hub.clock.now()).await?;
@@ -170,8 +174,10 @@ async fn delete_user(
     InPath(id): InPath<Uuid>,
 ) -> Outcome<StatusCode> {
     caller.everywhere()?;
-    hub.db.user(hub.tenant, id).await?.ok_or_else(|| absent("user"))?;
+    let user = hub.db.user(hub.tenant, id).await?.ok_or_else(|| absent("user"))?;
     not_oneself(&caller, id)?;
+    not_above(&hub, &caller, &user_key(id)).await?;
+    hub.not_the_last_admin(&user).await?;
     hub.audit(caller.key(), "users.delete", &user_key(id), json!({})).await?;
     hub.db.delete_user(hub.tenant, id).await?;
     Ok(StatusCode::NO_CONTENT)
@@ -184,6 +190,15 @@ fn not_oneself(caller: &Caller, id: Uuid) -> Outcome<()> {
 
 fn itself() -> Refusal {
     Refusal::new(ProblemCode::Conflict, "this is you: ask somebody else to do it")
+}
+
+/// Nobody changes, disables or removes somebody who may what they may not, nor a token of theirs: `users.write` alone is not the
+/// way to be rid of administrators.
+async fn not_above(hub: &Hub, caller: &Caller, principal: &str) -> Outcome<()> {
+    let theirs = hub.db.permissions_of(hub.tenant, principal).await?;
+    let Some(action) = beyond(&theirs, &caller.principal.grants) else { return Ok(()) };
+    let detail = format!("{principal} has the permission {}, which you do not have yourself", action.as_str());
+    Err(Refusal::new(ProblemCode::Forbidden, detail))
 }
 
 /// A permission, and who gave it.
@@ -288,17 +303,22 @@ async fn revoke(
         return Err(itself());
     }
     within_own(&caller, &permission)?;
+    let mut left = hub.db.permissions_of(hub.tenant, &permission.principal).await?;
+    left.retain(|other| *other != permission);
+    let id = permission.principal.strip_prefix("user:").and_then(|id| id.parse().ok());
+    if let Some(id) = id
+        && !is_everything(&left)
+        && let Some(user) = hub.db.user(hub.tenant, id).await?
+    {
+        hub.not_the_last_admin(&user).await?;
+    }
     hub.revoke_grant(&permission, caller.key()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// Nobody gives or takes what they do not have: `users.write` alone is not the way to everything.
 fn within_own(caller: &Caller, permission: &Permission) -> Outcome<()> {
-    let given = [Permission { tag: None, ..permission.clone() }];
-    let missing = Action::ALL.iter().find(|action| {
-        scope(&given, **action).is_some() && caller.principal.scope(**action) != Some(Scope::Everything)
-    });
-    match missing {
+    match beyond(std::slice::from_ref(permission), &caller.principal.grants) {
         None => Ok(()),
         Some(action) => {
             let detail = format!("you cannot give or take {}, which you do not have yourself", action.as_str());
@@ -416,6 +436,8 @@ async fn revoke_token(
     InPath(id): InPath<Uuid>,
 ) -> Outcome<StatusCode> {
     caller.everywhere()?;
+    let token = hub.db.api_token(hub.tenant, id).await?.ok_or_else(|| absent("API token"))?;
+    not_above(&hub, &caller, &token.principal).await?;
     hub.audit(caller.key(), "api_tokens.revoke", &id.to_string(), json!({})).await?;
     hub.db.revoke_api_token(hub.tenant, id, hub.clock.now()).await?;
     Ok(StatusCode::NO_CONTENT)

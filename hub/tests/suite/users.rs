@@ -1,0 +1,64 @@
+//! Who may be rid of whom.
+
+use crate::fleet::Fleet;
+use crate::people::{Person, person, unlimited};
+use picket_protocol::hub::ProblemCode;
+use serde_json::{Value, json};
+
+/// The id of the user behind a token, and of the token.
+async fn ids(fleet: &Fleet, root: &Person, who: &Person) -> (String, String) {
+    let whoami: Value = who.get(fleet, "/api/v1/auth/whoami").await.ok();
+    let principal = whoami["principal"].as_str().unwrap();
+    let tokens: Value = root.get(fleet, &format!("/api/v1/tokens?principal={principal}")).await.ok();
+    let token = tokens["items"][0]["id"].as_str().unwrap().to_owned();
+    (principal.split_once(':').unwrap().1.to_owned(), token)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_looks_after_users_is_not_rid_of_those_who_may_more_and_the_last_administrator_stays() {
+    let fleet = unlimited().await;
+    let root = person(&fleet, "root", &[("*", None)]).await;
+    let clerk = person(&fleet, "clerk", &[("users.*", None)]).await;
+    let plain = person(&fleet, "plain", &[("users.read", None)]).await;
+    let (root_id, root_token) = ids(&fleet, &root, &root).await;
+    let (plain_id, plain_token) = ids(&fleet, &root, &plain).await;
+    let off = json!({"status": "disabled"});
+    let user = |id: &str| format!("/api/v1/users/{id}");
+    let status = |id: &str| format!("/api/v1/users/{id}/status");
+    let token = |id: &str| format!("/api/v1/tokens/{id}");
+    let refused = [
+        clerk.ask(&fleet, "PUT", &status(&root_id), Some(&off)).await,
+        clerk.ask(&fleet, "DELETE", &user(&root_id), None).await,
+        clerk.ask(&fleet, "DELETE", &token(&root_token), None).await,
+    ];
+    for answer in refused {
+        let problem = answer.problem();
+        assert!(problem.code == ProblemCode::Forbidden && problem.detail.contains("agents.read"), "{problem}");
+    }
+    root.get(&fleet, "/api/v1/users").await.ok::<Value>();
+    // Who may no more than they do is theirs to look after.
+    assert_eq!(clerk.ask(&fleet, "DELETE", &token(&plain_token), None).await.status, 204);
+    clerk.ask(&fleet, "PUT", &status(&plain_id), Some(&off)).await.ok::<Value>();
+    assert_eq!(clerk.ask(&fleet, "DELETE", &user(&plain_id), None).await.status, 204);
+
+    // A program that may everything: it is nobody who could sign in.
+    let body = json!({"name": "program", "own_principal": true});
+    let made: Value = root.ask(&fleet, "POST", "/api/v1/tokens", Some(&body)).await.ok();
+    let all = |principal: &Value| json!({"principal": principal, "action": "*"});
+    let grant = all(&made["details"]["principal"]);
+    assert_eq!(root.ask(&fleet, "POST", "/api/v1/permissions", Some(&grant)).await.status, 204);
+    let program = Person::of(made["token"].as_str().unwrap().to_owned());
+    let of_root = all(&json!(format!("user:{root_id}")));
+    let refused = [
+        program.ask(&fleet, "PUT", &status(&root_id), Some(&off)).await,
+        program.ask(&fleet, "DELETE", &user(&root_id), None).await,
+        program.ask(&fleet, "POST", "/api/v1/permissions/revoke", Some(&of_root)).await,
+    ];
+    for answer in refused {
+        let problem = answer.problem();
+        assert!(problem.code == ProblemCode::Conflict && problem.detail.contains("last administrator"), "{problem}");
+    }
+    person(&fleet, "second", &[("*", None)]).await;
+    program.ask(&fleet, "PUT", &status(&root_id), Some(&off)).await.ok::<Value>();
+    assert_eq!(program.ask(&fleet, "DELETE", &user(&root_id), None).await.status, 204);
+}
