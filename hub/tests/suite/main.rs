@@ -8,6 +8,7 @@ mod poison;
 mod relayed;
 mod replicas;
 mod sockets;
+mod trials;
 mod watched;
 mod webhooks;
 mod wire;
