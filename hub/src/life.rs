@@ -265,8 +265,8 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     let (keys, stopped) = (hub.keys(), hub.stop.clone());
     let hot = Arc::new(HotCertificate::new(&keys.hub_chain(), &keys.hub.1)?);
     let verifier = Arc::new(AgentVerifier::new(&keys.roots)?);
-    hub.put_pack().await.map_err(StartError::Unready)?;
     hub.put_files().await.map_err(StartError::Unready)?;
+    hub.put_pack().await.map_err(StartError::Unready)?;
     hub.load_rules().await.map_err(StartError::Unready)?;
     let agents = Listener::bind(
         "agents",

@@ -190,6 +190,26 @@ fn an_agent_that_was_away_during_all_of_it_is_told_so_keeps_what_it_has_and_enro
 }
 
 #[test]
+fn the_backup_of_another_hub_is_taken_over_by_who_says_that_it_is_meant() {
+    let first = Hub::made();
+    first.picket(&["hub", "user", "add", "bob", "--grant", "agents.read"]).expect(0);
+    let path = first.prefix.path("hub.backup").display().to_string();
+    first.picket(&["hub", "backup", &path]).expect(0);
+    let mut other = Hub::made();
+    let restored = other.picket(&["hub", "restore", &path, "--replace", "--other-keys"]).expect(0);
+    assert!(restored.stdout.contains("hub.db.replaced-"), "{}", restored.stdout);
+    let people = other.picket(&["hub", "user", "list", "--json"]).expect(0).json();
+    assert!(people.as_array().unwrap().iter().any(|user| user["name"] == "bob"), "{people}");
+    let file = other.prefix.path("var/lib/picket-hub/hub.db");
+    let database = rusqlite::Connection::open(file).unwrap();
+    let entries = "SELECT count(*) FROM audit WHERE action = 'hub.restore'";
+    assert_eq!(database.query_row(entries, [], |row| row.get::<_, i64>(0)).unwrap(), 1);
+    drop(database);
+    other.start();
+    other.stop();
+}
+
+#[test]
 fn what_was_taken_back_stays_so_although_the_database_is_gone_and_the_backup_is_older() {
     let hub = Hub::made();
     hub.picket(&["hub", "user", "add", "bob", "--grant", "agents.read", "--grant", "events.read"]).expect(0);

@@ -53,8 +53,8 @@ pub trait Deliveries {
     /// Queues deliveries by themselves.
     async fn enqueue_deliveries(&self, tenant: TenantId, deliveries: &[NewDelivery], now: Timestamp) -> Result<()>;
 
-    /// Takes up to `limit` that are due and that nobody else has; until `lease_until` they are the holder's. Each counts
-    /// as an attempt.
+    /// Takes up to `limit` that are due, that nobody else has, and that are not for one of `except`; until `lease_until`
+    /// they are the holder's. Each counts as an attempt.
     async fn claim_deliveries(
         &self,
         tenant: TenantId,
@@ -62,6 +62,7 @@ pub trait Deliveries {
         now: Timestamp,
         lease_until: Timestamp,
         limit: u32,
+        except: &[String],
     ) -> Result<Vec<Delivery>>;
 
     /// It was taken; says whether the holder still had it.

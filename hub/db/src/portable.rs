@@ -17,7 +17,7 @@ pub use closed::Closed;
 pub use format::{BackupHeader, BackupTotals, BackupWriter};
 pub use migrate::{Migration, Moved, abort_migration, migrate};
 pub use restore::{Restore, Restored, Verified, restore, verify};
-pub use revoked::{RevocationRecord, RevokedWhat};
+pub use revoked::{RevocationRecord, RevokedWhat, taken_back};
 
 use crate::shared::{Engine, Store};
 use crate::{DbError, Result};

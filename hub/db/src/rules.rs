@@ -5,6 +5,9 @@ use crate::{Page, PageRequest, Result, Revision, TenantId};
 use async_trait::async_trait;
 use jiff::Timestamp;
 
+/// Under which keys of the settings it is kept that a rule is suspended, and why: the rule's id follows.
+pub const SUSPENDED_RULES: &str = "rule-suspended/";
+
 words! {
     /// Where a rule comes from.
     RuleOrigin {
@@ -126,8 +129,8 @@ pub trait Rules {
         now: Timestamp,
     ) -> Result<Rule>;
 
-    /// Removes one with its versions; says whether it was there. Its findings stay. A rule that comes back under the
-    /// same id goes on counting versions.
+    /// Removes one with its versions, and that it is suspended ([`SUSPENDED_RULES`]); says whether it was there. Its
+    /// findings stay. A rule that comes back under the same id goes on counting versions.
     async fn delete_rule(&self, tenant: TenantId, id: &str) -> Result<bool>;
 
     /// The versions of a rule, the latest first.

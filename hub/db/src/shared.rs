@@ -33,7 +33,7 @@ mod value;
 
 pub(crate) use ingest::{Prepared, Sifted, number};
 pub(crate) use ranges::Ranges;
-pub(crate) use retention::remove_rows;
+pub(crate) use retention::{OldRows, remove_rows};
 pub(crate) use value::{Cell, Row, Tx, Value, params};
 
 use crate::upkeep::{Backend, DbStats, Removed, Retention};
@@ -110,18 +110,27 @@ impl<E: Engine> crate::Upkeep for Store<E> {
     }
 
     async fn remove_old(&self, tenant: TenantId, retention: &Retention) -> Result<Removed> {
-        let mut removed = match retention.events_before {
-            Some(before) => self.engine.remove_events(tenant, before).await?,
-            None => Removed::default(),
-        };
-        let asked = retention.clone();
-        let rows = self.engine.write("remove old rows", move |tx| remove_rows(tx, tenant, &asked)).await?;
-        removed.findings = rows.findings;
-        removed.deliveries = rows.deliveries;
-        removed.enrolment = rows.enrolment;
-        removed.ended = rows.ended;
-        removed.more |= rows.more;
-        Ok(removed)
+        let mut removed = Removed::default();
+        let mut failed = None;
+        for kind in OldRows::ALL {
+            let asked = retention.clone();
+            let rows = self.engine.write("remove old rows", move |tx| remove_rows(tx, tenant, kind, &asked)).await;
+            match rows {
+                Ok(rows) => removed.add(rows),
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        if let Some(before) = retention.events_before {
+            match self.engine.remove_events(tenant, before).await {
+                Ok(events) => removed.add(events),
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        // What cannot go keeps nothing else from going: it is told of once the rest is gone.
+        match failed {
+            Some(error) if !removed.more => Err(error),
+            _ => Ok(removed),
+        }
     }
 
     async fn stats(&self, tenant: TenantId) -> Result<DbStats> {

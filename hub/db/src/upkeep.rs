@@ -49,6 +49,19 @@ pub struct Removed {
     pub more: bool,
 }
 
+impl Removed {
+    /// Adds what went besides.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.events += other.events;
+        self.partitions += other.partitions;
+        self.findings += other.findings;
+        self.deliveries += other.deliveries;
+        self.enrolment += other.enrolment;
+        self.ended += other.ended;
+        self.more |= other.more;
+    }
+}
+
 /// What there is to measure. Numbers of rows may be estimates.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DbStats {
@@ -89,7 +102,11 @@ pub trait Upkeep {
     /// over, statistics for the planner.
     async fn maintain(&self, now: Timestamp) -> Result<()>;
 
-    /// Removes a bounded part of what may go; to be called until nothing is left ([`Removed::more`]).
+    /// Removes a bounded part of what may go; to be called until nothing is left ([`Removed::more`]). Each kind goes by
+    /// itself.
+    ///
+    /// # Errors
+    /// What kept one kind from going, once there is no more of the others.
     async fn remove_old(&self, tenant: TenantId, retention: &Retention) -> Result<Removed>;
 
     /// What there is to measure.

@@ -1,12 +1,12 @@
 //! What can be said of a rule from its YAML alone: every mistake with its line, before anything is compiled.
 
-use regex::RegexBuilder;
 use std::collections::BTreeSet;
 use uuid::Uuid;
 
+use crate::cost::compiled;
 use crate::problem::{Place, Problem, Severity, Validation};
 use crate::reach::{LogSource, known_fields};
-use crate::rule::{MAX_GROUP_ENTRIES, MAX_REGEX_BYTES, MAX_REGEX_COMPILED, MAX_REGEXES, MAX_SELECTIONS, MAX_WINDOW};
+use crate::rule::{MAX_GROUP_ENTRIES, MAX_REGEX_BYTES, MAX_REGEXES, MAX_SELECTIONS, MAX_SOURCE_COMPILED, MAX_WINDOW};
 use crate::yaml::{Node, Yaml};
 
 /// Every modifier of the engine, in the words of Sigma's specification (`specification/sigma-rules-specification.md`,
@@ -70,6 +70,9 @@ const MAX_TITLE: usize = 256;
 /// The most values of one document that become automata for the wildcards inside them.
 const MAX_WILDCARDS: usize = 1000;
 
+/// The same of one source.
+const MAX_SOURCE_WILDCARDS: usize = 4000;
+
 /// What a document will cost to compile.
 #[derive(Default)]
 struct Cost {
@@ -78,8 +81,13 @@ struct Cost {
 }
 
 /// What was found while reading.
+#[derive(Default)]
 pub(crate) struct Checker {
     pub found: Validation,
+    /// The bytes that the regular expressions of the whole source take compiled, as they are counted.
+    compiled: usize,
+    /// The values of the whole source that have wildcards inside.
+    wildcards: usize,
 }
 
 impl Checker {
@@ -256,6 +264,12 @@ impl Checker {
             let what = format!("there are {} values with wildcards inside and may be {MAX_WILDCARDS}", cost.wildcards);
             self.error("too_many_wildcards", detection.place, what, "use `contains|all` lists");
         }
+        let before = self.wildcards;
+        self.wildcards += cost.wildcards;
+        if before <= MAX_SOURCE_WILDCARDS && self.wildcards > MAX_SOURCE_WILDCARDS {
+            let what = format!("the source has more than {MAX_SOURCE_WILDCARDS} values with wildcards inside");
+            self.error("too_many_wildcards", detection.place, what, "make several rules of it");
+        }
         if cost.regexes > MAX_REGEXES {
             let what = format!("there are {} regular expressions and may be {MAX_REGEXES}", cost.regexes);
             self.error("too_many_regexes", detection.place, what, "use `contains`, `startswith` or `endswith` lists");
@@ -360,12 +374,25 @@ impl Checker {
             let what = format!("the regular expression has {} bytes and may have {MAX_REGEX_BYTES}", text.len());
             return self.error("regex_too_long", node.place, what, "split it");
         }
-        // Matching is linear in the value's length (finite automata); what is left to bound is the automaton's size.
-        if let Err(error) = RegexBuilder::new(text).size_limit(MAX_REGEX_COMPILED).build() {
+        // What is over the bound is refused; what follows is not even compiled.
+        if self.compiled > MAX_SOURCE_COMPILED {
+            return;
+        }
+        let (size, built) = compiled(text);
+        self.compiled += size;
+        if let Err(error) = built {
             let words = error.to_string();
             let last = words.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default();
             let help = "look-around and back-references are not taken, and counted repetitions must stay small";
-            self.error("bad_regex", node.place, format!("the regular expression cannot be used: {last}"), help);
+            return self.error("bad_regex", node.place, format!("the regular expression cannot be used: {last}"), help);
+        }
+        if self.compiled > MAX_SOURCE_COMPILED {
+            let what = format!(
+                "the regular expressions of the source take more than {} MiB together when they are compiled",
+                MAX_SOURCE_COMPILED >> 20
+            );
+            let help = "use `contains`, `startswith` or `endswith` lists, smaller repetitions, or several rules";
+            self.error("regexes_too_large", node.place, what, help);
         }
     }
 

@@ -18,6 +18,8 @@ pub struct Replaced {
     pub loaded: usize,
     /// Sources that were refused, each with what is wrong with it. The others are in force all the same.
     pub refused: Vec<(RuleKey, Vec<Problem>)>,
+    /// Sources in force that may not do what is meant, each with why.
+    pub warned: Vec<(RuleKey, Vec<Problem>)>,
     /// Shards that have correlations which did not run before: their state is empty until the shard is warmed up.
     pub cold: Vec<WarmUp>,
 }

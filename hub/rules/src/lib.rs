@@ -17,6 +17,7 @@
 
 mod check;
 mod correlate;
+mod cost;
 mod engine;
 mod found;
 mod health;
@@ -37,7 +38,7 @@ pub use pack::{PackRule, pack};
 pub use problem::{Place, Problem, Severity, Validation};
 pub use rule::{
     MAX_DEPTH, MAX_DOCUMENTS, MAX_GROUP_ENTRIES, MAX_NODES, MAX_REGEX_BYTES, MAX_REGEXES, MAX_RULES, MAX_SELECTIONS,
-    MAX_SOURCE_BYTES, MAX_WINDOW, Origin, RuleKey, RuleSource,
+    MAX_SOURCE_BYTES, MAX_SOURCE_COMPILED, MAX_WINDOW, Origin, RuleKey, RuleSource,
 };
 pub use shard::Shard;
 pub use sigma::{Settings, SigmaEngine, validate};

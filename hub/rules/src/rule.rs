@@ -19,6 +19,9 @@ pub const MAX_REGEX_BYTES: usize = 2048;
 pub const MAX_REGEXES: usize = 100;
 /// The most bytes that one compiled regular expression may take, its lazily built tables aside.
 pub const MAX_REGEX_COMPILED: usize = 4 << 20;
+/// The most bytes that all compiled regular expressions of one source may take together. Each counts for the first of
+/// 64 KiB, 256 KiB, 1 MiB and 4 MiB that it fits.
+pub const MAX_SOURCE_COMPILED: usize = 32 << 20;
 /// The longest window of a correlation.
 pub const MAX_WINDOW: jiff::SignedDuration = jiff::SignedDuration::from_hours(7 * 24);
 /// The highest threshold of a correlation, and the most events one of its groups remembers.

@@ -3,7 +3,7 @@
 use crate::authority::Keys;
 use crate::state::Hub;
 use ed25519_dalek::{Signature, VerifyingKey};
-use picket_hub_db::{BackupHeader, RevocationRecord, RevokedWhat, Verified};
+use picket_hub_db::{BackupHeader, RevocationRecord, Verified, taken_back};
 use picket_protocol::hub::Signed;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -45,25 +45,6 @@ pub fn is_ours(keys: &Keys, verified: &Verified) -> bool {
         && key.zip(signature).is_some_and(|(key, signature)| key.verify_strict(&message, &signature).is_ok())
 }
 
-/// What an operator's action takes back for good; pure. The words are those of the audit log.
-pub fn taken_back(action: &str, object: &str, details: &Value) -> Option<RevokedWhat> {
-    let id = || object.parse().ok();
-    let user = || object.strip_prefix("user:")?.parse().ok();
-    match action {
-        "agents.retire" => id().map(|id| RevokedWhat::Agent { id }),
-        "api_tokens.revoke" => id().map(|id| RevokedWhat::ApiToken { id }),
-        "users.status" if details["status"] == "disabled" => user().map(|id| RevokedWhat::User { id }),
-        "users.delete" => user().map(|id| RevokedWhat::User { id }),
-        "users.password" => user().map(|user| RevokedWhat::Password { user }),
-        "permissions.revoke" => Some(RevokedWhat::Grant {
-            principal: object.to_owned(),
-            action: details["action"].as_str()?.to_owned(),
-            tag: details["tag"].as_str().map(str::to_owned),
-        }),
-        _ => None,
-    }
-}
-
 impl Hub {
     /// Writes down beside the keys what is about to be taken back. Where that folder cannot be written to (replicas have it
     /// read-only), the database alone knows, and the log says so: what is to be revoked is revoked in any case.
@@ -79,6 +60,7 @@ impl Hub {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use picket_hub_db::RevokedWhat;
     use serde_json::json;
     use uuid::Uuid;
 

@@ -57,6 +57,12 @@ pub enum BelongingError {
     Database(#[from] DbError),
 }
 
+/// How a database keeps whose it is, as key and value of a setting: for a backup of another hub that these keys take over.
+pub fn kept_as(pins: &[SpkiPin]) -> (String, Vec<u8>) {
+    let pins: Vec<String> = pins.iter().map(SpkiPin::to_hex).collect();
+    (PINS.to_owned(), serde_json::to_vec(&pins).unwrap_or_default())
+}
+
 fn list(pins: &[String]) -> String {
     pins.join(", ")
 }

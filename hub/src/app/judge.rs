@@ -4,6 +4,8 @@
 //! which was judged are one transaction, fenced by the lease's epoch: whatever dies whenever, no event is judged twice and
 //! none is left out. Who takes over a shard shows its correlations the events of their windows again, without reporting.
 
+mod lag;
+
 use crate::server::told_to_stop;
 use crate::state::Hub;
 use jiff::{SignedDuration, Timestamp};
@@ -47,8 +49,9 @@ pub struct JudgeCounters {
     pub processing: Histogram,
     /// From when the event that completes a finding was received until the finding was stored.
     pub delay: Histogram,
-    /// How long the oldest event of the present run has waited, in milliseconds, by shard; zero when all are judged.
-    lag_ms: [AtomicU64; Shard::ALL.len()],
+    /// How long the oldest event that is not judged had waited at a moment, by shard; none when all are, or another replica
+    /// judges.
+    waiting: [Mutex<Option<(Instant, Duration)>>; Shard::ALL.len()],
     /// Which shards this replica holds.
     pub held: Mutex<Vec<&'static str>>,
 }
@@ -61,7 +64,7 @@ impl Default for JudgeCounters {
             unjudged: Default::default(),
             processing: durations(),
             delay: durations(),
-            lag_ms: Default::default(),
+            waiting: Default::default(),
             held: Mutex::default(),
         }
     }
@@ -69,7 +72,7 @@ impl Default for JudgeCounters {
 
 /// Judges a shard for as long as the hub lives and the lease can be had.
 pub async fn run(hub: Arc<Hub>, shard: Shard) {
-    let name = format!("judge/{}", shard.as_str());
+    let name = lease_name(shard);
     let holder = hub.replica.to_string();
     let mut stop = hub.stop.clone();
     loop {
@@ -85,18 +88,23 @@ pub async fn run(hub: Arc<Hub>, shard: Shard) {
                     () = told_to_stop(&mut stop) => Ok(()),
                 };
                 hub.judged.hold(shard, false);
-                hub.judged.set_lag(shard, SignedDuration::ZERO);
                 if *stop.borrow() {
+                    hub.judged.clear_lag(shard);
                     // Another replica need not wait until it is over.
                     let _ = hub.db.release_lease(hub.tenant, &bench.lease).await;
                     return;
                 }
+                // What waits goes on waiting, and its lag grows, until somebody judges it.
                 if let Err(error) = ended {
                     tracing::warn!(shard = shard.as_str(), %error, "judging is interrupted");
                 }
             }
-            Ok(None) => {}
-            Err(error) => tracing::warn!(shard = shard.as_str(), %error, "the lease cannot be asked for"),
+            // Another replica judges, and says how late it is.
+            Ok(None) => hub.judged.clear_lag(shard),
+            Err(error) => {
+                tracing::warn!(shard = shard.as_str(), %error, "the lease cannot be asked for");
+                lag::note(&hub, shard).await;
+            }
         }
         tokio::select! {
             () = tokio::time::sleep(ASK_AGAIN) => {}
@@ -105,22 +113,12 @@ pub async fn run(hub: Arc<Hub>, shard: Shard) {
     }
 }
 
+/// Under which name a shard is leased, and under which its place is kept.
+pub fn lease_name(shard: Shard) -> String {
+    format!("judge/{}", shard.as_str())
+}
+
 impl JudgeCounters {
-    /// How long the oldest event of the present run of a shard has waited.
-    pub fn lag(&self, shard: Shard) -> Duration {
-        Duration::from_millis(self.lag_ms[shard as usize].load(Ordering::Relaxed))
-    }
-
-    /// The longest of those.
-    pub fn longest_lag(&self) -> Duration {
-        Shard::ALL.into_iter().map(|shard| self.lag(shard)).max().unwrap_or_default()
-    }
-
-    fn set_lag(&self, shard: Shard, lag: SignedDuration) {
-        let millis = u64::try_from(lag.as_millis()).unwrap_or_default();
-        self.lag_ms[shard as usize].store(millis, Ordering::Relaxed);
-    }
-
     fn hold(&self, shard: Shard, holds: bool) {
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
         held.retain(|name| *name != shard.as_str());
@@ -157,6 +155,8 @@ impl<'a> Bench<'a> {
         self.committed = progress.position;
         self.judged_until = progress.state.as_deref().and_then(read_state);
         self.read = self.committed;
+        // What waits does so while correlations are warmed up, too.
+        self.hub.judged.note(self.shard, lag::oldest_after(self.hub, self.shard, self.committed).await?);
         self.hub.rules.engine().forget(self.shard);
         self.hub.rules.take_cold(self.shard);
         self.warm_up().await?;
@@ -169,7 +169,7 @@ impl<'a> Bench<'a> {
                 self.judge(tail.events, tail.next).await?;
             }
             if tail.at_end {
-                self.hub.judged.set_lag(self.shard, SignedDuration::ZERO);
+                self.hub.judged.clear_lag(self.shard);
                 let _ = tokio::time::timeout(LOOK_AGAIN, wake.changed()).await;
             }
         }

@@ -1,15 +1,17 @@
 //! The hub's health checks, each declared once, and the task that looks.
 
+use crate::app::judge;
 use crate::server::told_to_stop;
 use crate::state::Hub;
 use jiff::{SignedDuration, Timestamp};
 use picket_durable::free_space;
-use picket_hub_db::{AgentStatus, Backend, DbError, DbStats};
-use picket_hub_rules::RuleState;
+use picket_hub_db::{AgentStatus, Backend, DbError, DbStats, Lease};
+use picket_hub_rules::{RuleState, Shard};
 use picket_pki::Certificate;
 use picket_protocol::{CheckScope, Severity};
 use picket_telemetry::{CheckSpec, Finding};
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -75,6 +77,8 @@ pub struct Pulse {
     last: Mutex<Option<Instant>>,
     seen: Mutex<Option<Seen>>,
     shed: AtomicU64,
+    /// Since when no replica holds a shard.
+    unheld: Mutex<BTreeMap<&'static str, Instant>>,
 }
 
 impl Pulse {
@@ -84,6 +88,23 @@ impl Pulse {
 
     fn age(&self) -> Option<Duration> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).map(|last| last.elapsed())
+    }
+
+    /// The shard that no replica has held for longest, and for how long.
+    fn unjudged(&self, leases: &[Lease], now: Timestamp) -> Option<(&'static str, Duration)> {
+        let held = |shard: Shard| {
+            let name = judge::lease_name(shard);
+            leases.iter().any(|lease| lease.name == name && !lease.holder.is_empty() && lease.expires_at > now)
+        };
+        let mut unheld = self.unheld.lock().unwrap_or_else(PoisonError::into_inner);
+        for shard in Shard::ALL {
+            if held(shard) {
+                unheld.remove(shard.as_str());
+            } else {
+                unheld.entry(shard.as_str()).or_insert_with(Instant::now);
+            }
+        }
+        unheld.iter().map(|(shard, since)| (*shard, since.elapsed())).max_by_key(|(_, age)| *age)
     }
 
     /// What was last measured of the database.
@@ -116,14 +137,20 @@ pub(crate) async fn run(hub: Arc<Hub>) {
 async fn look(hub: &Hub, looks: u32) {
     let health = &hub.watched.health;
     let ping = tokio::time::timeout(PING_LIMIT, hub.db.ping()).await;
+    // Who cannot ask says so as the database's check.
+    let leases = tokio::time::timeout(PING_LIMIT, hub.db.leases(hub.tenant)).await;
+    let unheld = match leases {
+        Ok(Ok(leases)) => hub.watched.pulse.unjudged(&leases, hub.clock.now()),
+        _ => None,
+    };
     let spec = if hub.db.backend() == Backend::Sqlite { DATABASE } else { DATABASE_ELSEWHERE };
     health.set(spec, database(ping.ok()));
     if let Some(folder) = hub.database_folder.as_deref() {
         health.set(DISK_SPACE, room(folder));
     }
-    health.set(JUDGE, judge(hub.judged.longest_lag()));
+    health.set(JUDGE, judging(hub.judged.longest_lag(), unheld));
     let suspended = hub.rules.health().iter().filter(|rule| matches!(rule.state, RuleState::Suspended { .. })).count();
-    health.set(RULES, rules(hub.rules.refused().len(), suspended));
+    health.set(RULES, rules(hub.rules.refused().len(), suspended, &hub.rules.refused_files()));
     let keys = hub.keys();
     let authorities = keys.roots.iter().chain([keys.intermediate.certificate()]);
     health.set(CERTIFICATES, certificates(hub.clock.now(), authorities, &keys.hub.0));
@@ -183,23 +210,36 @@ fn roomy(free: u64) -> Finding {
     }
 }
 
-fn judge(lag: Duration) -> Finding {
+/// What is to be said of the judge: how long events wait here, and which shard nobody judges, for how long.
+fn judging(lag: Duration, unheld: Option<(&str, Duration)>) -> Finding {
     let finding = if lag > LATE {
-        let words =
-            format!("events wait {} s for their judgement; look at rule_cost_seconds in the metrics", lag.as_secs());
-        Finding::warn(words)
+        Finding::warn(format!(
+            "events wait {} s for their judgement; the hub's log says whether judging is interrupted, and \
+             rule_cost_seconds in the metrics which rules take long",
+            lag.as_secs()
+        ))
+    } else if let Some((shard, age)) = unheld.filter(|(_, age)| *age > LATE) {
+        Finding::warn(format!(
+            "no replica has judged events of the kind {shard} for {} s: none holds judge/{shard}; the hub's log says why",
+            age.as_secs()
+        ))
     } else {
         Finding::pass("up to date")
     };
     finding.figure("lag_seconds", lag.as_secs())
 }
 
-fn rules(refused: usize, suspended: usize) -> Finding {
+fn rules(refused: usize, suspended: usize, files: &[String]) -> Finding {
     let finding = match (refused, suspended) {
         (0, 0) => Finding::pass("all in force"),
-        _ => Finding::warn(format!(
-            "{refused} cannot be used and {suspended} are suspended; GET /api/v1/rules says which and why"
-        )),
+        _ => {
+            let mut words =
+                format!("{refused} cannot be used and {suspended} are suspended; GET /api/v1/rules says which and why");
+            if let Some(first) = files.first() {
+                let _ = write!(words, "; {} files of rules.d are not in force: {first}", files.len());
+            }
+            Finding::warn(words)
+        }
     };
     finding.figure("refused", refused).figure("suspended", suspended)
 }
@@ -249,11 +289,14 @@ mod tests {
 
     #[test]
     fn what_only_makes_it_later_warns_and_what_stops_it_fails() {
-        assert_eq!(judge(Duration::from_secs(59)).status, CheckStatus::Pass);
-        assert_eq!(judge(Duration::from_secs(61)).status, CheckStatus::Warn);
+        let alone = |seconds| Some(("file", Duration::from_secs(seconds)));
+        assert_eq!(judging(Duration::from_secs(59), alone(59)).status, CheckStatus::Pass);
+        assert_eq!(judging(Duration::from_secs(61), None).status, CheckStatus::Warn);
+        let nobody = judging(Duration::ZERO, alone(61));
+        assert!(nobody.status == CheckStatus::Warn && nobody.message.contains("judge/file"), "{nobody:?}");
         assert_eq!(bus(false).status, CheckStatus::Warn);
         assert_eq!(load(3).status, CheckStatus::Warn);
-        assert_eq!(rules(0, 1).status, CheckStatus::Warn);
+        assert_eq!(rules(0, 1, &[]).status, CheckStatus::Warn);
         assert_eq!(database(None).status, CheckStatus::Fail);
         assert_eq!(turning(Some(Duration::from_secs(21))).status, CheckStatus::Fail);
         assert_eq!(turning(None).status, CheckStatus::Pass, "it has not begun");
@@ -261,6 +304,23 @@ mod tests {
             [roomy(2 << 30), roomy(1 << 29), roomy(1 << 20)].map(|finding| finding.status),
             [CheckStatus::Pass, CheckStatus::Warn, CheckStatus::Fail]
         );
+    }
+
+    #[test]
+    fn a_shard_that_nobody_holds_is_counted_from_when_it_was_first_seen() {
+        let now: Timestamp = "2026-11-22T12:00:00Z".parse().unwrap();
+        let lease = |shard: Shard, ahead| Lease {
+            name: judge::lease_name(shard),
+            holder: "one".into(),
+            epoch: 1,
+            expires_at: now.checked_add(SignedDuration::from_secs(ahead)).unwrap(),
+        };
+        let pulse = Pulse::default();
+        let all: Vec<Lease> = Shard::ALL.map(|shard| lease(shard, 10)).into();
+        assert_eq!(pulse.unjudged(&all, now), None);
+        let ended: Vec<Lease> = [lease(Shard::File, -1)].into_iter().chain(all[1..].iter().cloned()).collect();
+        assert_eq!(pulse.unjudged(&ended, now).map(|(shard, _)| shard), Some(Shard::File.as_str()));
+        assert_eq!(pulse.unjudged(&all, now), None, "somebody has it again");
     }
 
     #[test]

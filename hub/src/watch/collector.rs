@@ -103,7 +103,7 @@ fn judge(out: &mut Scrape<'_>, hub: &Hub) -> Result<(), Error> {
     let holds = Shard::ALL.map(|shard| (vec![("shard", shard.as_str())], u64::from(held.contains(&shard.as_str()))));
     out.family("shard_held", "1 for the kinds of events that this replica judges", GAUGE, holds)?;
     let lags = Shard::ALL.map(|shard| (vec![("shard", shard.as_str())], hub.judged.lag(shard).as_secs_f64()));
-    let help = "How long the oldest event of the present run has waited";
+    let help = "How long the oldest event waits that is not judged";
     out.measures("judge_lag", help, &Unit::Seconds, GAUGE, lags)
 }
 

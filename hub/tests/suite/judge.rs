@@ -2,7 +2,7 @@
 
 use crate::fleet::{Fleet, Machine, eventually};
 use picket_hub::state::Hub;
-use picket_hub_db::{Finding, FindingFilter, PageRequest, TenantId};
+use picket_hub_db::{Finding, FindingFilter, PageRequest, RuleOrigin, TenantId};
 use picket_protocol::hub::EventsAnswer;
 use serde_json::json;
 
@@ -192,6 +192,52 @@ async fn a_folder_of_rules_that_is_out_of_reach_takes_no_rule_along() {
     picket_durable::remove_if_present(&dir.join("test.yml")).unwrap();
     hub.put_files().await.unwrap();
     assert!(!there().await, "the folder is there, and the file is not");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_is_in_force_before_the_pack_over_every_restart_and_the_pack_is_back_without_it() {
+    let fleet = Fleet::start().await;
+    let dir = fleet.dir.path().join("rules.d");
+    picket_durable::create_dir(&dir, 0o755).unwrap();
+    let of_pack = picket_hub_rules::pack()[0].yaml;
+    let id = picket_hub_rules::validate(of_pack).ids[0].to_string();
+    let own = format!("{of_pack}\n# Looked at here.\n");
+    picket_durable::write_atomic(&dir.join("own.yml"), own.as_bytes(), 0o644).unwrap();
+    let kept = async |fleet: &Fleet| fleet.running.hub().db.rule(TenantId::DEFAULT, &id).await.unwrap().unwrap();
+    look(fleet.running.hub()).await;
+    let first = kept(&fleet).await;
+    assert_eq!((first.origin, first.version, &first.source), (RuleOrigin::File, 2, &own));
+    let fleet = fleet.restart().await.restart().await;
+    assert_eq!(kept(&fleet).await, first, "nothing is written where nothing changed");
+    picket_durable::remove_if_present(&dir.join("own.yml")).unwrap();
+    look(fleet.running.hub()).await;
+    let back = kept(&fleet).await;
+    assert_eq!((back.origin, back.version, back.source.as_str()), (RuleOrigin::Pack, 3, of_pack));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_whose_id_a_rule_of_the_api_has_is_named_and_in_force_once_that_one_is_gone() {
+    let fleet = Fleet::start().await;
+    let (hub, dir) = (fleet.running.hub(), fleet.dir.path().join("rules.d"));
+    let new = picket_hub::app::rules::new_rule(RULE, RuleOrigin::Api).unwrap();
+    hub.db.put_rule(TenantId::DEFAULT, &new, Some(0), "ada", fleet.now()).await.unwrap();
+    picket_durable::create_dir(&dir, 0o755).unwrap();
+    let own = format!("{RULE}# The file's.\n");
+    picket_durable::write_atomic(&dir.join("test.yml"), own.as_bytes(), 0o644).unwrap();
+    picket_durable::write_atomic(&dir.join("twice.yml"), RULE.as_bytes(), 0o644).unwrap();
+    look(hub).await;
+    let told = hub.rules.refused_files();
+    assert!(
+        told.len() == 2 && told[0].starts_with("test.yml") && told[0].contains("DELETE /api/v1/rules/"),
+        "{told:?}"
+    );
+    assert!(told[1].contains("test.yml has the id"), "{told:?}");
+    let kept = async || hub.db.rule(TenantId::DEFAULT, &new.id).await.unwrap().unwrap();
+    assert_eq!(kept().await.origin, RuleOrigin::Api);
+    hub.db.delete_rule(TenantId::DEFAULT, &new.id).await.unwrap();
+    hub.rule_removed(&new.id).await.unwrap();
+    assert_eq!((kept().await.origin, kept().await.source), (RuleOrigin::File, own));
+    assert_eq!(hub.rules.refused_files().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

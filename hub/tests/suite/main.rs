@@ -1,8 +1,8 @@
 //! The hub as a whole, over real TLS: one test program, so that it is linked once.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a step that fails ends the test")]
 
-mod again;
 mod abuse;
+mod again;
 mod audited;
 mod fleet;
 mod judge;
@@ -11,6 +11,7 @@ mod poison;
 mod relayed;
 mod replicas;
 mod sockets;
+mod trials;
 mod users;
 mod watched;
 mod webhooks;

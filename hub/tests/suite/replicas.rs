@@ -3,6 +3,7 @@
 use crate::fleet::{Fleet, eventually};
 use crate::judge::{changed, findings};
 use crate::sockets::{connected, hello, next_frame};
+use picket_hub_rules::{RuleState, Suspension};
 use picket_protocol::hub::{ByeReason, EventsAnswer, Frame, ProblemCode, WHOAMI_PATH, WhoAmI};
 use picket_testkit::NatsServer;
 use picket_testkit::postgres::Postgres;
@@ -74,6 +75,75 @@ async fn events_of_all_replicas_are_judged_once_whoever_leaves() {
     }
     eventually(async || (count(&two).await >= 30).then_some(())).await;
     assert_eq!(count(&two).await, 30);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rule_that_one_replica_suspends_is_suspended_at_the_other_and_resumed_through_either() {
+    let pair = Pair::start().await;
+    pair.hear().await;
+    let (one, two) = (pair.one.running.hub(), pair.two.running.hub());
+    let health = |fleet: &Fleet| fleet.running.hub().rules.health();
+    let rule = health(&pair.one).into_iter().find(|rule| rule.state == RuleState::Active).unwrap().rule;
+    let is = |fleet: &Fleet, suspended: bool| {
+        let found = health(fleet).into_iter().find(|health| health.rule.id == rule.id).unwrap();
+        (matches!(found.state, RuleState::Suspended { .. }) == suspended).then_some(())
+    };
+    let why = Suspension::Exploding { matches: 7000, budget: 6000 };
+    one.rules.engine().suspend(rule);
+    one.note_suspension(rule, &why).await;
+    eventually(async || is(&pair.two, true)).await;
+    let id = rule.id.to_string();
+    assert_eq!(two.rules.suspended_because(&id), Some(why.to_string()));
+    // A load of all rules at either changes nothing of it.
+    let kept = two.db.rule(two.tenant, &id).await.unwrap().unwrap();
+    two.db.enable_rule(two.tenant, &id, true, None, "ada", pair.two.now()).await.unwrap();
+    two.rules_changed().await.unwrap();
+    one.load_rules().await.unwrap();
+    assert!(is(&pair.one, true).is_some() && is(&pair.two, true).is_some());
+    assert!(two.resume_rule(&kept).await.unwrap());
+    assert!(is(&pair.two, false).is_some());
+    eventually(async || is(&pair.one, false)).await;
+    // Without a word from anybody, too: each looks now and then.
+    let key = format!("{}{id}", picket_hub_db::SUSPENDED_RULES);
+    two.db.put_setting(two.tenant, &key, b"by hand", None, pair.two.now()).await.unwrap();
+    eventually(async || is(&pair.one, true)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspension_outlives_a_restart_and_goes_with_its_rule() {
+    let fleet = Fleet::start().await;
+    let rule =
+        fleet.running.hub().rules.health().into_iter().find(|rule| rule.state == RuleState::Active).unwrap().rule;
+    fleet.running.hub().note_suspension(rule, &Suspension::Held).await;
+    let fleet = fleet.restart().await;
+    let hub = fleet.running.hub();
+    let state = || hub.rules.health().into_iter().find(|health| health.rule.id == rule.id).unwrap().state;
+    assert!(matches!(state(), RuleState::Suspended { .. }));
+    let id = rule.id.to_string();
+    hub.db.delete_rule(hub.tenant, &id).await.unwrap();
+    assert!(hub.db.settings(hub.tenant, picket_hub_db::SUSPENDED_RULES).await.unwrap().is_empty());
+    hub.put_pack().await.unwrap();
+    hub.load_rules().await.unwrap();
+    assert_eq!(state(), RuleState::Active, "a rule that comes back under the id is another one");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_judge_that_is_stuck_says_how_late_it_is_until_it_judges_again() {
+    let ((postgres, url), nats) = (database(), NatsServer::start());
+    let fleet = Fleet::start_shared(url, nats.url()).await;
+    let machine = fleet.machine().await;
+    let lag = || fleet.running.hub().judged.longest_lag();
+    eventually(async || lag().is_zero().then_some(())).await;
+    // Nobody can take or keep a shard, nor commit a judgement.
+    postgres.sql("hub", "ALTER TABLE leases RENAME TO away");
+    machine.send(&fleet, &changed(&machine, 1, "/root/.ssh/authorized_keys")).await.ok::<EventsAnswer>();
+    eventually(async || (!lag().is_zero()).then_some(())).await;
+    fleet.forward(Duration::from_secs(120));
+    eventually(async || (lag() > Duration::from_secs(60)).then_some(())).await;
+    let before = lag();
+    assert!(eventually(async || Some(lag()).filter(|lag| *lag > before)).await > before, "it grows");
+    postgres.sql("hub", "ALTER TABLE away RENAME TO leases");
+    eventually(async || (findings(&fleet).await.len() == 1 && lag().is_zero()).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -162,6 +162,34 @@ async fn what_cannot_be_told_is_tried_again_given_up_and_told_when_somebody_asks
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_web_hook_that_never_answers_keeps_no_other_one_waiting() {
+    let fleet = unlimited().await;
+    let ada = person(&fleet, "ada", &[("*", None)]).await;
+    // It takes connections, and says nothing.
+    let dead = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", dead.local_addr().unwrap());
+    let body = json!({"name": "dead", "url": url, "subjects": ["findings"], "min_severity": "low"});
+    let made: Value = ada.ask(&fleet, "POST", "/api/v1/webhooks", Some(&body)).await.ok();
+    let hub = fleet.running.hub();
+    let due = fleet.now();
+    let many = (0..40).map(|_| picket_hub_db::NewDelivery {
+        id: uuid::Uuid::now_v7(),
+        target: made["details"]["id"].as_str().unwrap().to_owned(),
+        payload: json!({"type": "test", "data": {}}),
+        due,
+    });
+    hub.db.enqueue_deliveries(hub.tenant, &many.collect::<Vec<_>>(), due).await.unwrap();
+    let listener = Listener::start();
+    hook(&fleet, &ada, &listener).await;
+    let began = std::time::Instant::now();
+    find(&fleet, &ada).await;
+    eventually(async || listener.told().first().cloned()).await;
+    // One post to the dead one takes twenty seconds, and there are forty before this one.
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+    drop(dead);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_web_hook_is_looked_at_before_it_is_taken_and_changed_in_the_version_that_was_read() {
     let fleet = unlimited().await;
     let ada = person(&fleet, "ada", &[("*", None)]).await;

@@ -6,7 +6,7 @@ use crate::commands::Context;
 use crate::error::CommandError;
 use crate::exit_code::ExitCode;
 use crate::output::Bar;
-use picket_hub::app::backup as word;
+use picket_hub::app::{backup as word, belonging};
 use picket_hub::authority::Keys;
 use picket_hub::db::{self, BackupHeader, BackupWriter, Database, DbError, OnRows, Restore, Sink, Source, Verified};
 use picket_hub::life::StartError;
@@ -173,7 +173,8 @@ pub(super) fn restore(context: &Context<'_>, args: &HubRestoreArgs) -> Result<Ex
     let restored = as_hub(context, || {
         let (options, _) = options(context, &args.to)?;
         let keys = options.keys.load().map_err(|error| Box::new(StartError::Keys(error)))?;
-        if !args.other_keys && !word::is_ours(&keys, &verified) {
+        let is_ours = word::is_ours(&keys, &verified);
+        if !args.other_keys && !is_ours {
             return Err(CommandError::OtherHubsBackup(keys_dir.clone()));
         }
         let recorded = keys.revocations.read().map_err(|error| Box::new(StartError::Keys(error)))?;
@@ -187,11 +188,14 @@ pub(super) fn restore(context: &Context<'_>, args: &HubRestoreArgs) -> Result<Ex
             taken: verified.header.created_at,
             days: verified.totals.days.clone(),
             revoked: recorded.records,
+            adopted: (!is_ours).then(|| belonging::kept_as(&keys.pins())),
         };
         let whole = whole();
         let restoring = db::restore(&options.database, &whole, source, verified.digest, wish, shown(bar));
         runtime()?.block_on(restoring).map_err(failed)
     })?;
+    // Whatever comes now: the database is another one, and whoever asked must know where the former one is.
+    tell(context, args, &verified, &restored);
     with_hub_of(context, &args.to, None, async |hub| {
         let details = json!({
             "taken_at": verified.header.created_at, "by_version": verified.header.version,
@@ -200,7 +204,6 @@ pub(super) fn restore(context: &Context<'_>, args: &HubRestoreArgs) -> Result<Ex
         });
         Ok(hub.audit(&by, "hub.restore", &args.file.display().to_string(), details).await?)
     })?;
-    tell(context, args, &verified, &restored);
     Ok(ExitCode::Success)
 }
 
@@ -226,6 +229,10 @@ fn tell(context: &Context<'_>, args: &HubRestoreArgs, verified: &Verified, resto
         output.warn(format_args!(
             "the former database could not be asked what it had revoked ({why}): the record beside the keys alone was held to"
         ));
+    }
+    if args.other_keys {
+        output.hint("agents that were enrolled with other keys than this hub's have to enrol again");
+        output.hint("what was sealed with other keys does not open: make web hooks anew");
     }
     output.hint("tokens to enrol and links to set a password are void; people sign in again");
     output.hint("start the hub with: picket service start, or picket hub serve");

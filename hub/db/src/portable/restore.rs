@@ -40,6 +40,9 @@ pub struct Restore {
     pub days: std::collections::BTreeSet<i32>,
     /// What must stay revoked, beside what the present database says.
     pub revoked: Vec<RevocationRecord>,
+    /// For the backup of another hub: the setting, as key and value, that says whose the database is from now on. Keys that
+    /// the other hub sealed are left out, as they do not open here.
+    pub adopted: Option<(String, Vec<u8>)>,
 }
 
 /// What was restored.
@@ -163,6 +166,19 @@ pub(super) fn no_hub(tx: &mut dyn Tx, now: Timestamp, operation: &'static str) -
     Err(DbError::Busy { operation, why })
 }
 
+/// Makes the backup of another hub this one's.
+fn adopt(tx: &mut dyn Tx, wish: &Restore) -> Result<()> {
+    let Some((key, value)) = &wish.adopted else { return Ok(()) };
+    tx.execute("DELETE FROM signing_keys", &[])?;
+    tx.execute("DELETE FROM settings WHERE key = $1", params![key])?;
+    tx.execute(
+        "INSERT INTO settings (tenant_id, key, value, revision, updated_at) \
+         SELECT tenant_id, $1, $2, 1, $3 FROM tenants",
+        params![key, value, wish.now],
+    )?;
+    Ok(())
+}
+
 /// All that must stay revoked.
 fn both(mut present: Standing, wish: &Restore) -> Standing {
     present.revoked.extend(wish.revoked.iter().cloned());
@@ -180,7 +196,9 @@ async fn into_server(url: &str, options: &Options, filling: Filling, wish: Resto
             let revoked = standing.revoked.len() as u64;
             let fill =
                 Fill { replace: true, keep_events: false, standing, restored_at: Some(wish.now), marks: Vec::new() };
-            Ok(Restored { totals: filling.fill(tx, &fill)?, kept: None, unread: None, revoked })
+            let totals = filling.fill(tx, &fill)?;
+            adopt(tx, &wish)?;
+            Ok(Restored { totals, kept: None, unread: None, revoked })
         })
         .await;
     engine.close().await;
@@ -229,7 +247,7 @@ async fn into_file(path: &Path, options: &Options, filling: Filling, wish: Resto
     let revoked = standing.revoked.len() as u64;
     let new = beside(&path, ".restoring");
     let now = wish.now;
-    let made = make_file(&new, options, filling, standing, now).await;
+    let made = make_file(&new, options, filling, standing, &wish).await;
     let totals = match made {
         Ok(totals) => totals,
         Err(error) => {
@@ -271,16 +289,22 @@ async fn make_file(
     options: &Options,
     filling: Filling,
     standing: Standing,
-    now: Timestamp,
+    wish: &Restore,
 ) -> Result<BackupTotals> {
     remove_files(new)?;
     let (path, options) = (new.to_owned(), options.clone());
     let opening = tokio::task::spawn_blocking(move || Sqlite::open(&path, &options));
     let engine =
         opening.await.map_err(|error| DbError::Io { operation: "restore the backup", why: error.to_string() })??;
+    let (wish, now) = (wish.clone(), wish.now);
     let fill =
         Arc::new(Fill { replace: false, keep_events: false, standing, restored_at: Some(now), marks: Vec::new() });
-    let totals = engine.write("restore the backup", move |tx| filling.fill(tx, &fill)).await;
+    let filled = move |tx: &mut dyn Tx| {
+        let totals = filling.fill(tx, &fill)?;
+        adopt(tx, &wish)?;
+        Ok(totals)
+    };
+    let totals = engine.write("restore the backup", filled).await;
     let emptied = engine.maintain(now).await;
     engine.close().await;
     emptied.and(totals)

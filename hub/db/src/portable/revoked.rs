@@ -1,7 +1,7 @@
 //! What was taken back stays taken back, whatever a backup says: what a restore must hold to.
 //!
 //! It is known from two places: the database that is replaced, as far as it can be read, and the record that a hub keeps
-//! beside its keys. Both only ever take away. What was issued since the backup is carried over from the former database,
+//! beside its keys. Both only ever take away; but a password that was changed since is taken over as it is now. What was issued since the backup is carried over from the former database,
 //! so that no machine loses its identity to a restore.
 
 use super::export::{quoted, values};
@@ -86,6 +86,50 @@ pub(crate) struct Standing {
     pub(crate) revoked: Vec<RevocationRecord>,
     /// Rows that the backup cannot have, by table.
     pub(crate) since: Vec<(&'static str, Vec<Vec<Value>>)>,
+    /// Passwords as they were when the backup was replaced, of people that were changed after it.
+    pub(crate) passwords: Vec<Password>,
+}
+
+/// What a user signs in with, as the database that was replaced knew it. Hashes: they never reach a log.
+#[derive(Clone)]
+pub(crate) struct Password {
+    tenant: TenantId,
+    user: Uuid,
+    hash: Option<String>,
+    must_change: bool,
+    at: Timestamp,
+}
+
+impl std::fmt::Debug for Password {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Password").field("user", &self.user).finish_non_exhaustive()
+    }
+}
+
+/// What an entry of the audit log takes back for good; pure. The words are those of the hub's audit log.
+pub fn taken_back(action: &str, object: &str, details: &serde_json::Value) -> Option<RevokedWhat> {
+    let id = || object.parse().ok();
+    let user = || object.strip_prefix("user:")?.parse().ok();
+    match action {
+        "agents.retire" => id().map(|id| RevokedWhat::Agent { id }),
+        "api_tokens.revoke" => id().map(|id| RevokedWhat::ApiToken { id }),
+        "users.status" if details["status"] == "disabled" => user().map(|id| RevokedWhat::User { id }),
+        "users.delete" => user().map(|id| RevokedWhat::User { id }),
+        "users.password" => user().map(|user| RevokedWhat::Password { user }),
+        "permissions.revoke" => Some(RevokedWhat::Grant {
+            principal: object.to_owned(),
+            action: details["action"].as_str()?.to_owned(),
+            tag: details["tag"].as_str().map(str::to_owned),
+        }),
+        _ => None,
+    }
+}
+
+/// The details of an entry: its record is a signed text, which is the entry in JSON.
+fn details(record: &str) -> serde_json::Value {
+    let signed: serde_json::Value = serde_json::from_str(record).unwrap_or_default();
+    let entry = signed["payload"].as_str().and_then(|text| serde_json::from_str::<serde_json::Value>(text).ok());
+    entry.map(|mut entry| entry["details"].take()).unwrap_or_default()
 }
 
 fn record(row: &Row, what: RevokedWhat) -> Result<RevocationRecord> {
@@ -118,6 +162,31 @@ pub(super) fn standing(tx: &mut dyn Tx, taken: Timestamp) -> Result<Standing> {
     for row in &rows {
         standing.revoked.push(record(row, RevokedWhat::User { id: row.uuid(3)? })?);
     }
+    // What is gone leaves no row that says so, but an entry of the audit log: whichever replica wrote it.
+    let rows = tx.query(
+        "SELECT tenant_id, at, actor, action, object, record FROM audit WHERE at >= $1 \
+         AND action IN ('users.delete', 'users.password', 'permissions.revoke') ORDER BY tenant_id, seq",
+        params![taken],
+    )?;
+    for row in &rows {
+        if let Some(what) = taken_back(&row.text(3)?, &row.text(4)?, &details(&row.text(5)?)) {
+            standing.revoked.push(record(row, what)?);
+        }
+    }
+    // Not of people that the backup may know better: one that is restored may be younger than what it replaces.
+    let rows = tx.query(
+        "SELECT tenant_id, updated_at, id, password, must_change FROM users WHERE updated_at > $1",
+        params![taken],
+    )?;
+    for row in &rows {
+        standing.passwords.push(Password {
+            tenant: TenantId(i32::try_from(row.int(0)?).unwrap_or_default()),
+            at: row.opt_time(1)?.unwrap_or_default(),
+            user: row.uuid(2)?,
+            hash: row.opt_text(3)?,
+            must_change: row.bool(4)?,
+        });
+    }
     // Agents first: their tags refer to them.
     for (name, condition) in [
         ("agents", "created_at > $1"),
@@ -147,6 +216,13 @@ pub(super) fn apply(tx: &mut dyn Tx, standing: &Standing) -> Result<()> {
     }
     for record in &standing.revoked {
         take_back(tx, record)?;
+    }
+    for kept in &standing.passwords {
+        tx.execute(
+            "UPDATE users SET password = $3, must_change = $4, updated_at = $5, revision = revision + 1 \
+             WHERE tenant_id = $1 AND id = $2 AND password IS DISTINCT FROM $3",
+            params![kept.tenant, kept.user, kept.hash.as_ref(), kept.must_change, kept.at],
+        )?;
     }
     Ok(())
 }

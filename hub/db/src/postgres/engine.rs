@@ -17,8 +17,11 @@ use tokio::runtime::Handle;
 const ATTEMPTS: u32 = 8;
 /// How many events are removed in one go where a partition is shared with other tenants.
 const REMOVED_AT_ONCE: i64 = 5000;
-/// How long the removal of a partition waits for those who read it.
-const DROP_PATIENCE: &str = "SET LOCAL lock_timeout = '5s'";
+/// How long the removal of a partition waits for those who read it: meanwhile everybody who wants to read or store events
+/// waits behind it. So it is short, and tried again after a moment.
+const DROP_PATIENCE: &str = "SET LOCAL lock_timeout = '300ms'";
+const DROP_ATTEMPTS: u32 = 3;
+const DROP_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// A server of PostgreSQL.
 pub(crate) struct Postgres {
@@ -174,10 +177,16 @@ impl Engine for Postgres {
             let events = client.execute(&sql, &[&tenant.0, &REMOVED_AT_ONCE]).await.map_err(doing)?;
             return Ok(Removed { events, more: events > 0 || more, ..Removed::default() });
         }
-        let dropped = client.batch_execute(&format!("BEGIN; {DROP_PATIENCE}; DROP TABLE {name}; COMMIT")).await;
-        if let Err(error) = dropped {
+        let drop = format!("BEGIN; {DROP_PATIENCE}; DROP TABLE {name}; COMMIT");
+        let mut attempt = 1;
+        while let Err(error) = client.batch_execute(&drop).await {
             let _ = client.batch_execute("ROLLBACK").await;
-            return Err(doing(error));
+            let waited = error.code() == Some(&tokio_postgres::error::SqlState::LOCK_NOT_AVAILABLE);
+            if !waited || attempt >= DROP_ATTEMPTS {
+                return Err(doing(error));
+            }
+            attempt += 1;
+            tokio::time::sleep(DROP_AGAIN).await;
         }
         self.days.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&day);
         Ok(Removed { events: rows, partitions: 1, more, ..Removed::default() })

@@ -2,7 +2,7 @@
 
 use super::cursor::{Key, Order};
 use super::select::{Select, newest};
-use super::{Engine, Row, Store, Tx, params};
+use super::{Engine, Row, Store, Tx, Value, params};
 use crate::{Deliveries, Delivery, DeliveryState, NewDelivery, PAGE_MAX, Page, PageRequest, Result, TenantId};
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -47,17 +47,25 @@ impl<E: Engine> Deliveries for Store<E> {
         now: Timestamp,
         lease_until: Timestamp,
         limit: u32,
+        except: &[String],
     ) -> Result<Vec<Delivery>> {
-        let holder = holder.to_owned();
+        let (holder, except) = (holder.to_owned(), except.to_vec());
         self.engine
             .write("claim deliveries", move |tx| {
+                let mut values = params![tenant, now, &holder, lease_until, limit.clamp(1, PAGE_MAX)].to_vec();
+                let places: Vec<String> = (1..=except.len()).map(|n| format!("${}", values.len() + n)).collect();
+                values.extend(except.iter().map(Value::from));
+                let others = match places.as_slice() {
+                    [] => String::new(),
+                    places => format!("AND target NOT IN ({})", places.join(", ")),
+                };
                 let sql = format!(
                     "UPDATE deliveries SET holder = $3, held_until = $4, attempts = attempts + 1 \
                      WHERE tenant_id = $1 AND id IN (SELECT id FROM deliveries WHERE tenant_id = $1 \
-                     AND state = 'waiting' AND due <= $2 AND (held_until IS NULL OR held_until <= $2) \
+                     AND state = 'waiting' AND due <= $2 AND (held_until IS NULL OR held_until <= $2) {others} \
                      ORDER BY due, id LIMIT $5 /*pg FOR UPDATE SKIP LOCKED pg*/) RETURNING {COLUMNS}"
                 );
-                let rows = tx.query(&sql, params![tenant, now, &holder, lease_until, limit.clamp(1, PAGE_MAX)])?;
+                let rows = tx.query(&sql, &values)?;
                 let mut claimed = rows.iter().map(delivery).collect::<Result<Vec<_>>>()?;
                 claimed.sort_by_key(|one| (one.delivery.due, one.delivery.id));
                 Ok(claimed)

@@ -3,7 +3,10 @@
 use super::cursor::{Key, Order};
 use super::select::{Select, by, newest};
 use super::{Engine, Row, Store, Tx, params};
-use crate::{NewRule, Page, PageRequest, Result, Revision, Rule, RuleFilter, RuleOrigin, RuleVersion, Rules, TenantId};
+use crate::{
+    NewRule, Page, PageRequest, Result, Revision, Rule, RuleFilter, RuleOrigin, RuleVersion, Rules, SUSPENDED_RULES,
+    TenantId,
+};
 use async_trait::async_trait;
 use jiff::Timestamp;
 
@@ -203,6 +206,10 @@ impl<E: Engine> Rules for Store<E> {
                     tx.execute(
                         "DELETE FROM rule_versions WHERE tenant_id = $1 AND rule_id = $2",
                         params![tenant, &id],
+                    )?;
+                    tx.execute(
+                        "DELETE FROM settings WHERE tenant_id = $1 AND key = $2",
+                        params![tenant, format!("{SUSPENDED_RULES}{id}")],
                     )?;
                     tx.count_up(tenant, COUNTER)?;
                 }

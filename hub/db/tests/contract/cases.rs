@@ -33,7 +33,7 @@ async fn three(bench: &Bench) -> Vec<Uuid> {
 }
 
 async fn claim(bench: &Bench, holder: &str, seconds: i64) -> Vec<Uuid> {
-    let claimed = bench.db.claim_deliveries(T, holder, at(seconds), at(seconds + 30), 10).await.unwrap();
+    let claimed = bench.db.claim_deliveries(T, holder, at(seconds), at(seconds + 30), 10, &[]).await.unwrap();
     claimed.iter().map(|one| one.delivery.id).collect()
 }
 
@@ -120,7 +120,7 @@ contract! {
             .map(|number| {
                 let db = std::sync::Arc::clone(&bench.db);
                 tokio::spawn(async move {
-                    db.claim_deliveries(T, &format!("replica-{number}"), at(1), at(60), 6).await.unwrap()
+                    db.claim_deliveries(T, &format!("replica-{number}"), at(1), at(60), 6, &[]).await.unwrap()
                 })
             })
             .collect();
@@ -133,7 +133,7 @@ contract! {
         claimed.dedup();
         assert_eq!(claimed.len(), count, "one was claimed twice");
         // Who finds rows locked passes them over, and takes them the next time.
-        let rest = bench.db.claim_deliveries(T, "last", at(2), at(60), 60).await.unwrap();
+        let rest = bench.db.claim_deliveries(T, "last", at(2), at(60), 60, &[]).await.unwrap();
         assert_eq!(count + rest.len(), 60);
     }
 }

@@ -1,6 +1,6 @@
 //! What goes when its time has come, and what stays after a restart.
 
-use crate::bench::{Bench, T, at, batch, id, matched};
+use crate::bench::{Bench, T, at, batch, id, matched, server};
 use crate::contract;
 use crate::findings::found;
 use picket_hub_db::{
@@ -22,6 +22,42 @@ async fn remove(bench: &Bench, retention: &Retention) -> Removed {
             return total;
         }
     }
+}
+
+/// A reader that takes its time keeps the day that it reads, and nothing else.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_that_cannot_go_yet_keep_nothing_else_and_nobody_waiting() {
+    let bench = Bench::postgres().await;
+    bench.agent(1).await;
+    bench.db.ingest(T, &[batch(1, 100, 1..10)]).await.unwrap();
+    let made = found(&bench, vec![matched("r", "1", &[1])]).await;
+    let resolve = FindingUpdate { state: Some(NewState::Resolved), ..FindingUpdate::default() };
+    bench.db.change_finding(T, made[0].id, None, &resolve, "ada", at(200)).await.unwrap();
+    let location = bench.location();
+    let database = location.rsplit('/').next().unwrap().to_owned();
+    let reading = database.clone();
+    let reader = tokio::task::spawn_blocking(move || {
+        server()
+            .sql(&reading, "SELECT count(*) FROM events; SELECT 1 FROM (SELECT pg_sleep(8), count(*) FROM events) x")
+    });
+    let waits = move || {
+        let sql = "SELECT count(*) > 0 FROM pg_locks l JOIN pg_stat_activity a USING (pid) \
+                   WHERE a.query LIKE '%pg_sleep(8)%' AND a.pid <> pg_backend_pid() AND l.relation = 'events'::regclass";
+        picket_testkit::wait_until("the reader to read", || server().sql(&database, sql) == "t");
+    };
+    tokio::task::spawn_blocking(waits).await.unwrap();
+    let began = std::time::Instant::now();
+    let all = Retention {
+        now: at(9 * DAY),
+        events_before: Some(at(9 * DAY)),
+        findings_before: Some(at(1000)),
+        ..Retention::default()
+    };
+    let told = bench.db.remove_old(T, &all).await.unwrap_err();
+    assert!(began.elapsed() < std::time::Duration::from_secs(5), "{:?}: {told}", began.elapsed());
+    assert_eq!(bench.db.finding(T, made[0].id).await.unwrap(), None, "findings go all the same");
+    reader.await.unwrap();
+    assert!(remove(&bench, &all).await.partitions > 0);
 }
 
 contract! {

@@ -167,7 +167,7 @@ impl RuleEngine for SigmaEngine {
     }
 
     fn replace(&self, rules: &[RuleSource], suspended: &[RuleKey]) -> Replaced {
-        let Set { sources, shards, refused, filters } = build(rules, suspended, &self.settings.products);
+        let Set { sources, shards, refused, warned, filters } = build(rules, suspended, &self.settings.products);
         let mut book = lock(&self.book);
         let loaded = sources.len();
         let mut cold = Vec::new();
@@ -184,7 +184,7 @@ impl RuleEngine for SigmaEngine {
         book.sources = Arc::new(rules.iter().filter(usable).cloned().collect());
         book.states = sources;
         book.filters = filters;
-        Replaced { loaded, refused, cold }
+        Replaced { loaded, refused, warned, cold }
     }
 
     fn evaluate(&self, shard: Shard, event: &EventView) -> Vec<Match> {

@@ -1,11 +1,12 @@
 //! From YAML to the documents of a source, with everything that is wrong with it.
 
 use rsigma_parser::{CorrelationRule, FilterRule, SigmaRule, Timespan};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use uuid::Uuid;
 
 use crate::check::Checker;
 use crate::problem::{Place, Problem, Severity, Validation};
+use crate::shard::Shard;
 use crate::yaml::{self, Node};
 
 /// One document of a source.
@@ -47,8 +48,27 @@ pub fn validate(yaml: &str) -> Validation {
             found.problems.push(cannot_compile(document.id, &what));
         }
     }
+    if found.is_usable() {
+        found.problems.extend(documents.iter().filter_map(|document| split(document, &documents)));
+    }
     found.problems.sort_by_key(|problem| (std::cmp::Reverse(problem.severity), problem.place));
     found
+}
+
+/// What is to be said of a correlation over rules of its own source that are about events of several kinds. Those of others
+/// are known where the whole set is.
+fn split(document: &Document, documents: &[Document]) -> Option<Problem> {
+    let Body::Correlation(correlation) = &document.body else { return None };
+    let mut shards: BTreeSet<Shard> = Shard::ALL.into_iter().collect();
+    for name in &correlation.rules {
+        let id = Uuid::try_parse(name).ok();
+        let named = |other: &&Document| Some(other.id) == id || other.name() == Some(name.as_str());
+        let Body::Rule(rule) = &documents.iter().find(named)?.body else { return None };
+        let kinds = super::compile::log_source(&rule.logsource);
+        let reached: BTreeSet<Shard> = kinds.kinds().map(|kind| kind.shard()).collect();
+        shards.retain(|shard| reached.contains(shard));
+    }
+    super::set::split_windows(&shards)
 }
 
 /// A problem that only compiling found: where it is, is not known.
@@ -64,7 +84,7 @@ pub(super) fn cannot_compile(id: Uuid, what: &str) -> Problem {
 
 /// The documents of a source in its order; none where something keeps it from being used.
 pub(super) fn read(yaml: &str) -> (Validation, Vec<Document>) {
-    let mut checker = Checker { found: Validation::default() };
+    let mut checker = Checker::default();
     match yaml::documents(yaml) {
         Ok(nodes) => {
             checker.documents(&nodes);

@@ -61,6 +61,8 @@ pub(super) struct Set {
     pub sources: Vec<Arc<SourceState>>,
     pub shards: Vec<ShardRules>,
     pub refused: Vec<(RuleKey, Vec<Problem>)>,
+    /// Sources that may not do what is meant.
+    pub warned: Vec<(RuleKey, Vec<Problem>)>,
     /// Sources that have filters in them.
     pub filters: BTreeSet<RuleKey>,
 }
@@ -85,15 +87,41 @@ struct Builder<'a> {
     drafts: Vec<Draft>,
     titles: Vec<String>,
     refused: BTreeMap<usize, Vec<Problem>>,
+    warned: BTreeMap<usize, Problem>,
 }
 
 /// Compiles a set.
 pub(super) fn build(sources: &[RuleSource], suspended: &[RuleKey], products: &[Product]) -> Set {
-    let mut builder = Builder { sources, products, drafts: Vec::new(), titles: Vec::new(), refused: BTreeMap::new() };
+    let mut builder = Builder {
+        sources,
+        products,
+        drafts: Vec::new(),
+        titles: Vec::new(),
+        refused: BTreeMap::new(),
+        warned: BTreeMap::new(),
+    };
     builder.read();
     builder.compile(suspended);
     builder.correlate();
     builder.finish(suspended)
+}
+
+/// What is to be said of a correlation over events of several kinds: each kind is counted by itself.
+pub(super) fn split_windows(shards: &BTreeSet<Shard>) -> Option<Problem> {
+    if shards.len() < 2 {
+        return None;
+    }
+    let kinds = shards.iter().map(|shard| shard.as_str()).collect::<Vec<_>>().join(", ");
+    Some(Problem {
+        severity: Severity::Warning,
+        code: "split_windows".into(),
+        place: None,
+        what: format!(
+            "its rules are about events of several kinds ({kinds}), and each kind is counted in a window of its own"
+        ),
+        help: "add a `category` to the log source of the rules it refers to: `file_change` or `network_connection`"
+            .into(),
+    })
 }
 
 fn error(code: &str, what: String, help: &str) -> Problem {
@@ -285,6 +313,9 @@ impl Builder<'_> {
             let help = "correlate events of files, or of connections, but not both: they are judged apart";
             self.refuse(source, error("mixed_kinds", what, help));
         }
+        if let Some(problem) = split_windows(&shards) {
+            self.warned.insert(source, problem);
+        }
         let draft = &mut self.drafts[number];
         draft.fingerprint = digest.finalize().into();
         draft.shards = shards;
@@ -317,8 +348,10 @@ impl Builder<'_> {
             .collect();
         let filters = self.drafts.iter().filter(|draft| matches!(draft.document.body, Body::Filter(_)));
         let filters = filters.map(|draft| self.sources[draft.source].key).collect();
+        let warned = self.warned.into_iter().filter(|(source, _)| !self.refused.contains_key(source));
+        let warned = warned.map(|(source, why)| (self.sources[source].key, vec![why])).collect();
         let refused = self.refused.into_iter().map(|(source, why)| (self.sources[source].key, why)).collect();
-        Set { sources, shards, refused, filters }
+        Set { sources, shards, refused, warned, filters }
     }
 
     /// Documents that only feed correlations: those of the same source that do not ask for them to be told as well

@@ -118,6 +118,42 @@ fn what_would_cost_too_much_is_refused_before_it_is_compiled() {
 }
 
 #[test]
+fn regular_expressions_are_bounded_in_sum_over_a_source_and_not_compiled_beyond_it() {
+    let document = |number: usize| {
+        // Each takes more than one megabyte, and is no more than allowed by itself.
+        let regexes: String = (0..100).map(|n| format!("        - '\\w{{{}}}'\n", 100 + n)).collect();
+        GOOD.replace("1c01", &format!("2c{number:02}"))
+            .replace("TargetFilename|contains: x\n", &format!("TargetFilename|re:\n{regexes}"))
+    };
+    let source = (0..32).map(document).collect::<Vec<_>>().join("---\n");
+    let began = std::time::Instant::now();
+    let found = validate(&source);
+    // All of them would take minutes in this build.
+    assert!(began.elapsed() < std::time::Duration::from_secs(20), "{:?}", began.elapsed());
+    assert_eq!(only(&found).0, "regexes_too_large", "{:?}", found.problems);
+    let small = GOOD.replace("|contains: x", "|re: ['/etc/.*', '^/tmp/[a-z]{8}$']");
+    assert!(validate(&small).is_usable());
+}
+
+#[test]
+fn a_correlation_over_events_of_several_kinds_says_that_each_is_counted_by_itself() {
+    let base = |category: &str| {
+        format!(
+            "title: T\nid: 6a4f0d8e-0d6e-4a55-9a53-4d2a4a1f1c01\nname: base\nlogsource:\n    product: linux\n{category}\
+             detection:\n    selection:\n        AgentId: x\n    condition: selection\nlevel: low\n---\ntitle: Many\n\
+             id: 6a4f0d8e-0d6e-4a55-9a53-4d2a4a1f1c02\ncorrelation:\n    type: event_count\n    rules: [base]\n    \
+             group-by: [AgentId]\n    timespan: 5m\n    condition: {{gte: 10}}\nlevel: high\n"
+        )
+    };
+    let codes = |text: &str| validate(text).problems.into_iter().map(|problem| problem.code).collect::<Vec<_>>();
+    let wide = validate(&base(""));
+    assert!(wide.is_usable());
+    let told = wide.problems.iter().find(|problem| problem.code == "split_windows").unwrap();
+    assert!(told.what.contains("file, network") && told.help.contains("category"), "{told:?}");
+    assert!(!codes(&base("    category: file_event\n")).contains(&"split_windows".to_owned()));
+}
+
+#[test]
 fn a_condition_is_bounded_wherever_it_stands() {
     // Thirty thousand parentheses would exhaust the stack of a parser that descends.
     let deep = format!("{}a{}", "(".repeat(30_000), ")".repeat(30_000));

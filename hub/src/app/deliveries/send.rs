@@ -1,4 +1,5 @@
-//! Sends what is to be told: signed, one replica at a time, again after growing waits, with an end.
+//! Sends what is to be told: signed, one replica at a time, again after growing waits, with an end. A web hook that does
+//! not answer keeps none of the others waiting.
 //!
 //! Signature and headers are those of the Standard Webhooks specification (1.0): `webhook-id`, `webhook-timestamp` and
 //! `webhook-signature`, which is `v1,` and the base64 of the HMAC-SHA256 over `id.timestamp.body`. The id stays the same
@@ -14,13 +15,15 @@ use picket_hub_db::{Delivery, FindingFilter, PageRequest, Result as DbResult};
 use picket_transport::{Client, Post, SafeUrl, Timeouts, TransportError};
 use serde_json::json;
 use sha2::Sha256;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinError, JoinSet};
 use uuid::Uuid;
 
-/// Posts at a time.
-const AT_A_TIME: u32 = 8;
+/// Posts at a time, and those of them that are to one web hook.
+const AT_A_TIME: usize = 16;
+const AT_A_TIME_EACH: usize = 2;
 /// How long one may take.
 const LIMIT: Duration = Duration::from_secs(20);
 /// For how long what is being sent is this replica's alone.
@@ -32,50 +35,129 @@ const ATTEMPTS: u32 = 12;
 /// The wait after the first failure, doubled after each further one, and the longest.
 const FIRST_WAIT: Duration = Duration::from_secs(5);
 const LONGEST_WAIT: Duration = Duration::from_secs(3600);
+/// The longest for which a web hook is left alone that is not reached. It begins with [`FIRST_WAIT`], too.
+const LONGEST_REST: Duration = Duration::from_secs(300);
 /// The longest answer that is read, in bytes; nothing of it is used.
 const MAX_ANSWER: u64 = 64 << 10;
+
+/// How it goes with a web hook.
+#[derive(Default)]
+struct Target {
+    /// Posts to it that are under way.
+    sending: usize,
+    /// How often in a row it was not reached.
+    failures: u32,
+    /// Until when it is left alone.
+    rests_until: Option<Timestamp>,
+}
+
+/// Those that are being told, or cannot be reached: none of them has all posts, however long it takes to answer.
+#[derive(Default)]
+struct Targets(HashMap<String, Target>);
+
+impl Targets {
+    /// Who is told nothing more for now.
+    fn closed(&self, now: Timestamp) -> Vec<String> {
+        let is_closed = |target: &Target| {
+            let most = if target.failures == 0 { AT_A_TIME_EACH } else { 1 };
+            target.sending >= most || target.rests_until.is_some_and(|until| until > now)
+        };
+        self.0.iter().filter(|(_, target)| is_closed(target)).map(|(name, _)| name.clone()).collect()
+    }
+
+    fn begun(&mut self, name: &str) {
+        self.0.entry(name.to_owned()).or_default().sending += 1;
+    }
+
+    fn ended(&mut self, name: &str, reached: bool, now: Timestamp) {
+        let Some(target) = self.0.get_mut(name) else { return };
+        target.sending = target.sending.saturating_sub(1);
+        if reached {
+            (target.failures, target.rests_until) = (0, None);
+        } else if target.rests_until.is_none_or(|until| until <= now) {
+            // Of several that failed at once one counts.
+            target.failures = target.failures.saturating_add(1);
+            let rest = SignedDuration::try_from(rest(target.failures)).unwrap_or(SignedDuration::ZERO);
+            target.rests_until = now.checked_add(rest).ok();
+        }
+        if target.sending == 0 && target.failures == 0 {
+            self.0.remove(name);
+        }
+    }
+}
+
+/// For how long a web hook is left alone that was not reached so often in a row.
+fn rest(failures: u32) -> Duration {
+    let doubled = 1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX);
+    FIRST_WAIT.saturating_mul(doubled).min(LONGEST_REST)
+}
+
+/// The posts that are under way: what became of each, and to whom it was.
+#[derive(Default)]
+struct Sending {
+    posts: JoinSet<DbResult<bool>>,
+    to: HashMap<Id, String>,
+    targets: Targets,
+}
+
+impl Sending {
+    /// Begins to send what is due, as much as may be under way at once.
+    async fn fill(&mut self, hub: &Arc<Hub>) -> DbResult<()> {
+        let holder = hub.replica.to_string();
+        while self.posts.len() < AT_A_TIME {
+            let now = hub.clock.now();
+            let until = now.checked_add(LEASE).unwrap_or(now);
+            let except = self.targets.closed(now);
+            let claimed = hub.db.claim_deliveries(hub.tenant, &holder, now, until, 1, &except).await?;
+            let Some(delivery) = claimed.into_iter().next() else { return Ok(()) };
+            let (hub, target) = (Arc::clone(hub), delivery.delivery.target.clone());
+            self.targets.begun(&target);
+            let post = self.posts.spawn(async move { deliver(&hub, delivery).await });
+            self.to.insert(post.id(), target);
+        }
+        Ok(())
+    }
+
+    /// Notes what became of a post.
+    fn ended(&mut self, ended: Result<(Id, DbResult<bool>), JoinError>, now: Timestamp) {
+        let (id, reached) = match ended {
+            Ok((id, Ok(reached))) => (id, reached),
+            Ok((id, Err(error))) => {
+                tracing::warn!(%error, "what became of a delivery is not noted; it is sent again");
+                (id, true)
+            }
+            Err(error) => (error.id(), true),
+        };
+        if let Some(target) = self.to.remove(&id) {
+            self.targets.ended(&target, reached, now);
+        }
+    }
+}
 
 /// Sends until the hub stops. What is being sent then is sent again by whoever comes next.
 pub async fn run(hub: Arc<Hub>) {
     let (mut found, mut stop) = (hub.found.subscribe(), hub.stop.clone());
+    let mut sending = Sending::default();
     loop {
         found.borrow_and_update();
-        let sent = tokio::select! {
-            sent = turn(&hub) => sent,
+        tokio::select! {
+            filled = sending.fill(&hub) => {
+                if let Err(error) = filled {
+                    tracing::warn!(%error, "nobody is told of anything");
+                }
+            }
             () = told_to_stop(&mut stop) => return,
-        };
-        match sent {
-            Ok(sent) if sent == AT_A_TIME as usize => continue,
-            Ok(_) => {}
-            Err(error) => tracing::warn!(%error, "nobody is told of anything"),
         }
         tokio::select! {
+            Some(ended) = sending.posts.join_next_with_id() => sending.ended(ended, hub.clock.now()),
             _ = tokio::time::timeout(LOOK_AGAIN, found.changed()) => {}
             () = told_to_stop(&mut stop) => return,
         }
     }
 }
 
-/// Sends what is due; says how much it was.
-async fn turn(hub: &Arc<Hub>) -> DbResult<usize> {
-    let (now, holder) = (hub.clock.now(), hub.replica.to_string());
-    let until = now.checked_add(LEASE).unwrap_or(now);
-    let claimed = hub.db.claim_deliveries(hub.tenant, &holder, now, until, AT_A_TIME).await?;
-    let count = claimed.len();
-    let mut sending = JoinSet::new();
-    for delivery in claimed {
-        let hub = Arc::clone(hub);
-        sending.spawn(async move { deliver(&hub, delivery).await });
-    }
-    while let Some(ended) = sending.join_next().await {
-        if let Ok(Err(error)) = ended {
-            tracing::warn!(%error, "what became of a delivery is not noted; it is sent again");
-        }
-    }
-    Ok(count)
-}
-
-async fn deliver(hub: &Hub, delivery: Delivery) -> DbResult<()> {
+/// Sends one. Says whether the other side was there, whatever it said.
+async fn deliver(hub: &Hub, delivery: Delivery) -> DbResult<bool> {
     let (id, holder) = (delivery.delivery.id, hub.replica.to_string());
     let outcome = post(hub, &delivery).await?;
     let now = hub.clock.now();
@@ -83,6 +165,7 @@ async fn deliver(hub: &Hub, delivery: Delivery) -> DbResult<()> {
         Ok(()) => {
             tracing::debug!(%id, "a delivery was taken");
             hub.db.delivery_done(hub.tenant, id, &holder, now).await?;
+            Ok(true)
         }
         Err((why, retry)) => {
             // Without randomness all wait equally long, which still works.
@@ -92,9 +175,10 @@ async fn deliver(hub: &Hub, delivery: Delivery) -> DbResult<()> {
                 tracing::warn!(%id, target = delivery.delivery.target, why, "a delivery is given up");
             }
             hub.db.delivery_failed(hub.tenant, id, &holder, &why, next, now).await?;
+            // What is not worth to try again was answered, or is not to be told at all.
+            Ok(retry.is_none())
         }
     }
-    Ok(())
 }
 
 /// Why it failed, and for how long the other side wants to be left alone if it is worth to try again.
@@ -203,6 +287,27 @@ mod tests {
         let headers = signed(id, now, r#"{"test": 2432232314}"#, secret);
         let values: Vec<&str> = headers.iter().map(|(_, value)| value.as_str()).collect();
         assert_eq!(values, [id, "1614265330", "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="]);
+    }
+
+    #[test]
+    fn who_is_slow_or_away_has_few_of_the_posts_and_is_asked_less_and_less() {
+        let at = |seconds: i64| Timestamp::from_second(1_614_265_330 + seconds).unwrap();
+        let mut targets = Targets::default();
+        targets.begun("slow");
+        assert_eq!(targets.closed(at(0)), Vec::<String>::new());
+        targets.begun("slow");
+        assert_eq!(targets.closed(at(0)), ["slow"]);
+        targets.ended("slow", false, at(20));
+        targets.ended("slow", false, at(20));
+        assert_eq!(targets.closed(at(24)), ["slow"], "it rests");
+        assert_eq!(targets.closed(at(25)), Vec::<String>::new(), "and is tried again: two at once counted as one");
+        targets.begun("slow");
+        assert_eq!(targets.closed(at(25)), ["slow"], "with one");
+        targets.ended("slow", false, at(25));
+        assert_eq!(targets.closed(at(34)), ["slow"]);
+        targets.ended("slow", true, at(36));
+        assert!(targets.0.is_empty(), "it is back");
+        assert_eq!((rest(1), rest(2), rest(40)), (FIRST_WAIT, FIRST_WAIT * 2, LONGEST_REST));
     }
 
     #[test]

@@ -15,22 +15,26 @@ use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use jiff::{SignedDuration, Timestamp};
-use picket_hub_db::{EventFilter, PageRequest, Rule, RuleFilter, RuleOrigin, RuleVersion};
+use picket_hub_db::{EventFilter, PageRequest, Rule, RuleFilter, RuleOrigin, RuleVersion, StoredEvent};
 use picket_hub_rules::{DryRunLimits, EventView, Problem as RuleProblem, Product, Received, RuleState};
 use picket_protocol::hub::{FieldError, ProblemCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::routes;
 use uuid::Uuid;
 
 /// The longest body with a rule, in bytes: its source, escaped.
 const RULE_BODY_MAX: usize = 512 << 10;
+/// Events that are read in one go for a dry run: each may be 64 KiB long, and some of these are in memory at once.
+const DRY_RUN_PAGE: u32 = 200;
 /// The most events that a dry run looks at.
 const DRY_RUN_EVENTS: u64 = 50_000;
-/// The longest that a dry run takes.
+/// The longest that a dry run takes, the reading of its events included.
 const DRY_RUN_TIME: Duration = Duration::from_secs(10);
 
 /// The routes.
@@ -71,6 +75,8 @@ struct RuleView {
     state: Option<String>,
     /// Why it is not, in words.
     why: Option<String>,
+    /// What should be looked at in it, although it is in force.
+    warnings: Vec<String>,
     /// How often it matched since this process started.
     matches: Option<u64>,
     /// What one evaluation takes, in nanoseconds: the mean of those that were measured.
@@ -89,9 +95,12 @@ fn view(hub: &Hub, rule: Rule) -> RuleView {
     let (state, why) = match health.as_ref().map(|health| &health.state) {
         Some(RuleState::Active) => (Some("active"), None),
         Some(RuleState::Unreached) => (Some("unreached"), None),
-        Some(RuleState::Suspended { why }) => (Some("suspended"), Some(why.to_string())),
+        Some(RuleState::Suspended { why }) => {
+            (Some("suspended"), Some(hub.rules.suspended_because(&rule.id).unwrap_or_else(|| why.to_string())))
+        }
         None => (None, refused.map(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))),
     };
+    let warnings = hub.rules.warnings(&rule.id).iter().map(ToString::to_string).collect();
     RuleView {
         id: rule.id,
         version: rule.version,
@@ -103,6 +112,7 @@ fn view(hub: &Hub, rule: Rule) -> RuleView {
         source: rule.source,
         state: state.map(str::to_owned),
         why,
+        warnings,
         matches: health.as_ref().map(|health| health.matches),
         mean_nanos: health.as_ref().map(|health| health.mean_nanos),
         revision: rule.revision,
@@ -158,7 +168,9 @@ async fn create(
     caller.everywhere()?;
     let (parts, body) = request.into_parts();
     let asked: RuleBody = body::json(&parts.headers, body, RULE_BODY_MAX).await?;
-    let mut new = new_rule(&asked.source, RuleOrigin::Api).map_err(refused)?;
+    let source = asked.source;
+    let new = hub.rules.compile(move || new_rule(&source, RuleOrigin::Api)).await?;
+    let mut new = new.map_err(refused)?;
     new.enabled = asked.enabled;
     hub.audit(caller.key(), "rules.create", &new.id, json!({ "title": new.title })).await?;
     let put = hub.db.put_rule(hub.tenant, &new, Some(0), &caller.principal.name, hub.clock.now()).await;
@@ -195,7 +207,9 @@ async fn update(
     let asked: RuleBody = body::json(&parts.headers, body, RULE_BODY_MAX).await?;
     let expected = expected(&parts.headers)?;
     let before = known(&hub, id).await?;
-    let mut new = new_rule(&asked.source, before.origin).map_err(refused)?;
+    let (source, origin) = (asked.source, before.origin);
+    let new = hub.rules.compile(move || new_rule(&source, origin)).await?;
+    let mut new = new.map_err(refused)?;
     if new.id != before.id {
         return Err(Refusal::new(ProblemCode::Invalid, "the source has another id; add it as a rule of its own"));
     }
@@ -230,6 +244,7 @@ async fn remove(
     }
     hub.audit(caller.key(), "rules.delete", &rule.id, json!({ "title": rule.title })).await?;
     hub.db.delete_rule(hub.tenant, &rule.id).await?;
+    hub.rule_removed(&rule.id).await?;
     hub.rules_changed().await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -334,10 +349,10 @@ impl From<RuleProblem> for RuleProblemView {
 /// Says everything that is wrong with a source.
 #[utoipa::path(post, path = "/api/v1/rules/validate", tag = "rules", request_body = SourceBody,
     responses((status = 200, body = ValidationView)))]
-async fn validate(request: Request) -> Outcome<Json<ValidationView>> {
+async fn validate(State(hub): State<Arc<Hub>>, request: Request) -> Outcome<Json<ValidationView>> {
     let (parts, body) = request.into_parts();
     let asked: SourceBody = body::json(&parts.headers, body, RULE_BODY_MAX).await?;
-    let validation = picket_hub_rules::validate(&asked.source);
+    let validation = hub.rules.compile(move || picket_hub_rules::validate(&asked.source)).await?;
     let usable = validation.is_usable();
     Ok(Json(ValidationView { usable, problems: validation.problems.into_iter().map(Into::into).collect() }))
 }
@@ -372,30 +387,56 @@ async fn dry_run(
     if !(1..=8760).contains(&asked.hours) {
         return Err(Refusal::new(ProblemCode::Invalid, "hours is between 1 and 8760"));
     }
+    let turn = hub.rules.turn_to_try()?;
+    let deadline = Instant::now() + DRY_RUN_TIME;
     let since = hub.clock.now().checked_sub(SignedDuration::from_hours(i64::from(asked.hours))).ok();
     let filter = EventFilter { since, oldest_first: true, ..EventFilter::default() };
-    let mut views = Vec::new();
-    let mut request = PageRequest::first(1000);
-    loop {
-        let page = hub.db.events(hub.tenant, &filter, &request).await?;
-        for event in page.items {
-            let received =
-                Received { id: event.id, agent: event.agent, at: event.received_at, product: Product::Linux };
-            let text = crate::app::judge::text(&event);
-            views.extend(EventView::parse(received, text.as_bytes()).ok());
-        }
-        match page.next {
-            Some(next) if (views.len() as u64) < DRY_RUN_EVENTS => request = PageRequest::after(next, 1000),
-            _ => break,
-        }
-    }
     let engine = Arc::clone(hub.rules.engine());
     let limits = DryRunLimits { events: DRY_RUN_EVENTS, matches: 100, time: DRY_RUN_TIME };
-    let run = move || engine.dry_run(&asked.source, &mut views.into_iter(), limits);
-    let ran = tokio::task::spawn_blocking(run).await;
+    // One page waits while another one is looked at and a third is read.
+    let (pages, mut coming) = mpsc::channel::<Vec<StoredEvent>>(1);
+    let running = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
+        let mut views = std::iter::from_fn(|| coming.blocking_recv()).flatten().filter_map(|event| as_view(&event));
+        engine.dry_run(&asked.source, &mut views, limits)
+    });
+    let all = show_events(&hub, &filter, pages, deadline).await;
+    let ran = running.await;
     let ran = ran.map_err(|_| Refusal::new(ProblemCode::Internal, "the dry run failed; the hub's log says why"))?;
-    let ran = ran.map_err(|validation| refused(validation.problems))?;
+    let mut ran = ran.map_err(|validation| refused(validation.problems))?;
+    ran.cut_short |= !all?;
     Ok(Json(serde_json::to_value(ran).unwrap_or_default()))
+}
+
+fn as_view(event: &StoredEvent) -> Option<EventView> {
+    let received = Received { id: event.id, agent: event.agent, at: event.received_at, product: Product::Linux };
+    EventView::parse(received, crate::app::judge::text(event).as_bytes()).ok()
+}
+
+/// Reads events page by page for somebody who looks at them, until there are no more, nobody wants more, or the time is
+/// over. Says whether it was not the time.
+async fn show_events(
+    hub: &Hub,
+    filter: &EventFilter,
+    pages: mpsc::Sender<Vec<StoredEvent>>,
+    deadline: Instant,
+) -> Outcome<bool> {
+    let mut request = PageRequest::first(DRY_RUN_PAGE);
+    loop {
+        let Ok(page) = tokio::time::timeout_at(deadline, hub.db.events(hub.tenant, filter, &request)).await else {
+            return Ok(false);
+        };
+        let page = page?;
+        match tokio::time::timeout_at(deadline, pages.send(page.items)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Ok(true),
+            Err(_) => return Ok(false),
+        }
+        match page.next {
+            Some(next) => request = PageRequest::after(next, DRY_RUN_PAGE),
+            None => return Ok(true),
+        }
+    }
 }
 
 async fn known(hub: &Hub, id: Uuid) -> Outcome<Rule> {
