@@ -22,7 +22,7 @@ picket_config::settings! {
     pub struct EnrolmentSettings {
         /// Whether a person has to approve each machine, whatever its token says.
         pub approval: bool = false,
-        /// From which networks machines may enrol, for example `10.0.0.0/8`; none means from everywhere.
+        /// From which networks machines may enrol, whatever their token says, for example `10.0.0.0/8`; none means from everywhere.
         pub networks: Vec<String> = Vec::new(),
         /// How many machines may enrol in a second.
         pub per_second: u32 = 100,

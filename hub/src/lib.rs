@@ -9,6 +9,7 @@ pub mod clock;
 pub mod config;
 pub mod life;
 pub mod notify;
+mod place;
 pub mod refusal;
 pub mod security;
 pub mod server;

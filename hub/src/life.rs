@@ -3,11 +3,13 @@
 use crate::api::people::{RequestRates, Suspicions};
 use crate::app::admission::{Admission, Each, Turns};
 use crate::app::belonging::{self, BelongingError};
+use crate::app::books::{self, Books};
 use crate::app::heartbeats::Heartbeats;
 use crate::app::identity::Identities;
 use crate::app::intake::Intake;
 use crate::app::judge::{self, JudgeCounters};
-use crate::app::own_events::OwnStream;
+use crate::app::lines::Lines;
+use crate::app::own_events::{self, OwnEvents, OwnStream};
 use crate::app::people::abuse::Failures;
 use crate::app::people::jwt::Tokens;
 use crate::app::people::password::Passwords;
@@ -22,7 +24,7 @@ use crate::clock::Clock;
 use crate::config::{ConfigError, HubSettings};
 use crate::refusal::Refusal;
 use crate::security::Security;
-use crate::server::{BindError, Limit, Listener};
+use crate::server::{BindError, Holder, Limit, Listener};
 use crate::state::{Hub, Listeners, Parts};
 use crate::watch::{LocalServer, Watched, look_after_health};
 use jiff::SignedDuration;
@@ -127,7 +129,8 @@ pub struct Assembled {
     pub hub: Arc<Hub>,
     stop: watch::Sender<bool>,
     writing: Vec<JoinHandle<()>>,
-    speaking: JoinHandle<()>,
+    /// What keeps the hub's own events, and what tells replicas.
+    telling: [JoinHandle<()>; 2],
 }
 
 impl Assembled {
@@ -136,7 +139,9 @@ impl Assembled {
         let _ = self.stop.send(true);
         let (db, limit) = (Arc::clone(&self.hub.db), self.hub.settings.drain_limit.get());
         // What was changed from here is to reach the replicas that serve.
-        let _ = tokio::time::timeout(limit, self.speaking).await;
+        for task in self.telling {
+            let _ = tokio::time::timeout(limit, task).await;
+        }
         self.hub.replicas.close().await;
         drop(self.hub);
         for mut task in self.writing {
@@ -187,6 +192,7 @@ pub async fn assemble(options: Options) -> Result<Assembled, StartError> {
         .map_err(|error| StartError::Unready(Refusal::new(ProblemCode::Internal, error.to_string())))?;
     let tokens = Tokens::new(&public_url);
     tokens.load(&db, tenant, &sealer, clock.now()).await.map_err(StartError::Unready)?;
+    let (own_events, to_keep) = OwnEvents::new();
     let hub = Arc::new(Hub::new(
         Parts {
             build,
@@ -195,6 +201,7 @@ pub async fn assemble(options: Options) -> Result<Assembled, StartError> {
             tenant,
             grace: SignedDuration::try_from(settings.certificates.grace.get()).unwrap_or(SignedDuration::MAX),
             identities: Identities::default(),
+            lines: Lines::default(),
             presence: Presence::default(),
             intake,
             heartbeats,
@@ -219,6 +226,8 @@ pub async fn assemble(options: Options) -> Result<Assembled, StartError> {
             suspicions,
             security,
             own_stream: OwnStream::default(),
+            own_events,
+            books: Books::default(),
             tasks: TaskTracker::new(),
             stop: stopped,
             wake,
@@ -242,7 +251,8 @@ pub async fn assemble(options: Options) -> Result<Assembled, StartError> {
     ));
     hub.be_an_agent().await?;
     let speaking = tokio::spawn(replicas::speak(Arc::clone(&hub), to_say));
-    Ok(Assembled { hub, stop, writing: vec![intake_task, heartbeat_task], speaking })
+    let keeping = tokio::spawn(own_events::keep(Arc::clone(&hub), to_keep));
+    Ok(Assembled { hub, stop, writing: vec![intake_task, heartbeat_task], telling: [keeping, speaking] })
 }
 
 /// The file of a database that is one.
@@ -261,7 +271,7 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     let folder = options.keys.clone();
     let (agents_address, api_address) = (options.settings.agents_address()?, options.settings.api_address()?);
     let limits = options.settings.limits.clone();
-    let Assembled { hub, stop, writing, speaking } = assemble(options).await?;
+    let Assembled { hub, stop, writing, telling } = assemble(options).await?;
     let (keys, stopped) = (hub.keys(), hub.stop.clone());
     let hot = Arc::new(HotCertificate::new(&keys.hub_chain(), &keys.hub.1)?);
     let verifier = Arc::new(AgentVerifier::new(&keys.roots)?);
@@ -273,7 +283,11 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         agents_address,
         agent_server(Arc::clone(&verifier), Arc::clone(&hot))?,
         crate::api::agent::router(Arc::clone(&hub)),
-        Limit::Known(usize::try_from(limits.agents).unwrap_or(usize::MAX)),
+        {
+            let hub = Arc::clone(&hub);
+            let holder: Holder = Arc::new(move |certificate| hub.holder(certificate));
+            Limit::Known(usize::try_from(limits.agents).unwrap_or(usize::MAX), holder)
+        },
         Arc::clone(&hub.listeners.agents),
     )
     .await?;
@@ -290,16 +304,17 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     hub.watched.register(&hub);
     let local = LocalServer::start(&hub, &hub.watched, &stopped)?;
     let drain = hub.settings.drain_limit.get();
-    let mut serving = vec![
-        speaking,
+    let mut serving = Vec::from(telling);
+    serving.extend([
         tokio::spawn(replicas::listen(Arc::clone(&hub))),
         tokio::spawn(relayed::run(Arc::clone(&hub))),
         tokio::spawn(look_after_health(Arc::clone(&hub))),
         tokio::spawn(agents.serve(stopped.clone(), drain)),
         tokio::spawn(api.serve(stopped.clone(), drain)),
         tokio::spawn(upkeep::run(Arc::clone(&hub), folder, hot, verifier)),
+        tokio::spawn(books::run(Arc::clone(&hub))),
         tokio::spawn(crate::app::deliveries::send::run(Arc::clone(&hub))),
-    ];
+    ]);
     serving.extend(Shard::ALL.map(|shard| tokio::spawn(judge::run(Arc::clone(&hub), shard))));
     hub.watched.readiness.ready();
     let health = hub.settings.listen.health.get();

@@ -1,10 +1,13 @@
 //! A listener with TLS: bounded in connections, in the time of a handshake, of a header and of silence, drained when told
 //! to stop.
 //!
-//! On a listener that asks for client certificates, who shows none shares a quarter of the connections: strangers who hold
-//! as many as they can cannot shut agents out.
+//! On a listener that asks for client certificates, who shows none that is in force shares a quarter of the connections, and
+//! an agent has a few of its own: neither strangers nor a machine that was taken over can shut agents out by holding as
+//! many as they can.
 
 use crate::activity::{Activity, counted};
+use crate::app::admission::Turns;
+use crate::place::{Place, Placed};
 use axum::Router;
 use axum::middleware::from_fn_with_state;
 use hyper::server::conn::{http1, http2};
@@ -18,9 +21,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
+use uuid::Uuid;
 
 /// How long a handshake may take: four round trips of a slow line.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
@@ -33,6 +37,9 @@ const IDLE_LIMIT: (Duration, Duration) = (Duration::from_secs(30), Duration::fro
 const GOODBYE_LIMIT: Duration = Duration::from_secs(5);
 /// Of how many connections one is for those without a certificate, where certificates are asked for.
 const STRANGERS_SHARE: usize = 4;
+/// How many connections one agent may have: its WebSocket, one for requests, as many of each that a network cut and that are
+/// not known to be dead, and a command or a new version that looks whether it gets through.
+const CONNECTIONS_EACH: u32 = 8;
 /// The largest header of a request, in bytes (HTTP/1.1 and HTTP/2).
 const MAX_HEADER: usize = 16 << 10;
 /// Requests at a time on one HTTP/2 connection.
@@ -77,13 +84,16 @@ pub struct Listener {
     counters: Arc<ListenerCounters>,
 }
 
-/// How many connections may be open at a time.
-#[derive(Debug, Clone, Copy)]
+/// Whose certificate it is, as far as that is known without asking anybody: none for one that is not in force.
+pub type Holder = Arc<dyn Fn(&Certificate) -> Option<Uuid> + Send + Sync>;
+
+/// How many connections may be open at a time, `WebSockets` among them.
+#[derive(Clone)]
 pub enum Limit {
     /// Of anybody.
     Anybody(usize),
-    /// Of those who show a certificate; strangers share a quarter as many.
-    Known(usize),
+    /// Of agents whose certificate is in force, a few of each; strangers share a quarter as many.
+    Known(usize, Holder),
 }
 
 /// A port that could not be had.
@@ -133,7 +143,10 @@ impl Listener {
         let acceptor = TlsAcceptor::from(Arc::clone(&self.tls));
         let (strangers, known) = match self.limit {
             Limit::Anybody(limit) => (limit, None),
-            Limit::Known(limit) => ((limit / STRANGERS_SHARE).max(1), Some(Arc::new(Semaphore::new(limit)))),
+            Limit::Known(limit, holder) => {
+                let known = Known { holder, room: Arc::new(Semaphore::new(limit)), each: Turns::new(CONNECTIONS_EACH) };
+                ((limit / STRANGERS_SHARE).max(1), Some(Arc::new(known)))
+            }
         };
         let strangers = Arc::new(Semaphore::new(strangers));
         let mut connections = JoinSet::new();
@@ -165,11 +178,8 @@ impl Listener {
                 known: known.clone(),
                 stop: stop.clone(),
             };
-            connections.spawn(async move {
-                connection.counters.open.fetch_add(1, Ordering::Relaxed);
-                connection.serve(stream, address, permit).await;
-                connection.counters.open.fetch_sub(1, Ordering::Relaxed);
-            });
+            let place = Place::new(Arc::clone(&self.counters), permit);
+            connections.spawn(async move { connection.serve(stream, address, place).await });
         }
         drop(self.socket);
         let drained = tokio::time::timeout(drain_limit, async { while connections.join_next().await.is_some() {} });
@@ -179,18 +189,34 @@ impl Listener {
     }
 }
 
+/// The places of agents.
+struct Known {
+    holder: Holder,
+    room: Arc<Semaphore>,
+    each: Turns<Uuid>,
+}
+
+impl Known {
+    /// Moves an agent's connection to one of its own places. Says whether there was one.
+    fn move_in(&self, agent: Uuid, place: &mut Place) -> bool {
+        let turn = self.each.take(agent);
+        let permit = Arc::clone(&self.room).try_acquire_owned().ok();
+        turn.zip(permit).map(|(turn, permit)| place.change(permit, turn)).is_some()
+    }
+}
+
 struct Connection {
     name: &'static str,
     acceptor: TlsAcceptor,
     router: Router,
     counters: Arc<ListenerCounters>,
-    /// Room for those with a certificate, where certificates are asked for.
-    known: Option<Arc<Semaphore>>,
+    /// The places of agents, where certificates are asked for.
+    known: Option<Arc<Known>>,
     stop: watch::Receiver<bool>,
 }
 
 impl Connection {
-    async fn serve(&self, stream: TcpStream, address: SocketAddr, mut permit: OwnedSemaphorePermit) {
+    async fn serve(&self, stream: TcpStream, address: SocketAddr, mut place: Place) {
         // Small answers must not wait for the next one.
         let _ = stream.set_nodelay(true);
         let handshake = tokio::time::timeout(HANDSHAKE_LIMIT, self.acceptor.accept(stream)).await;
@@ -201,17 +227,13 @@ impl Connection {
         };
         let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
         let certificate = shown.and_then(|der| Certificate::from_der(der).ok()).map(Arc::new);
-        let is_known = certificate.is_some();
-        if let Some(known) = self.known.as_ref().filter(|_| is_known) {
-            match Arc::clone(known).try_acquire_owned() {
-                Ok(place) => permit = place,
-                Err(_) => {
-                    self.counters.refused.fetch_add(1, Ordering::Relaxed);
-                    return;
-                }
-            }
+        let known = self.known.as_ref().zip(certificate.as_ref());
+        let holder = known.and_then(|(known, shown)| Some((known, (known.holder)(shown)?)));
+        let is_known = holder.is_some();
+        if holder.is_some_and(|(known, agent)| !known.move_in(agent, &mut place)) {
+            self.counters.refused.fetch_add(1, Ordering::Relaxed);
+            return;
         }
-        let _permit = permit;
         let choose = |(stranger, known)| if is_known { known } else { stranger };
         let activity = Activity::default();
         let router = self
@@ -221,7 +243,7 @@ impl Connection {
             .layer(from_fn_with_state(activity.clone(), counted));
         let service = TowerToHyperService::new(router);
         let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        let io = TokioIo::new(stream);
+        let io = TokioIo::new(Placed::new(stream, place));
         // Which of the two was agreed on in the handshake: nothing is guessed from bytes that may never come.
         let result = if is_http2 {
             let connection = http2::Builder::new(TokioExecutor::new())

@@ -2,11 +2,13 @@
 
 use crate::api::people::{RequestRates, Suspicions, ViewerCounters};
 use crate::app::admission::{Admission, Each, Turns};
+use crate::app::books::Books;
 use crate::app::heartbeats::Heartbeats;
 use crate::app::identity::Identities;
 use crate::app::intake::Intake;
 use crate::app::judge::JudgeCounters;
-use crate::app::own_events::OwnStream;
+use crate::app::lines::Lines;
+use crate::app::own_events::{OwnEvents, OwnStream};
 use crate::app::people::abuse::Failures;
 use crate::app::people::jwt::Tokens;
 use crate::app::people::password::Passwords;
@@ -49,6 +51,8 @@ pub struct Parts {
     pub grace: SignedDuration,
     /// What is remembered of certificates.
     pub identities: Identities,
+    /// Which certificates are in use.
+    pub lines: Lines,
     /// Who is connected here.
     pub presence: Presence,
     /// The way of events into the database.
@@ -79,6 +83,10 @@ pub struct Parts {
     pub security: Security,
     /// The stream of the hub's own events.
     pub own_stream: OwnStream,
+    /// The way of the hub's own events into the database.
+    pub own_events: OwnEvents,
+    /// Whether the books of agents agree with the hub's.
+    pub books: Books,
     /// Tasks that connections became.
     pub tasks: TaskTracker,
     /// Turns true when the hub is to stop.

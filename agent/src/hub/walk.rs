@@ -343,7 +343,7 @@ fn pin_fix(reason: &ChainError) -> &'static str {
             "set the clock of this machine; if it is right, the hub's certificate must be renewed there"
         }
         ChainError::Untrusted(_) | ChainError::WrongKey | ChainError::Malformed(_) => {
-            "the hub's certificate chain is broken; its own log and `picket hub doctor` say more"
+            "the hub's certificate chain is broken; on the hub, its log and the check `certificates` of /health say more"
         }
     }
 }

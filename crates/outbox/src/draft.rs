@@ -93,7 +93,7 @@ fn detail(reason: GapReason) -> &'static str {
         GapReason::Format => "the events could not be written in the wire's form, or the receiver refuses them",
         GapReason::Shed => "somebody asked for the events to be dropped",
         GapReason::ProcessLost => "the process that held the events ended before it handed them on",
-        GapReason::RateLimit | GapReason::KernelOverflow | GapReason::Unwatched => {
+        GapReason::RateLimit | GapReason::KernelOverflow | GapReason::Unwatched | GapReason::Unknown => {
             "the events were missed before they reached the outbox"
         }
     }

@@ -28,14 +28,17 @@ impl Hub {
             None => self.presence.agents(),
         };
         let hub = Arc::clone(self);
-        self.tasks.spawn(async move {
-            for agent in agents.into_iter().filter(|agent| hub.presence.of(*agent).is_some()) {
-                let last = hub.last_config_status(agent).await.ok().flatten();
-                if let Err(refusal) = hub.offer_config(agent, last.as_ref()).await {
-                    tracing::warn!(%agent, %refusal, "a configuration is not offered");
-                }
+        self.tasks.spawn(async move { hub.offer_to(agents).await });
+    }
+
+    /// Sends those of `agents` who are connected here what they should have.
+    pub async fn offer_to(&self, agents: Vec<Uuid>) {
+        for agent in agents.into_iter().filter(|agent| self.presence.of(*agent).is_some()) {
+            let last = self.last_config_status(agent).await.ok().flatten();
+            if let Err(refusal) = self.offer_config(agent, last.as_ref()).await {
+                tracing::warn!(%agent, %refusal, "a configuration is not offered");
             }
-        });
+        }
     }
 
     /// Sends an agent the configuration that it should have, unless it says that it has it. One from which it was taken back

@@ -4,11 +4,10 @@ use super::identity::KnownAgent;
 use crate::refusal::{Outcome, Refusal, storage};
 use crate::state::Hub;
 use jiff::{SignedDuration, Timestamp};
-use picket_hub_db::{EnrolOutcome, EnrolRequest as Asked, Hidden, NewCertificate};
+use picket_hub_db::{EnrolOutcome, EnrolRequest as Asked, Hidden, Network, NewCertificate};
 use picket_pki::{AgentIdentity, Certificate, CsrKey, SKEW, certificates_from_pem, certificates_to_pem, secret_hash};
 use picket_protocol::hub::{
-    Bye, ByeReason, CertificateAnswer, CertificateRequest, Clock, EnrolAnswer, EnrolRequest, Enrolled, Frame, Pending,
-    ProblemCode,
+    CertificateAnswer, CertificateRequest, Clock, EnrolAnswer, EnrolRequest, Enrolled, Pending, ProblemCode,
 };
 use std::net::IpAddr;
 use uuid::Uuid;
@@ -28,6 +27,7 @@ impl Hub {
     pub async fn enrol(&self, request: &EnrolRequest, address: IpAddr) -> Outcome<EnrolAnswer> {
         let now = self.clock.now();
         let refused = |code, detail: String| Refusal::new(code, detail).at(now);
+        check_network(&self.enrolment_networks, address).map_err(|refusal| refusal.at(now))?;
         check_clock(request.clock, now)?;
         let (csr_der, key) = read_csr(&request.csr, now)?;
         let name = name_of(&request.name).or_else(|| name_of(&request.machine.hostname));
@@ -110,8 +110,7 @@ impl Hub {
     pub async fn retire(&self, agent: Uuid, by: &str) -> Outcome<()> {
         self.db.retire_agent(self.tenant, agent, by, self.clock.now()).await?;
         self.tell_certificates_changed();
-        let detail = "the hub has retired this agent; if this machine is to come back, enrol it again".to_owned();
-        self.send_anywhere(agent, Frame::Bye(Bye { reason: ByeReason::Revoked, detail, retry_after_ms: None }));
+        self.tell_retired(agent);
         self.tell_agent_changed(agent);
         tracing::info!(%agent, by, "an agent is retired");
         Ok(())
@@ -142,6 +141,18 @@ impl Hub {
             hub: None,
         }
     }
+}
+
+/// Refuses who asks from where nobody may enrol, whatever their token says: `networks` of the configuration, none of them
+/// meaning everywhere.
+fn check_network(networks: &[Network], address: IpAddr) -> Outcome<()> {
+    if networks.is_empty() || networks.iter().any(|network| network.holds(address)) {
+        return Ok(());
+    }
+    let detail = format!(
+        "machines may not enrol from {address}; enrol from where they may, or add its network to enrolment.networks on the hub"
+    );
+    Err(Refusal::new(ProblemCode::AddressRefused, detail))
 }
 
 /// Refuses when the certificate would not hold by the machine's own clock: certificates are dated back by a day.

@@ -7,7 +7,7 @@
 use crate::refusal::{Outcome, Refusal, storage};
 use crate::state::Hub;
 use jiff::{SignedDuration, Timestamp};
-use picket_hub_db::{AgentStatus, TenantId};
+use picket_hub_db::{AgentStatus, PAGE_MAX, PageRequest, TenantId};
 use picket_pki::{AgentIdentity, Certificate, SpkiPin};
 use picket_protocol::hub::ProblemCode;
 use std::collections::HashMap;
@@ -20,6 +20,10 @@ use uuid::Uuid;
 const BELIEVED_FOR: Duration = Duration::from_secs(30);
 /// The most answers that are remembered; beyond, all are forgotten.
 const MAX_REMEMBERED: usize = 50_000;
+/// The most revoked certificates that are known without asking.
+const MAX_REVOKED: usize = 100_000;
+/// By how much the clocks of replicas may differ.
+const CLOCKS: SignedDuration = SignedDuration::from_mins(5);
 
 /// An agent that has shown its certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +38,8 @@ pub struct KnownAgent {
     pub pin: SpkiPin,
     /// Until when the certificate holds.
     pub not_after: Timestamp,
+    /// When the certificate was issued.
+    pub issued_at: Timestamp,
     /// Whether a newer certificate took its place.
     pub superseded: bool,
 }
@@ -42,6 +48,8 @@ pub struct KnownAgent {
 #[derive(Debug, Default)]
 pub struct Identities {
     known: Mutex<HashMap<String, (Instant, Standing)>>,
+    /// Serial numbers that are revoked, and until when their certificates would have held.
+    revoked: Mutex<HashMap<String, Timestamp>>,
 }
 
 /// What the database says of a certificate.
@@ -49,6 +57,7 @@ pub struct Identities {
 struct Standing {
     agent: Uuid,
     key_hash: [u8; 32],
+    issued_at: Timestamp,
     superseded: bool,
     revoked: Option<String>,
 }
@@ -80,6 +89,21 @@ impl Identities {
         }
         known.insert(serial.to_owned(), (Instant::now(), standing.clone()));
     }
+
+    /// Notes what was revoked, and forgets what has ended by itself.
+    fn note_revoked(&self, all: impl Iterator<Item = (String, Timestamp)>, now: Timestamp) {
+        let mut revoked = self.revoked.lock().unwrap_or_else(PoisonError::into_inner);
+        revoked.retain(|_, not_after| *not_after > now);
+        for (serial, not_after) in all.filter(|(_, not_after)| *not_after > now) {
+            if revoked.len() < MAX_REVOKED {
+                revoked.insert(serial, not_after);
+            }
+        }
+    }
+
+    fn is_revoked(&self, serial: &str) -> bool {
+        self.revoked.lock().unwrap_or_else(PoisonError::into_inner).contains_key(serial)
+    }
 }
 
 impl Hub {
@@ -103,7 +127,35 @@ impl Hub {
             Some(named) => self.lives(named.agent).await?,
             None => false,
         };
-        decide(certificate, named.zip(standing), lives, purpose, now, self.grace).map_err(|refusal| refusal.at(now))
+        let decided = decide(certificate, named.zip(standing), lives, purpose, now, self.grace);
+        let agent = decided.map_err(|refusal| refusal.at(now))?;
+        self.note_use(&agent, purpose == Purpose::Work).await;
+        Ok(agent)
+    }
+
+    /// Whose certificate this is, as far as is known without asking the database; none for one that has expired or is
+    /// revoked. It decides about a place on the port, and admits nobody.
+    pub fn holder(&self, certificate: &Certificate) -> Option<Uuid> {
+        let named = certificate.agent.filter(|named| named.tenant == self.tenant.0)?;
+        let holds = self.clock.now() <= certificate.not_after && !self.identities.is_revoked(&certificate.serial);
+        holds.then_some(named.agent)
+    }
+
+    /// Looks for what was revoked since `since`, here or at a replica. Gives from when on to look the next time.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn look_for_revoked(&self, since: Timestamp) -> Outcome<Timestamp> {
+        let now = self.clock.now();
+        let mut request = PageRequest::first(PAGE_MAX);
+        loop {
+            let page = self.db.revocations(self.tenant, since, &request).await.map_err(storage)?;
+            self.identities.note_revoked(page.items.into_iter().map(|one| (one.serial, one.not_after)), now);
+            match page.next {
+                Some(next) => request = PageRequest::after(next, PAGE_MAX),
+                None => return Ok(now.checked_sub(CLOCKS).unwrap_or(since)),
+            }
+        }
     }
 
     /// Whether the agent is here and not retired. A certificate that the database lacks says nothing of that: the database
@@ -123,6 +175,7 @@ impl Hub {
         let standing = Standing {
             agent: found.issued.agent,
             key_hash: found.issued.key_hash,
+            issued_at: found.issued.issued_at,
             superseded: found.superseded_at.is_some(),
             revoked: found.revoked.map(|revoked| revoked.reason),
         };
@@ -169,6 +222,7 @@ fn decide(
         serial: certificate.serial.clone(),
         pin: certificate.pin,
         not_after: certificate.not_after,
+        issued_at: standing.issued_at,
         superseded: standing.superseded,
     };
     if now <= certificate.not_after {
@@ -208,7 +262,8 @@ mod tests {
         let request = CsrKey::from_request(&key.request("x").unwrap()).unwrap();
         let certificate = Authority::root("test", now()).unwrap().agent(identity, &request, now()).unwrap();
         let key_hash = *certificate.pin.as_bytes();
-        (certificate, identity, Standing { agent: identity.agent, key_hash, superseded: false, revoked: None })
+        let standing = Standing { agent: identity.agent, key_hash, issued_at: now(), superseded: false, revoked: None };
+        (certificate, identity, standing)
     }
 
     fn code(outcome: Outcome<KnownAgent>) -> Option<ProblemCode> {
@@ -236,6 +291,18 @@ mod tests {
         let revoked = Standing { revoked: Some("stolen".into()), ..standing };
         let outcome = decide(&certificate, Some((identity, revoked)), true, Purpose::Renew, now(), GRACE);
         assert_eq!(code(outcome), Some(ProblemCode::Revoked));
+    }
+
+    #[test]
+    fn what_is_revoked_is_remembered_until_it_would_have_ended() {
+        let identities = Identities::default();
+        let at = |hours| now().checked_add(SignedDuration::from_hours(hours)).unwrap();
+        identities.note_revoked([("01".into(), at(1)), ("02".into(), at(-1))].into_iter(), now());
+        assert!(identities.is_revoked("01") && !identities.is_revoked("02"));
+        identities.forget();
+        assert!(identities.is_revoked("01"), "that something changed brings nothing back");
+        identities.note_revoked(std::iter::empty(), at(2));
+        assert!(!identities.is_revoked("01"));
     }
 
     #[test]

@@ -2,18 +2,23 @@
 //!
 //! The database is the record, and each replica looks there now and then: what is lost on the bus costs seconds, never an
 //! event, a finding or a revocation. A hub that is alone has nobody to tell and says nothing.
+//!
+//! Whoever may write to NATS can say any of these words. So each is a hint to look: what is done then, and what an agent
+//! hears, follows from what the database says. A forged word costs a look.
 
+use crate::refusal::{Outcome, storage};
 use crate::server::told_to_stop;
 use crate::state::Hub;
 use bytes::Bytes;
+use jiff::Timestamp;
 use picket_bus::{Bus, Health, Heard, NatsBus, NatsSettings, Pattern, Subject, Subscription};
-use picket_hub_db::TenantId;
-use picket_protocol::hub::Frame;
+use picket_hub_db::{AgentStatus, TenantId};
+use picket_protocol::hub::{Bye, ByeReason, Frame};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use uuid::Uuid;
 
 /// Words that may wait to be said.
@@ -47,12 +52,15 @@ pub enum Telling {
         /// To this agent only.
         agent: Option<Uuid>,
     },
-    /// This is for an agent, wherever it is connected.
-    Frame {
+    /// An agent has to go: whoever holds its connection looks whether that is so.
+    Retired {
         /// Which.
         agent: Uuid,
-        /// What. Boxed: some are large.
-        frame: Box<Frame>,
+    },
+    /// An agent is asked to renew its certificate: whoever holds its connection looks whether that is so.
+    Renewal {
+        /// Which.
+        agent: Uuid,
     },
     /// A word of a later version.
     #[serde(other)]
@@ -78,6 +86,8 @@ pub struct Replicas {
     /// Whether it waits already to be said that events were stored: it is said once for many transactions.
     stored_waits: AtomicBool,
     untold: AtomicU64,
+    /// One look over all agents' configurations at a time, however often others ask for it.
+    offering: Arc<Semaphore>,
 }
 
 impl Replicas {
@@ -94,7 +104,8 @@ impl Replicas {
     fn new(nats: Option<NatsSettings>, bus: Option<Arc<dyn Bus>>) -> (Self, mpsc::Receiver<Telling>) {
         let (unsaid, to_say) = mpsc::channel(MAX_UNSAID);
         let (stored_waits, untold) = (AtomicBool::new(false), AtomicU64::new(0));
-        (Self { nats, bus: watch::Sender::new(bus), unsaid, stored_waits, untold }, to_say)
+        let offering = Arc::new(Semaphore::new(1));
+        (Self { nats, bus: watch::Sender::new(bus), unsaid, stored_waits, untold, offering }, to_say)
     }
 
     /// Whether others can be there at all.
@@ -154,15 +165,77 @@ impl Hub {
         self.replicas.tell(Telling::Certificates);
     }
 
-    /// Sends a frame to an agent, wherever it is connected. Says whether it was sent from here; where it was not, another
-    /// replica may have.
-    pub fn send_anywhere(&self, agent: Uuid, frame: Frame) -> bool {
-        if self.presence.of(agent).is_some() {
-            return self.presence.send(agent, frame);
+    /// Tells an agent that was retired goodbye, wherever it is connected.
+    pub fn tell_retired(&self, agent: Uuid) {
+        if let Some(bye) = farewell(Some(AgentStatus::Retired)) {
+            self.presence.send(agent, Frame::Bye(bye));
         }
-        self.replicas.tell(Telling::Frame { agent, frame: Box::new(frame) });
-        false
+        // Also where it is connected here: a connection that it gave up may still be held elsewhere.
+        self.replicas.tell(Telling::Retired { agent });
     }
+
+    /// Asks an agent to renew its certificate now, wherever it is connected. Says whether it was asked from here; where it
+    /// was not, another replica may.
+    ///
+    /// # Errors
+    /// When the database does not answer.
+    pub async fn ask_for_renewal(&self, agent: Uuid) -> Outcome<bool> {
+        if self.presence.of(agent).is_some() {
+            return Ok(self.presence.send(agent, renewal()));
+        }
+        if self.replicas.is_shared() {
+            let now = self.clock.now();
+            let value = serde_json::to_vec(&now).unwrap_or_default();
+            self.db.put_setting(self.tenant, &asked_key(agent), &value, None, now).await.map_err(storage)?;
+            self.replicas.tell(Telling::Renewal { agent });
+        }
+        Ok(false)
+    }
+
+    /// Tells an agent that is connected here goodbye, if it has to go.
+    async fn see_off(&self, agent: Uuid) -> Outcome<()> {
+        if self.presence.of(agent).is_some() {
+            let found = self.db.agent(self.tenant, agent).await.map_err(storage)?;
+            if let Some(bye) = farewell(found.map(|agent| agent.status)) {
+                self.presence.send(agent, Frame::Bye(bye));
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks an agent that is connected here to renew its certificate, if somebody asked for that since it got the one that
+    /// it shows.
+    async fn pass_on_renewal(&self, agent: Uuid) -> Outcome<()> {
+        let Some(connection) = self.presence.of(agent) else { return Ok(()) };
+        let asked = self.db.setting(self.tenant, &asked_key(agent)).await.map_err(storage)?;
+        let asked = asked.and_then(|asked| serde_json::from_slice::<Timestamp>(&asked.value).ok());
+        let shown = self.db.certificate(self.tenant, &connection.serial).await.map_err(storage)?;
+        if asked.zip(shown).is_some_and(|(asked, shown)| asked >= shown.issued.issued_at) {
+            self.presence.send(agent, renewal());
+        }
+        Ok(())
+    }
+}
+
+/// Under which key of the settings is kept when it was last asked that an agent renews its certificate.
+fn asked_key(agent: Uuid) -> String {
+    format!("renewal-asked/{agent}")
+}
+
+fn renewal() -> Frame {
+    Frame::RenewCertificate { reason: "an operator asks for it".to_owned() }
+}
+
+/// What an agent is told that stands like this in the database, if it has to go.
+fn farewell(status: Option<AgentStatus>) -> Option<Bye> {
+    let (reason, detail) = match status {
+        Some(AgentStatus::Retired) => {
+            (ByeReason::Revoked, "the hub has retired this agent; if this machine is to come back, enrol it again")
+        }
+        None => (ByeReason::UnknownAgent, "the hub does not know the agent any more; enrol again with: picket enroll"),
+        Some(_) => return None,
+    };
+    Some(Bye { reason, detail: detail.to_owned(), retry_after_ms: None })
 }
 
 fn subject(tenant: TenantId, telling: &Telling) -> Subject {
@@ -174,7 +247,7 @@ fn subject(tenant: TenantId, telling: &Telling) -> Subject {
         Telling::Agent { .. } => Subject::agents(tenant),
         Telling::Certificates => Subject::revoked(tenant),
         Telling::Configs { agent } => Subject::control(tenant, agent.unwrap_or_default()),
-        Telling::Frame { agent, .. } => Subject::control(tenant, *agent),
+        Telling::Retired { agent } | Telling::Renewal { agent } => Subject::control(tenant, *agent),
     }
 }
 
@@ -291,11 +364,26 @@ async fn take(hub: &Arc<Hub>, telling: Telling) {
             let _ = hub.agent_changes.send(agent);
         }
         Telling::Certificates => hub.identities.forget(),
-        Telling::Configs { agent } => hub.offer_configs(agent),
-        Telling::Frame { agent, frame } => {
-            hub.presence.send(agent, *frame);
+        Telling::Configs { agent: Some(agent) } => hub.offer_to(vec![agent]).await,
+        Telling::Configs { agent: None } => {
+            // One that is under way may have passed some by already: they get theirs with their next heartbeat.
+            if let Ok(turn) = Arc::clone(&hub.replicas.offering).try_acquire_owned() {
+                let all = Arc::clone(hub);
+                hub.tasks.spawn(async move {
+                    all.offer_to(all.presence.agents()).await;
+                    drop(turn);
+                });
+            }
         }
+        Telling::Retired { agent } => looked(agent, hub.see_off(agent).await),
+        Telling::Renewal { agent } => looked(agent, hub.pass_on_renewal(agent).await),
         Telling::Unknown => {}
+    }
+}
+
+fn looked(agent: Uuid, outcome: Outcome<()>) {
+    if let Err(refusal) = outcome {
+        tracing::debug!(%agent, %refusal, "what another replica says of an agent is not looked at");
     }
 }
 
@@ -320,7 +408,6 @@ mod tests {
     #[test]
     fn every_word_is_said_where_it_is_listened_for() {
         let agent = Uuid::now_v7();
-        let frame = Box::new(Frame::RenewCertificate { reason: "now".into() });
         for telling in [
             Telling::Stored,
             Telling::Findings,
@@ -329,7 +416,8 @@ mod tests {
             Telling::Certificates,
             Telling::Configs { agent: None },
             Telling::Configs { agent: Some(agent) },
-            Telling::Frame { agent, frame },
+            Telling::Retired { agent },
+            Telling::Renewal { agent },
         ] {
             let subject = subject(TenantId::DEFAULT, &telling);
             let listeners = patterns(TenantId::DEFAULT).iter().filter(|pattern| pattern.matches(&subject)).count();
@@ -340,6 +428,15 @@ mod tests {
         }
         let later = format!(r#"{{"from":"{agent}","what":"sing","song":1}}"#);
         assert_eq!(serde_json::from_str::<Envelope>(&later).unwrap().telling, Telling::Unknown);
+    }
+
+    #[test]
+    fn only_who_has_to_go_is_told_so() {
+        for status in [AgentStatus::Enrolled, AgentStatus::Online, AgentStatus::Offline] {
+            assert_eq!(farewell(Some(status)), None);
+        }
+        assert_eq!(farewell(Some(AgentStatus::Retired)).unwrap().reason, ByeReason::Revoked);
+        assert_eq!(farewell(None).unwrap().reason, ByeReason::UnknownAgent);
     }
 
     #[test]

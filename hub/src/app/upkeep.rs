@@ -25,6 +25,7 @@ pub async fn run(hub: Arc<Hub>, folder: KeysFolder, hot: Arc<HotCertificate>, ve
     let mut turn: u32 = 0;
     let mut noted = false;
     let mut asked = None;
+    let mut revoked_since = Timestamp::UNIX_EPOCH;
     loop {
         noted = noted || belonging::note_machines(&*hub.db, hub.tenant, &folder).await.unwrap_or(false);
         if turn.is_multiple_of(REST_EVERY) {
@@ -32,6 +33,10 @@ pub async fn run(hub: Arc<Hub>, folder: KeysFolder, hot: Arc<HotCertificate>, ve
             certificate(&hub, &folder, &hot, &verifier);
         }
         silent(&hub).await;
+        revoked_since = hub.look_for_revoked(revoked_since).await.unwrap_or_else(|refusal| {
+            tracing::warn!(%refusal, "revoked certificates are not looked for");
+            revoked_since
+        });
         rules(&hub).await;
         asked = hub.ask_to_renew(asked).await.unwrap_or_else(|refusal| {
             tracing::warn!(%refusal, "agents are not asked to take the new root");

@@ -1,5 +1,6 @@
 //! The hub's health checks, each declared once, and the task that looks.
 
+use crate::app::books::Seen as Books;
 use crate::app::judge;
 use crate::server::told_to_stop;
 use crate::state::Hub;
@@ -58,6 +59,9 @@ const CERTIFICATES: CheckSpec =
 /// Nobody is sent away.
 const LOAD: CheckSpec =
     CheckSpec { code: "load", title: "Load", severity: Severity::Medium, scope: CheckScope::External };
+/// Everything that agents saw is accounted for.
+const BOOKS: CheckSpec =
+    CheckSpec { code: "books", title: "Books of agents", severity: Severity::Medium, scope: CheckScope::External };
 /// Replicas hear each other.
 const BUS: CheckSpec =
     CheckSpec { code: "bus", title: "Message bus", severity: Severity::Medium, scope: CheckScope::External };
@@ -157,6 +161,7 @@ async fn look(hub: &Hub, looks: u32) {
     let shed = hub.shed().iter().map(|(_, count)| count).sum();
     let before = hub.watched.pulse.shed.swap(shed, Ordering::Relaxed);
     health.set(LOAD, load(shed - before.min(shed)));
+    health.set(BOOKS, books(hub.books.seen()));
     if hub.replicas.is_shared() {
         health.set(BUS, bus(hub.replicas.health().connected));
     }
@@ -273,6 +278,18 @@ fn load(shed: u64) -> Finding {
     finding.figure("shed", shed)
 }
 
+fn books(seen: Books) -> Finding {
+    let finding = match seen.one {
+        None => Finding::pass("all agree"),
+        Some(one) => Finding::warn(format!(
+            "of {} agents {} events are missing that no gap tells of; for one of them, GET /api/v1/agents/{one}/books says \
+             in which streams",
+            seen.agents, seen.events
+        )),
+    };
+    finding.figure("agents", seen.agents).figure("events", seen.events)
+}
+
 fn bus(connected: bool) -> Finding {
     if connected {
         Finding::pass("connected")
@@ -297,6 +314,9 @@ mod tests {
         assert_eq!(bus(false).status, CheckStatus::Warn);
         assert_eq!(load(3).status, CheckStatus::Warn);
         assert_eq!(rules(0, 1, &[]).status, CheckStatus::Warn);
+        assert_eq!(books(Books::default()).status, CheckStatus::Pass);
+        let wrong = books(Books { agents: 2, events: 7, one: Some(uuid::Uuid::nil()) });
+        assert!(wrong.status == CheckStatus::Warn && wrong.message.contains("2 agents 7 events"), "{}", wrong.message);
         assert_eq!(database(None).status, CheckStatus::Fail);
         assert_eq!(turning(Some(Duration::from_secs(21))).status, CheckStatus::Fail);
         assert_eq!(turning(None).status, CheckStatus::Pass, "it has not begun");

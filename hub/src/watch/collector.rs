@@ -59,6 +59,10 @@ fn agents(out: &mut Scrape<'_>, hub: &Hub) -> Result<(), Error> {
         let agents = seen.agents.iter().map(|(status, count)| (vec![("status", status.as_str())], *count));
         out.family("agents", "Agents that are not retired, by what is known of them", GAUGE, agents)?;
     }
+    let books = hub.books.seen();
+    let help = "Agents of which events are missing that no gap tells of, for longer than two heartbeats";
+    out.gauge("agents_unaccounted", help, None, books.agents as f64)?;
+    out.gauge("events_unaccounted", "How many events those agents miss", None, books.events as f64)?;
     let heartbeats = hub.heartbeats.counters();
     let outcomes = [("stored", &heartbeats.stored), ("shed", &heartbeats.shed)];
     let outcomes = outcomes.map(|(outcome, count)| (vec![("outcome", outcome)], read(count)));
@@ -73,6 +77,8 @@ fn intake(out: &mut Scrape<'_>, hub: &Hub) -> Result<(), Error> {
     let events = [("stored", &counters.events), ("duplicate", &counters.duplicates)];
     let events = events.map(|(outcome, count)| (vec![("outcome", outcome)], read(count)));
     out.family("events_received", "Events of agents: new ones, and those that were here already", COUNTER, events)?;
+    let help = "Events of the hub's own that were given up because they could not be stored";
+    out.counter("own_events_given_up", help, hub.own_events.given_up())?;
     out.counter("batches_stored", "Batches of events that were stored and acknowledged", read(&counters.batches))?;
     let transactions = [("committed", &counters.transactions), ("failed", &counters.failed)];
     let transactions = transactions.map(|(outcome, count)| (vec![("outcome", outcome)], read(count)));

@@ -3,11 +3,16 @@
 use crate::fleet::{Fleet, eventually};
 use crate::judge::{changed, findings};
 use crate::sockets::{connected, hello, next_frame};
+use picket_bus::{Bus as _, NatsBus, NatsSettings, Subject};
+use picket_hub::app::replicas::bus_tenant;
+use picket_hub_db::{Assignment, ConfigTarget, ConfigVersion, TenantId};
 use picket_hub_rules::{RuleState, Suspension};
 use picket_protocol::hub::{ByeReason, EventsAnswer, Frame, ProblemCode, WHOAMI_PATH, WhoAmI};
 use picket_testkit::NatsServer;
 use picket_testkit::postgres::Postgres;
+use serde_json::{Value, json};
 use std::time::Duration;
+use uuid::Uuid;
 
 fn database() -> (Postgres, String) {
     let postgres = Postgres::start_new(false);
@@ -55,6 +60,45 @@ async fn a_revocation_at_one_replica_ends_the_connection_at_another() {
     // knows, too.
     let refused = eventually(async || machine.get(&pair.two, WHOAMI_PATH).await.ok::<WhoAmI>().refusal).await;
     assert!(matches!(refused.code, ProblemCode::Revoked | ProblemCode::UnknownAgent));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forged_word_on_nats_costs_an_agent_nothing() {
+    let pair = Pair::start().await;
+    pair.hear().await;
+    let machine = pair.one.machine().await;
+    let mut socket = connected(&pair.two, &machine, hello(machine.boot, "abc")).await;
+    let settings =
+        NatsSettings { servers: vec![pair.nats.url()], accept_unknown_sync: true, ..NatsSettings::default() };
+    let stranger = NatsBus::connect(settings).await.unwrap();
+    let say = async |mut word: Value| {
+        word["from"] = json!(Uuid::now_v7());
+        word["agent"] = json!(machine.id);
+        let subject = Subject::control(bus_tenant(TenantId::DEFAULT), machine.id);
+        stranger.publish(&subject, word.to_string().into()).await.unwrap();
+    };
+    let bye = |reason: &str| json!({"kind": "bye", "reason": reason, "detail": "", "retry_after_ms": 3_600_000});
+    for reason in ["revoked", "unknown_agent", "overloaded"] {
+        say(json!({"what": "frame", "frame": bye(reason)})).await;
+    }
+    for what in ["retired", "renewal", "certificates", "configs"] {
+        say(json!({"what": what})).await;
+    }
+    // What the database says, on the other hand, the agent hears: as the first thing, so there was nothing before.
+    let db = &pair.one.running.hub().db;
+    let (by, now) = ("test".to_owned(), jiff::Timestamp::now());
+    let (document, sha256, comment) = (json!({"log_level": "debug"}), String::new(), String::new());
+    let new = ConfigVersion { version: 0, document, sha256, comment, created_at: now, created_by: by.clone() };
+    let version = db.create_config(TenantId::DEFAULT, &new).await.unwrap().version;
+    let target = ConfigTarget::Agent(machine.id);
+    let assignment = Assignment { target, version, priority: 0, updated_at: now, updated_by: by };
+    db.assign_config(TenantId::DEFAULT, &assignment).await.unwrap();
+    say(json!({"what": "configs"})).await;
+    let said = next_frame(&mut socket).await;
+    assert!(matches!(said, Frame::Config(_)), "{said:?}");
+    assert!(!pair.one.running.hub().ask_for_renewal(machine.id).await.unwrap(), "it is connected elsewhere");
+    let said = next_frame(&mut socket).await;
+    assert!(matches!(said, Frame::RenewCertificate { .. }), "{said:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

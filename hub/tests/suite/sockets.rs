@@ -28,13 +28,8 @@ use uuid::Uuid;
 
 pub type Socket = WebSocketStream<TlsStream<TcpStream>>;
 
-async fn open(
-    fleet: &Fleet,
-    address: SocketAddr,
-    path: &str,
-    machine: Option<&Machine>,
-    headers: &[(&'static str, String)],
-) -> Result<Socket, tungstenite::Error> {
+/// A connection of which nothing is asked yet, as this machine or as nobody.
+pub async fn tls(fleet: &Fleet, address: SocketAddr, machine: Option<&Machine>) -> TlsStream<TcpStream> {
     let mut roots = RootCertStore::empty();
     for root in &fleet.running.hub().keys().roots {
         roots.add(root.der().clone()).unwrap();
@@ -52,7 +47,17 @@ async fn open(
     };
     let tcp = TcpStream::connect(address).await.unwrap();
     let name = ServerName::try_from("127.0.0.1").unwrap();
-    let tls = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap();
+    TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap()
+}
+
+async fn open(
+    fleet: &Fleet,
+    address: SocketAddr,
+    path: &str,
+    machine: Option<&Machine>,
+    headers: &[(&'static str, String)],
+) -> Result<Socket, tungstenite::Error> {
+    let tls = tls(fleet, address, machine).await;
     let mut request = format!("wss://{address}{path}").into_client_request().unwrap();
     for (name, value) in headers {
         request.headers_mut().insert(*name, value.parse().unwrap());
@@ -214,6 +219,87 @@ async fn a_superseded_certificate_that_is_used_beside_the_newer_one_becomes_a_fi
     beat(&old).await;
     assert_eq!(told().await, 1);
     assert_eq!(clone_found(&fleet).await.entity.unwrap().value, old.id.to_string());
+}
+
+/// How often it was told that an identity is used by two machines.
+async fn clones_told(fleet: &Fleet) -> usize {
+    let filter = EventFilter { kind: Some("cloned_identity".into()), ..EventFilter::default() };
+    let page = fleet.running.hub().db.events(TenantId::DEFAULT, &filter, &PageRequest::first(10)).await.unwrap();
+    page.items.len()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copied_key_whose_holder_never_sends_a_heartbeat_is_found_all_the_same() {
+    let fleet = Fleet::start().await;
+    let machine = fleet.machine().await;
+    let renewed = async |from: &Machine| {
+        let key = picket_pki::PrivateKey::generate().unwrap();
+        let answer: picket_protocol::hub::CertificateAnswer = from.renew(&fleet, &key).await.ok();
+        let chain = picket_pki::certificates_from_pem(&answer.certificate).unwrap();
+        Machine { id: from.id, key, chain, boot: Uuid::now_v7() }
+    };
+    let works = async |machine: &Machine, seq: u64| {
+        machine.send(&fleet, &machine.lines(seq..=seq)).await.ok::<EventsAnswer>();
+    };
+    works(&machine, 1).await;
+    let lost = renewed(&machine).await;
+    fleet.forward(Duration::from_secs(3600));
+    works(&machine, 2).await;
+    let copy = renewed(&machine).await;
+    works(&copy, 1).await;
+    works(&machine, 3).await;
+    assert_eq!(clones_told(&fleet).await, 0, "an answer was lost, then a request was on its way");
+    fleet.forward(Duration::from_secs(301));
+    works(&copy, 2).await;
+    assert_eq!(clones_told(&fleet).await, 0, "it is the one in use");
+    // Nobody is sent away: who is the machine and who the copy is not to be known.
+    works(&machine, 4).await;
+    assert_eq!(clones_told(&fleet).await, 1);
+    let finding = clone_found(&fleet).await;
+    assert_eq!(finding.entity.unwrap().value, machine.id.to_string());
+    works(&machine, 5).await;
+    assert_eq!(clones_told(&fleet).await, 1, "once a day");
+    // A renewal that forks the line, and no work at all.
+    fleet.forward(Duration::from_secs(61));
+    renewed(&lost).await;
+    assert_eq!(clones_told(&fleet).await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_connected_when_its_certificate_ends_is_told_to_renew_it() {
+    let fleet = Fleet::start().await;
+    let machine = fleet.machine().await;
+    let left = machine.chain[0].not_after.duration_since(fleet.now()).unsigned_abs();
+    fleet.forward(left - Duration::from_secs(3));
+    let mut socket = connected(&fleet, &machine, hello(Uuid::now_v7(), "m")).await;
+    let Frame::Bye(bye) = next_frame(&mut socket).await else { panic!("no goodbye") };
+    assert_eq!(bye.reason, ByeReason::CertificateExpired);
+    assert!(bye.detail.contains("picket cert renew"), "{}", bye.detail);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_says_nothing_for_three_heartbeats_is_told_goodbye() {
+    let fleet = Fleet::start_with(|settings| settings.heartbeat = picket_config::Interval::seconds(1)).await;
+    let machine = fleet.machine().await;
+    let mut socket = connected(&fleet, &machine, hello(Uuid::now_v7(), "m")).await;
+    let Frame::Bye(bye) = next_frame(&mut socket).await else { panic!("no goodbye") };
+    assert_eq!(bye.reason, ByeReason::Silent);
+    drop(socket);
+    eventually(async || (fleet.running.hub().presence.count() == 0).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn people_see_how_far_the_clock_of_a_machine_is_off() {
+    let fleet = Fleet::start().await;
+    let (machine, ada) = (fleet.machine().await, person(&fleet, "ada", &[("*", None)]).await);
+    let boot = Uuid::now_v7();
+    let mut socket = connected(&fleet, &machine, hello(boot, "m")).await;
+    let Frame::Heartbeat(mut heartbeat) = heartbeat(&machine, 1, boot) else { unreachable!() };
+    heartbeat.clock_ahead_ms = Some(-61_000);
+    socket.send(Message::text(Frame::Heartbeat(heartbeat).write())).await.unwrap();
+    assert!(matches!(next_frame(&mut socket).await, Frame::Heard { .. }));
+    let agent: Value = ada.get(&fleet, &format!("/api/v1/agents/{}", machine.id)).await.ok();
+    assert_eq!(agent["health"], json!({"status": "healthy", "clock_ahead_ms": -61_000}));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,8 @@
 //! What agents and the hub say to each other, over mutual TLS.
 
 use crate::fleet::{Fleet, Machine, base64, try_ask};
-use picket_hub_db::{PageRequest, Revocation, TenantId};
+use picket_hub::app::tokens::TokenWish;
+use picket_hub_db::{EnrolmentState, PageRequest, Revocation, TenantId};
 use picket_pki::{AgentIdentity, Authority, ChainPolicy, CsrKey, PrivateKey, certificates_from_pem, check_agent_chain};
 use picket_protocol::hub::{self as wire, CertificateAnswer, EnrolAnswer, Enrolled, EventsAnswer, ProblemCode, WhoAmI};
 use serde_json::json;
@@ -202,4 +203,35 @@ async fn a_certificate_is_renewed_before_and_for_some_time_after_its_end() {
     fleet.forward(DAY * 30);
     let late = renewed.renew(&fleet, &PrivateKey::generate().unwrap()).await.problem();
     assert_eq!(late.code, ProblemCode::RenewalTooLate);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn from_where_the_hub_lets_nobody_enrol_no_token_helps() {
+    let fleet = Fleet::start_with(|settings| settings.enrolment.networks = vec!["192.0.2.0/24".into()]).await;
+    let key = PrivateKey::generate().unwrap();
+    let token = fleet.token(|new| new.allowed = vec!["127.0.0.0/8".parse().unwrap()]).await;
+    let refused = fleet.post(wire::ENROL_PATH, &fleet.request(&token, &key)).await.problem();
+    assert_eq!(refused.code, ProblemCode::AddressRefused);
+    assert!(refused.detail.contains("127.0.0.1") && refused.detail.contains("enrolment.networks"), "{refused:?}");
+
+    let networks = vec!["192.0.2.0/24".into(), "127.0.0.0/8".into()];
+    let fleet = Fleet::start_with(|settings| settings.enrolment.networks = networks).await;
+    let token = fleet.token(|_| {}).await;
+    enrolled(&fleet.post(wire::ENROL_PATH, &fleet.request(&token, &key)).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_a_person_has_to_approve_each_machine_no_token_spares_it_that() {
+    let fleet = Fleet::start_with(|settings| settings.enrolment.approval = true).await;
+    let hub = fleet.running.hub();
+    let (kept, text) = hub.create_token(TokenWish::default(), "test").await.unwrap();
+    assert!(kept.needs_approval);
+    let token = picket_pki::EnrolmentToken::parse(&text).unwrap();
+    let key = PrivateKey::generate().unwrap();
+    let request = fleet.request(&token, &key);
+    let EnrolAnswer::Pending(_) = fleet.post(wire::ENROL_PATH, &request).await.ok() else { panic!("it is let in") };
+    let filter = EnrolmentState::Pending;
+    let waiting = hub.db.enrolments(TenantId::DEFAULT, Some(filter), &PageRequest::first(10)).await.unwrap();
+    hub.approve(waiting.items[0].id, "test").await.unwrap();
+    enrolled(&fleet.post(wire::ENROL_PATH, &request).await);
 }

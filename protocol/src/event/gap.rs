@@ -47,10 +47,13 @@ pub enum GapReason {
     ProcessLost,
     /// Nobody watched, or nobody could: what came and went meanwhile is not known.
     Unwatched,
+    /// A reason of a later version.
+    #[serde(other)]
+    Unknown,
 }
 
 impl GapReason {
-    /// All reasons.
+    /// All reasons that this version gives.
     pub const ALL: [Self; 11] = [
         Self::KernelOverflow,
         Self::QueueFull,
@@ -79,6 +82,7 @@ impl GapReason {
             Self::Shed => "shed",
             Self::ProcessLost => "process_lost",
             Self::Unwatched => "unwatched",
+            Self::Unknown => "unknown",
         }
     }
 }

@@ -233,7 +233,7 @@ fn alert() -> Value {
 fn gap() -> Value {
     let reasons = words!(
         GapReason: KernelOverflow, QueueFull, RateLimit, QuotaBytes, QuotaAge, DiskFull, Corruption, Format, Shed,
-        ProcessLost, Unwatched
+        ProcessLost, Unwatched, Unknown
     );
     object(
         "Events are missing here, and why.",

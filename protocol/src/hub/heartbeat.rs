@@ -4,8 +4,10 @@ use crate::event::{GapReason, Priority};
 use crate::health::OverallStatus;
 use jiff::Timestamp;
 use semver::Version;
-use serde::{Deserialize, Serialize};
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
 use uuid::Uuid;
 
 /// A sign of life. Sent once a connection is made and then at the interval that the hub asks for.
@@ -130,8 +132,32 @@ pub struct ClassAccount {
     /// What waits.
     pub queued: u64,
     /// What is missing, by reason.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", deserialize_with = "by_reason")]
     pub gaps: BTreeMap<GapReason, u64>,
+}
+
+/// Reads counts by reason. All reasons of later versions count together: none of them may hide another.
+fn by_reason<'de, D: Deserializer<'de>>(input: D) -> Result<BTreeMap<GapReason, u64>, D::Error> {
+    struct Counts;
+
+    impl<'de> Visitor<'de> for Counts {
+        type Value = BTreeMap<GapReason, u64>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("counts by reason")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+            let mut counts = BTreeMap::new();
+            while let Some((reason, count)) = map.next_entry::<GapReason, u64>()? {
+                let sum: &mut u64 = counts.entry(reason).or_default();
+                *sum = sum.saturating_add(count);
+            }
+            Ok(counts)
+        }
+    }
+
+    input.deserialize_map(Counts)
 }
 
 impl StreamLedger {
@@ -236,5 +262,20 @@ mod tests {
             read(|one| one.config.as_mut().unwrap().effective_sha256 = digest.into()).unwrap_err();
         }
         read(|one| one.config.as_mut().unwrap().errors = vec![String::new(); 33]).unwrap_err();
+    }
+
+    #[test]
+    fn the_reasons_of_a_later_agent_are_read_and_none_of_their_events_is_lost() {
+        let account =
+            r#"{"emitted": 9, "acknowledged": 1, "queued": 0, "gaps": {"bored": 3, "queue_full": 1, "tired": 4}}"#;
+        let account: ClassAccount = serde_json::from_str(account).unwrap();
+        assert_eq!(account.gaps, BTreeMap::from([(GapReason::QueueFull, 1), (GapReason::Unknown, 7)]));
+        let text = serde_json::to_string(&account).unwrap();
+        assert_eq!(serde_json::from_str::<ClassAccount>(&text).unwrap(), account);
+        let ledger = StreamLedger { boot_id: Uuid::nil(), classes: [(Priority::Low, account)].into(), untold: 0 };
+        read(|one| one.ledgers = vec![ledger]).unwrap();
+        let mut later = serde_json::to_value(Frame::Heartbeat(Box::new(heartbeat()))).unwrap();
+        later["ledgers"] = serde_json::json!([{"boot_id": Uuid::nil(), "classes": {"low": {"emitted": 1, "acknowledged": 0, "queued": 0, "gaps": {"bored": 1}}}}]);
+        assert!(matches!(Frame::read(&later.to_string()), Ok(Frame::Heartbeat(_))));
     }
 }

@@ -20,6 +20,8 @@ use uuid::Uuid;
 const HELLO_LIMIT: Duration = Duration::from_secs(10);
 /// After how many heartbeats a configuration is sent again that the agent says nothing of.
 const OFFER_AGAIN: u32 = 10;
+/// After how many heartbeats it is looked again whether the agent's certificate is used beside a newer one.
+const LOOK_AGAIN: u64 = 10;
 /// How many heartbeats may be missed before the connection is taken for dead.
 const MISSED: u32 = 3;
 /// How long one frame may take to be written.
@@ -177,6 +179,9 @@ impl Talk<'_> {
                         return Ok(());
                     }
                 }
+                if seq.is_multiple_of(LOOK_AGAIN) {
+                    self.hub.note_use_again(self.agent).await;
+                }
                 let heard = Frame::Heard { seq, hub_time: self.hub.clock.now() };
                 send(self.stream, &heard).await?;
                 // Looked at each time: what was decided on another replica, or found no room among the frames, comes with
@@ -212,10 +217,15 @@ impl Talk<'_> {
 
     fn seen(&self, heartbeat: &Heartbeat) -> AgentSeen {
         let json = |value: serde_json::Result<serde_json::Value>| value.ok();
+        let mut health = json(serde_json::to_value(&heartbeat.health));
+        // Beside its health, where people see it: times of events that the machine made are off by as much.
+        if let (Some(health), Some(ahead)) = (&mut health, heartbeat.clock_ahead_ms) {
+            health["clock_ahead_ms"] = ahead.into();
+        }
         AgentSeen {
             boot_id: heartbeat.boot_id,
             version: Some(heartbeat.version.to_string()),
-            health: json(serde_json::to_value(&heartbeat.health)),
+            health,
             ledger: json(serde_json::to_value(&heartbeat.ledgers)),
             update: heartbeat.update.as_ref().and_then(|update| json(serde_json::to_value(update))),
             config_hash: heartbeat.config.as_ref().map(|config| config.effective_sha256.clone()),

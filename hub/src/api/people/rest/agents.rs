@@ -18,7 +18,7 @@ use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use picket_hub_db::{Agent, AgentFilter, AgentStatus, AgentUpdate, Certificate, NewAgent};
 use picket_pki::{AgentIdentity, CsrKey};
-use picket_protocol::hub::{CertificateAnswer, Frame, ProblemCode};
+use picket_protocol::hub::{CertificateAnswer, ProblemCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -397,9 +397,8 @@ async fn renew_certificate(
 ) -> Outcome<StatusCode> {
     let agent = seen(&hub, &caller, id).await?;
     hub.audit(caller.key(), "agents.renew_certificate", &id.to_string(), json!({})).await?;
-    let reason = "an operator asks for it".to_owned();
     let is_elsewhere = hub.replicas.is_shared() && agent.status == AgentStatus::Online;
-    if hub.send_anywhere(id, Frame::RenewCertificate { reason }) || is_elsewhere {
+    if hub.ask_for_renewal(id).await? || is_elsewhere {
         Ok(StatusCode::ACCEPTED)
     } else {
         Err(Refusal::new(ProblemCode::Conflict, "the agent is not connected; it renews by itself in time"))

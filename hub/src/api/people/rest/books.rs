@@ -5,13 +5,14 @@ use super::{InPath, InQuery};
 use crate::api::people::access::Caller;
 use crate::api::people::guarded::Guarded;
 use crate::api::people::page::{PageQuery, Paged};
+use crate::app::books::{sums, told, unaccounted};
 use crate::app::people::principal::Action;
 use crate::refusal::Outcome;
 use crate::state::Hub;
 use axum::Json;
 use axum::extract::{Extension, State};
 use jiff::Timestamp;
-use picket_hub_db::StreamBook;
+use picket_hub_db::{Page, Totals};
 use picket_protocol::hub::StreamLedger;
 use serde::Serialize;
 use std::sync::Arc;
@@ -44,11 +45,12 @@ struct StreamBookView {
     /// `emitted - stored - gaps - waiting`: 0 when all is accounted for; below 0 for what was stored after the agent
     /// counted; above 0, events are lost.
     unaccounted: Option<i64>,
-    /// When the last batch came.
-    last_seen: Timestamp,
+    /// When the last batch came; absent if none did.
+    last_seen: Option<Timestamp>,
 }
 
-/// An agent's books: `stored + gaps + waiting = emitted`, for each stream.
+/// An agent's books: `stored + gaps + waiting = emitted`, for each stream. Those that the agent tells of and of which nothing
+/// came stand at the end.
 #[utoipa::path(get, path = "/api/v1/agents/{agent_id}/books", tag = "agents", params(("agent_id" = Uuid, Path), PageQuery),
     responses((status = 200, body = Paged<StreamBookView>)))]
 async fn books(
@@ -58,39 +60,38 @@ async fn books(
     InQuery(page): InQuery<PageQuery>,
 ) -> Outcome<Json<Paged<StreamBookView>>> {
     let agent = seen(&hub, &caller, id).await?;
-    let told: Vec<StreamLedger> =
-        agent.report.ledger.and_then(|told| serde_json::from_value(told).ok()).unwrap_or_default();
+    let told = told(agent.report.ledger.as_ref());
     let books = hub.db.stream_books(hub.tenant, id, &page.request()?).await?;
-    Ok(Json(Paged::of(books, |book| Some(balance(&book, &told)))))
+    let (next, mut views) = (books.next, Vec::with_capacity(books.items.len()));
+    views.extend(books.items.iter().map(|book| balance(book.boot_id, book.totals, Some(book.last_seen), &told)));
+    if next.is_none() {
+        let known = hub.totals_of(id, &told).await?;
+        let unheard = told.iter().filter(|ledger| !known.contains_key(&ledger.boot_id));
+        views.extend(unheard.map(|ledger| balance(ledger.boot_id, Totals::default(), None, &told)));
+    }
+    Ok(Json(Paged::of(Page { items: views, next }, Some)))
 }
 
 /// The hub's books of a stream beside the agent's.
-fn balance(book: &StreamBook, told: &[StreamLedger]) -> StreamBookView {
-    let ledger = told.iter().find(|ledger| ledger.boot_id == book.boot_id);
-    let totals = book.totals;
-    let sums = ledger.map(|ledger| {
-        let (emitted, _, queued, _) = ledger.total();
-        (emitted, queued.saturating_add(ledger.untold))
-    });
-    let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+fn balance(boot_id: Uuid, totals: Totals, last_seen: Option<Timestamp>, told: &[StreamLedger]) -> StreamBookView {
+    let ledger = told.iter().find(|ledger| ledger.boot_id == boot_id);
+    let sums = ledger.map(sums);
     StreamBookView {
-        boot_id: book.boot_id,
+        boot_id,
         stored: totals.stored,
         gaps: totals.gaps,
         records: totals.records,
         duplicates: totals.duplicates,
         emitted: sums.map(|(emitted, _)| emitted),
         waiting: sums.map(|(_, waiting)| waiting),
-        unaccounted: sums
-            .map(|(emitted, waiting)| signed(emitted) - signed(totals.stored) - signed(totals.gaps) - signed(waiting)),
-        last_seen: book.last_seen,
+        unaccounted: ledger.map(|ledger| unaccounted(ledger, &totals)),
+        last_seen,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use picket_hub_db::Totals;
     use serde_json::json;
 
     #[test]
@@ -104,10 +105,7 @@ mod tests {
             ]
         };
         let totals = Totals { stored: 70, gaps: 20, records: 60, duplicates: 3, rejected: 0 };
-        let (first_seen, last_seen) = (Timestamp::UNIX_EPOCH, Timestamp::UNIX_EPOCH);
-        let book =
-            StreamBook { agent: Uuid::nil(), boot_id: boot, totals, last_seq: 60, first_seen, last_seen, ledger: None };
-        let unaccounted = |told: &[StreamLedger]| balance(&book, told).unaccounted;
+        let unaccounted = |told: &[StreamLedger]| balance(boot, totals, None, told).unaccounted;
         assert_eq!(unaccounted(&ledger(100, 6, 4)), Some(0));
         assert_eq!(unaccounted(&ledger(101, 6, 4)), Some(1), "one is lost");
         assert_eq!(unaccounted(&ledger(95, 6, 4)), Some(-5), "stored after the agent counted");
