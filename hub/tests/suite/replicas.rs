@@ -97,7 +97,13 @@ async fn a_forged_word_on_nats_costs_an_agent_nothing() {
     let said = next_frame(&mut socket).await;
     assert!(matches!(said, Frame::Config(_)), "{said:?}");
     assert!(!pair.one.running.hub().ask_for_renewal(machine.id).await.unwrap(), "it is connected elsewhere");
-    let said = next_frame(&mut socket).await;
+    // The same configuration once more, if the hint from before was followed only now.
+    let said = loop {
+        match next_frame(&mut socket).await {
+            Frame::Config(_) => {}
+            said => break said,
+        }
+    };
     assert!(matches!(said, Frame::RenewCertificate { .. }), "{said:?}");
 }
 
