@@ -18,8 +18,8 @@ pub(crate) use data::{
 };
 pub(crate) use enroll::{CertCommand, EnrollArgs, RenewArgs, TestConnectionArgs, TokenArgs};
 pub(crate) use hub::{
-    GrantArgs, HubBackupArgs, HubBlockCommand, HubCaCommand, HubCommand, HubConfigArgs, HubInitArgs, HubMigrateArgs, HubRestoreArgs,
-    HubTokenCommand, HubUserCommand, TokenCreateArgs, UserAddArgs,
+    GrantArgs, HubBackupArgs, HubBlockCommand, HubCaCommand, HubCommand, HubConfigArgs, HubInitArgs, HubMigrateArgs,
+    HubRestoreArgs, HubTokenCommand, HubUserCommand, TokenCreateArgs, UserAddArgs,
 };
 pub(crate) use release::{
     AddArgs, InitArgs, KeyKind, KeygenArgs, PublishArgs, ReleaseCommand, SignArgs, VerifyArgs, YankArgs,
