@@ -80,7 +80,7 @@ impl Hub {
             }
             Ok(None) => {}
             Err(error) => {
-                tracing::debug!(agent = %agent.id, %error, "which certificate an agent uses is not looked at")
+                tracing::debug!(agent = %agent.id, %error, "which certificate an agent uses is not looked at");
             }
         }
     }

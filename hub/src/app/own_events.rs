@@ -87,7 +87,10 @@ impl Hub {
         let (done, stored) = oneshot::channel();
         if self.own_events.waiting.try_send(Waiting { kind: kind.to_owned(), at, details, done }).is_err() {
             self.own_events.give_up(1);
-            tracing::error!(kind, "an event of the hub's own is given up: as many as may be wait to be stored");
+            tracing::error!(
+                kind,
+                "an event of the hub's own is given up: too many wait to be stored, or the hub is stopping"
+            );
             return;
         }
         let _ = tokio::time::timeout(WAIT_LIMIT, stored).await;
@@ -98,7 +101,6 @@ impl Hub {
         let mut wait = TRY_AGAIN.0;
         loop {
             let streams = Streams::from([(boot, vec![event.clone()])]);
-            // As any event in the details' bytes: a few hundred.
             let stored = match self.intake.reserve(event.data.len()) {
                 Ok(room) => self.intake.store(HUB_AGENT, streams, at, room).await.map(|_| ()),
                 Err(refusal) => Err(refusal),

@@ -270,7 +270,7 @@ async fn who_is_connected_when_its_certificate_ends_is_told_to_renew_it() {
     let fleet = Fleet::start().await;
     let machine = fleet.machine().await;
     let left = machine.chain[0].not_after.duration_since(fleet.now()).unsigned_abs();
-    fleet.forward(left - Duration::from_secs(3));
+    fleet.forward(left.checked_sub(Duration::from_secs(3)).unwrap());
     let mut socket = connected(&fleet, &machine, hello(Uuid::now_v7(), "m")).await;
     let Frame::Bye(bye) = next_frame(&mut socket).await else { panic!("no goodbye") };
     assert_eq!(bye.reason, ByeReason::CertificateExpired);
