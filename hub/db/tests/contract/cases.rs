@@ -113,6 +113,19 @@ contract! {
         assert_eq!(told, [(id(1), 3, Some("410"))]);
     }
 
+    async fn who_is_left_out_is_not_claimed_for_and_keeps_nobody_else_waiting(bench) {
+        let mut queued: Vec<_> = (1..=30).map(|number| delivery(number, 0)).collect();
+        queued.push(NewDelivery { target: "siem".into(), ..delivery(31, 5) });
+        bench.db.enqueue_deliveries(T, &queued, at(0)).await.unwrap();
+        let claim = async |except: &[String]| {
+            let claimed = bench.db.claim_deliveries(T, "a", at(10), at(40), 1, except).await.unwrap();
+            claimed.first().map(|one| (one.delivery.id, one.attempts))
+        };
+        assert_eq!(claim(&["chat".into()]).await, Some((id(31), 1)));
+        assert_eq!(claim(&["chat".into(), "siem".into()]).await, None);
+        assert_eq!(claim(&[]).await, Some((id(1), 1)), "what was left out was not tried");
+    }
+
     async fn many_who_claim_at_once_get_different_deliveries(bench) {
         let queued: Vec<_> = (1..=60).map(|number| delivery(number, 0)).collect();
         bench.db.enqueue_deliveries(T, &queued, at(0)).await.unwrap();

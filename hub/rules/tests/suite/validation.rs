@@ -120,8 +120,8 @@ fn what_would_cost_too_much_is_refused_before_it_is_compiled() {
 #[test]
 fn regular_expressions_are_bounded_in_sum_over_a_source_and_not_compiled_beyond_it() {
     let document = |number: usize| {
-        // Each takes more than one megabyte, and is no more than allowed by itself.
-        let regexes: String = (0..100).map(|n| format!("        - '\\w{{{}}}'\n", 100 + n)).collect();
+        // Each takes more than a quarter of a megabyte, and is no more than allowed by itself.
+        let regexes: String = (0..100).map(|n| format!("        - '\\w{{{}}}'\n", 30 + n % 20)).collect();
         GOOD.replace("1c01", &format!("2c{number:02}"))
             .replace("TargetFilename|contains: x\n", &format!("TargetFilename|re:\n{regexes}"))
     };
