@@ -7,6 +7,7 @@ mod people;
 mod poison;
 mod relayed;
 mod replicas;
+mod scopes;
 mod sockets;
 mod watched;
 mod webhooks;
