@@ -117,6 +117,8 @@ pub struct AgentFilter {
     pub name_prefix: Option<String>,
     /// Their version.
     pub version: Option<String>,
+    /// Only those that have one of these tags, for who may see no others.
+    pub within: Option<BTreeSet<String>>,
 }
 
 /// One heartbeat. What is none leaves what was said before.

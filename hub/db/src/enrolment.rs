@@ -227,8 +227,13 @@ pub trait Enrolment {
     /// The token with this id.
     async fn enrol_token(&self, tenant: TenantId, id: Uuid) -> Result<Option<EnrolToken>>;
 
-    /// All tokens, the newest first.
-    async fn enrol_tokens(&self, tenant: TenantId, page: &PageRequest) -> Result<Page<EnrolToken>>;
+    /// Tokens, the newest first: all, or those `within` these tags, which have one of them.
+    async fn enrol_tokens(
+        &self,
+        tenant: TenantId,
+        within: Option<&BTreeSet<String>>,
+        page: &PageRequest,
+    ) -> Result<Page<EnrolToken>>;
 
     /// Revokes a token; says whether it was not yet. Who was let in with it stays.
     ///

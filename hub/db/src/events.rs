@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use picket_protocol::event::{Event, EventBody, Priority};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use uuid::Uuid;
 
 /// How many events one call of [`Events::ingest`] takes.
@@ -188,6 +189,8 @@ pub struct EventFilter {
     pub since: Option<Timestamp>,
     /// Received before.
     pub until: Option<Timestamp>,
+    /// Only those of agents that have one of these tags, for who may see no others.
+    pub within: Option<BTreeSet<String>>,
     /// The earliest first, instead of the latest.
     pub oldest_first: bool,
 }

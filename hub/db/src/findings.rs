@@ -6,6 +6,7 @@ use crate::{Page, PageRequest, Position, Result, Revision, TenantId};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde_json::Value;
+use std::collections::BTreeSet;
 use uuid::Uuid;
 
 words! {
@@ -115,6 +116,8 @@ pub struct FindingFilter {
     pub since: Option<Timestamp>,
     /// Made before.
     pub until: Option<Timestamp>,
+    /// Only those on agents that have one of these tags, for who may see no others.
+    pub within: Option<BTreeSet<String>>,
 }
 
 /// What somebody does about a finding; what is none stays.

@@ -87,7 +87,7 @@ level: high
 ";
 
 /// Looks at `rules.d` now, and not at the next turn of the hub's own. What changed may have been taken by that one already.
-async fn look(hub: &Hub) {
+pub async fn look(hub: &Hub) {
     hub.put_files().await.unwrap();
     hub.load_rules().await.unwrap();
 }
@@ -111,7 +111,7 @@ async fn a_rule_of_rules_d_is_in_force_without_a_restart() {
 }
 
 /// A rule of one file.
-const ONE: &str = r"title: A file of the test
+pub const ONE: &str = r"title: A file of the test
 id: 6f1c1f0e-5d0e-4c5e-9c39-0c2f6ab0a002
 status: test
 description: Somebody changed the test's file.
@@ -125,7 +125,7 @@ detection:
 level: low
 ";
 /// A rule that needs three events of that file within two minutes.
-const THREE: &str = r"title: A file of the test, again and again
+pub const THREE: &str = r"title: A file of the test, again and again
 id: 6f1c1f0e-5d0e-4c5e-9c39-0c2f6ab0a003
 status: test
 description: Somebody keeps changing the test's file.

@@ -10,6 +10,7 @@ mod people;
 mod poison;
 mod relayed;
 mod replicas;
+mod scopes;
 mod sockets;
 mod trials;
 mod users;

@@ -83,6 +83,13 @@ pub async fn person(fleet: &Fleet, name: &str, grants: &[(&str, Option<&str>)]) 
     Person { token, headers: Vec::new() }
 }
 
+/// A token that the hub signed for this user.
+pub async fn signed_token(fleet: &Fleet, name: &str) -> String {
+    let body = json!({"name": name, "password": PASSWORD});
+    let token: Value = nobody().ask(fleet, "POST", "/api/v1/auth/token", Some(&body)).await.ok();
+    token["token"].as_str().unwrap().to_owned()
+}
+
 pub async fn unlimited() -> Fleet {
     Fleet::start_secured(|policies| {
         policies.rate_limiting.default_limit = 1_000_000;

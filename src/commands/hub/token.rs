@@ -62,7 +62,7 @@ fn list(context: &Context<'_>, args: &JsonArgs) -> Result<ExitCode, CommandError
         let mut tokens = Vec::new();
         let mut request = PageRequest::first(500);
         loop {
-            let page = hub.db.enrol_tokens(hub.tenant, &request).await.map_err(Refusal::from)?;
+            let page = hub.db.enrol_tokens(hub.tenant, None, &request).await.map_err(Refusal::from)?;
             tokens.extend(page.items);
             match page.next {
                 Some(next) => request = PageRequest::after(next, 500),

@@ -202,6 +202,7 @@ fn list(tx: &mut dyn Tx, tenant: TenantId, filter: &AgentFilter, page: &PageRequ
             "EXISTS (SELECT 1 FROM agent_tags t WHERE t.tenant_id = agents.tenant_id AND t.tag = ? AND t.agent_id = agents.id)",
             filter.tag.as_ref(),
         );
+    select.within("agents.id", filter.within.as_ref());
     if let Some(prefix) = &filter.name_prefix {
         select.when("name >= ?", prefix).when("name < ?", format!("{prefix}\u{10ffff}"));
     }

@@ -38,7 +38,8 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
 }
 
 impl Order {
-    fn encode(&self, key: &[Value]) -> Cursor {
+    /// The cursor behind the row with this key.
+    pub(crate) fn encode(&self, key: &[Value]) -> Cursor {
         let mut text = self.list.to_owned();
         for value in key {
             text.push('.');

@@ -4,17 +4,28 @@ use super::cursor::{Key, Order};
 use super::select::{Select, newest};
 use super::{Engine, Row, Store, Tx, Value, agents, certificates, params};
 use crate::{
-    EnrolOutcome, EnrolRequest, EnrolToken, Enrolled, Enrolment, EnrolmentState, Hidden, Network, NewAgent,
+    Backend, EnrolOutcome, EnrolRequest, EnrolToken, Enrolled, Enrolment, EnrolmentState, Hidden, Network, NewAgent,
     NewCertificate, NewEnrolToken, Page, PageRequest, REPLAY_WINDOW, Result, TenantId,
 };
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
+use std::collections::BTreeSet;
 use uuid::Uuid;
 
 const TOKEN: &str = "id, secret_hash, label, tags, max_uses, uses, needs_approval, allowed, created_at, created_by, \
     expires_at, revoked_at";
 const USE: &str = "id, token_id, state, agent_id, key_hash, name, type, address, csr, serial, asked_at, decided_at, \
     decided_by, answered_at";
+/// That a token has one of the tags for which `?` stands.
+fn has_tag(backend: Backend) -> &'static str {
+    match backend {
+        Backend::Sqlite => "EXISTS (SELECT 1 FROM json_each(enrol_tokens.tags) AS has WHERE has.value IN (?))",
+        Backend::Postgres => {
+            "EXISTS (SELECT 1 FROM json_array_elements_text(enrol_tokens.tags) AS has (tag) WHERE has.tag IN (?))"
+        }
+    }
+}
+
 const TOKENS: Order = newest("tokens", &[("created_at", Key::Time), ("id", Key::Uuid)]);
 const USES: Order = newest("enrolments", &[("asked_at", Key::Time), ("id", Key::Uuid)]);
 
@@ -305,11 +316,20 @@ impl<E: Engine> Enrolment for Store<E> {
         self.engine.read("read an enrolment token", move |tx| find_token(tx, tenant, id, false)).await
     }
 
-    async fn enrol_tokens(&self, tenant: TenantId, page: &PageRequest) -> Result<Page<EnrolToken>> {
-        let page = page.clone();
+    async fn enrol_tokens(
+        &self,
+        tenant: TenantId,
+        within: Option<&BTreeSet<String>>,
+        page: &PageRequest,
+    ) -> Result<Page<EnrolToken>> {
+        let (within, page) = (within.cloned(), page.clone());
         self.engine
             .read("list enrolment tokens", move |tx| {
-                Select::new(TOKEN, "enrol_tokens", tenant).page(tx, &TOKENS, &page, token)
+                let mut select = Select::new(TOKEN, "enrol_tokens", tenant);
+                if let Some(tags) = &within {
+                    select.when_any(has_tag(tx.backend()), tags);
+                }
+                select.page(tx, &TOKENS, &page, token)
             })
             .await
     }

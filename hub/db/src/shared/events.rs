@@ -11,6 +11,7 @@ use crate::{
 use async_trait::async_trait;
 use jiff::{SignedDuration, Timestamp};
 use picket_protocol::event::Priority;
+use std::collections::BTreeSet;
 use uuid::Uuid;
 
 /// The columns of [`stored_event`].
@@ -49,12 +50,78 @@ fn find(tx: &mut dyn Tx, tenant: TenantId, id: Uuid) -> Result<Option<StoredEven
     tx.row(&sql, params![tenant, id, from, until])?.map(stored_event).transpose()
 }
 
+/// Of how many agents' events a page is put together at most, and how many rows are read for it.
+const MERGED_AGENTS: usize = 100;
+const MERGED_ROWS: usize = 20_000;
+
 fn list(tx: &mut dyn Tx, tenant: TenantId, filter: &EventFilter, page: &PageRequest) -> Result<Page<StoredEvent>> {
+    if let (Some(tags), None) = (&filter.within, filter.agent) {
+        let most = (MERGED_ROWS / page.bounded() as usize).min(MERGED_AGENTS);
+        let agents = tagged(tx, tenant, tags, most + 1)?;
+        // Few agents among many: going through everybody's events for theirs could take for ever. Many: they are found soon.
+        if agents.len() <= most {
+            return merged(tx, tenant, &agents, filter, page);
+        }
+    }
+    listed(tx, tenant, filter, page)
+}
+
+/// The first `limit` agents that have one of these tags.
+fn tagged(tx: &mut dyn Tx, tenant: TenantId, tags: &BTreeSet<String>, limit: usize) -> Result<Vec<Uuid>> {
+    let mut values: Vec<Value> = vec![tenant.into(), i64::try_from(limit).unwrap_or(i64::MAX).into()];
+    values.extend(tags.iter().map(Value::from));
+    let places = (3..=values.len()).map(|number| format!("${number}")).collect::<Vec<_>>().join(", ");
+    if places.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sql = format!(
+        "SELECT DISTINCT agent_id FROM agent_tags WHERE tenant_id = $1 AND tag IN ({places}) ORDER BY agent_id LIMIT $2"
+    );
+    tx.query(&sql, &values)?.iter().map(|row| row.uuid(0)).collect()
+}
+
+/// A page of the events of these agents: the first of each, in one order.
+fn merged(
+    tx: &mut dyn Tx,
+    tenant: TenantId,
+    agents: &[Uuid],
+    filter: &EventFilter,
+    page: &PageRequest,
+) -> Result<Page<StoredEvent>> {
+    let order = order(filter);
+    if let Some(cursor) = &page.after {
+        // Where there is no agent, nobody else looks at it.
+        order.decode(cursor)?;
+    }
+    let (mut items, mut more) = (Vec::new(), false);
+    for agent in agents {
+        let filter = EventFilter { agent: Some(*agent), within: None, ..filter.clone() };
+        let part = listed(tx, tenant, &filter, page)?;
+        more |= part.next.is_some();
+        items.extend(part.items);
+    }
+    items.sort_by_key(|event| event.id);
+    if order.descending {
+        items.reverse();
+    }
+    let limit = page.bounded() as usize;
+    more |= items.len() > limit;
+    items.truncate(limit);
+    let next = items.last().filter(|_| more).map(|last| order.encode(&[Value::Uuid(last.id)]));
+    Ok(Page { items, next })
+}
+
+fn order(filter: &EventFilter) -> &'static Order {
+    if filter.oldest_first { &OLDEST } else { &NEWEST }
+}
+
+fn listed(tx: &mut dyn Tx, tenant: TenantId, filter: &EventFilter, page: &PageRequest) -> Result<Page<StoredEvent>> {
     let mut select = Select::new(EVENT_COLUMNS, "events", tenant);
     select
         .when_some("agent_id = ?", filter.agent)
         .when_some("type = ?", filter.kind.as_ref())
-        .when_some("class = ?", filter.class.map(Priority::as_str));
+        .when_some("class = ?", filter.class.map(Priority::as_str))
+        .within("events.agent_id", filter.within.as_ref());
     // The time decides, the id leads the index there.
     if let Some(since) = filter.since {
         select.when("received_at >= ?", since).when("id >= ?", id_floor(since));
@@ -63,8 +130,7 @@ fn list(tx: &mut dyn Tx, tenant: TenantId, filter: &EventFilter, page: &PageRequ
         let above = until.checked_add(SignedDuration::from_millis(1)).unwrap_or(Timestamp::MAX);
         select.when("received_at < ?", until).when("id < ?", id_floor(above));
     }
-    let order = if filter.oldest_first { &OLDEST } else { &NEWEST };
-    select.page(tx, order, page, |row| stored_event(row.clone()))
+    select.page(tx, order(filter), page, |row| stored_event(row.clone()))
 }
 
 const STREAM: &str =

@@ -134,7 +134,8 @@ fn list(tx: &mut dyn Tx, tenant: TenantId, filter: &FindingFilter, page: &PageRe
         .when_some("assignee = ?", filter.assignee.as_ref())
         .when_some("created_at >= ?", filter.since)
         .when_some("created_at < ?", filter.until)
-        .when_some("id IN (SELECT finding_id FROM finding_events WHERE tenant_id = $1 AND event_id = ?)", filter.event);
+        .when_some("id IN (SELECT finding_id FROM finding_events WHERE tenant_id = $1 AND event_id = ?)", filter.event)
+        .within("findings.agent_id", filter.within.as_ref());
     select.page(tx, &NEWEST, page, finding)
 }
 

@@ -4,6 +4,7 @@ use super::Value;
 use super::cursor::{Key, Order};
 use crate::shared::{Row, Tx};
 use crate::{Page, PageRequest, Result};
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 /// `SELECT columns FROM table WHERE …`, growing by conditions that all must hold.
@@ -39,6 +40,32 @@ impl Select {
             Some(value) => self.when(condition, value),
             None => self,
         }
+    }
+
+    /// Adds a condition in which `?` stands for all these values; with none of them nothing can hold.
+    pub(crate) fn when_any<V: Into<Value>>(
+        &mut self,
+        condition: &str,
+        values: impl IntoIterator<Item = V>,
+    ) -> &mut Self {
+        let before = self.params.len();
+        self.params.extend(values.into_iter().map(Into::into));
+        let places: Vec<String> = (before + 1..=self.params.len()).map(|number| format!("${number}")).collect();
+        if places.is_empty() {
+            return self.and("1 = 0");
+        }
+        self.and(&condition.replace('?', &places.join(", ")))
+    }
+
+    /// Adds that the agent in `column` has one of these tags, if there are any to be within. What may not be seen is left
+    /// out before a page is cut, so that neither a page nor its cursor tells of it.
+    pub(crate) fn within(&mut self, column: &str, tags: Option<&BTreeSet<String>>) -> &mut Self {
+        let Some(tags) = tags else { return self };
+        // Counted, so that no planner takes the tags for a better beginning than the order of the list, and sorts it all.
+        let condition = format!(
+            "(SELECT count(*) FROM agent_tags t WHERE t.tenant_id = $1 AND t.agent_id = {column} AND t.tag IN (?)) > 0"
+        );
+        self.when_any(&condition, tags)
     }
 
     /// Adds a condition without a value.

@@ -70,6 +70,13 @@ contract! {
         assert_eq!(find(wild).await, [0_u128; 0]);
         let both = AgentFilter { tag: Some("all".into()), kind: Some("server".into()), ..AgentFilter::default() };
         assert_eq!(find(both).await, [1, 3, 5]);
+        let within = |words: &[&str]| AgentFilter { within: Some(tags(words)), ..AgentFilter::default() };
+        assert_eq!(find(within(&["even", "other"])).await, [2, 4, 6]);
+        assert_eq!(find(within(&["even", "all"])).await, [1, 2, 3, 4, 5, 6], "each once");
+        assert_eq!(find(within(&[])).await, [0_u128; 0]);
+        // Neither the rows of others nor how many of them there are shape a page.
+        let first = bench.db.agents(T, &within(&["even"]), &PageRequest::first(3)).await.unwrap();
+        assert_eq!((first.items.len(), first.next), (3, None));
     }
 
     async fn a_list_gives_everything_once_while_rows_are_added(bench) {

@@ -59,8 +59,13 @@ contract! {
         assert!(agent.tags.contains("rack-7"));
         let stored = bench.db.certificate(T, &first.certificate.serial).await.unwrap().unwrap();
         assert_eq!(stored.issued, first.certificate);
-        let tokens = bench.db.enrol_tokens(T, &PageRequest::default()).await.unwrap().items;
+        let tokens = bench.db.enrol_tokens(T, None, &PageRequest::default()).await.unwrap().items;
         assert_eq!((tokens.len(), tokens[0].uses, tokens[0].max_uses), (1, 2, 2));
+        for (tag, count) in [("rack-7", 1), ("rack", 0)] {
+            let within = [tag.to_owned(), "other".to_owned()].into();
+            let page = bench.db.enrol_tokens(T, Some(&within), &PageRequest::default()).await.unwrap();
+            assert_eq!(page.items.len(), count, "{tag}");
+        }
         assert!(!format!("{tokens:?}").contains("9, 9"), "the hash of the secret is shown");
     }
 

@@ -196,6 +196,48 @@ contract! {
         assert_eq!(find(EventFilter { agent: Some(id(2)), ..between }).await, [20]);
     }
 
+    async fn events_within_tags_are_paged_as_if_there_were_no_others(bench) {
+        let silent = (100..125).map(|number| (number, "ours"));
+        for (number, tag) in [(1, "ours"), (2, "theirs"), (3, "ours"), (4, "none")].into_iter().chain(silent) {
+            let mut new = crate::bench::new_agent(number);
+            new.tags = [tag.to_owned(), "all".to_owned()].into();
+            bench.db.create_agent(T, &new, at(0)).await.unwrap();
+        }
+        for seconds in 1..=30_u32 {
+            let seconds = u64::from(seconds);
+            let mut batch = batch(1 + u128::from(seconds % 3), 100, [seconds]);
+            batch.received_at = at(i64::try_from(seconds).unwrap());
+            bench.db.ingest(T, &[batch]).await.unwrap();
+        }
+        let within = |tag: &str| Some([tag.to_owned()].into());
+        let wanted: Vec<u64> = (1..=30).filter(|seconds| seconds % 3 != 1).collect();
+        // Of few agents, and of so many that the list is gone through instead.
+        for limit in [1, 7, 20, 1000] {
+            for oldest_first in [true, false] {
+                let filter = EventFilter { within: within("ours"), oldest_first, ..EventFilter::default() };
+                let (mut seqs, mut request) = (Vec::new(), PageRequest::first(limit));
+                loop {
+                    let page = bench.db.events(T, &filter, &request).await.unwrap();
+                    assert!(page.next.is_none() || page.items.len() == limit as usize);
+                    seqs.extend(page.items.iter().map(|event| event.seq));
+                    let Some(next) = page.next else { break };
+                    request = PageRequest::after(next, limit);
+                }
+                if !oldest_first {
+                    seqs.reverse();
+                }
+                assert_eq!(seqs, wanted, "{limit} at a time");
+            }
+        }
+        for tag in ["none", "nobody"] {
+            let filter = EventFilter { within: within(tag), ..EventFilter::default() };
+            let page = bench.db.events(T, &filter, &PageRequest::first(1)).await.unwrap();
+            assert_eq!((page.items.len(), page.next), (0, None), "{tag}");
+        }
+        let foreign = EventFilter { within: within("ours"), agent: Some(id(2)), ..EventFilter::default() };
+        assert_eq!(bench.db.events(T, &foreign, &PageRequest::first(5)).await.unwrap().items, []);
+    }
+
     async fn a_list_of_events_gives_each_once_while_more_come(bench) {
         bench.agent(1).await;
         bench.db.ingest(T, &[batch(1, 100, 1..=100)]).await.unwrap();

@@ -76,6 +76,12 @@ contract! {
         assert_eq!(find(FindingFilter { event: Some(id(1)), ..any.clone() }).await, [0]);
         assert_eq!(find(FindingFilter { assignee: Some("ada".into()), ..any.clone() }).await, [2]);
         assert_eq!(find(FindingFilter { since: Some(at(101)), until: Some(at(102)), ..any }).await, [1]);
+        let mut agent = crate::bench::new_agent(8);
+        agent.tags = ["ours".to_owned()].into();
+        bench.db.create_agent(T, &agent, at(0)).await.unwrap();
+        let within = FindingFilter { within: Some(agent.tags), ..FindingFilter::default() };
+        assert_eq!(find(within.clone()).await, [1]);
+        assert_eq!(find(FindingFilter { agent: Some(id(7)), ..within }).await, [0_usize; 0]);
         let counts = bench.db.finding_counts(T).await.unwrap();
         assert_eq!(counts.iter().map(|count| count.findings).sum::<u64>(), 3);
         assert!(counts.iter().any(|count| (count.state, count.severity) == (FindingState::Open, Severity::Critical)));

@@ -1,6 +1,7 @@
 //! Routes, each with what it needs of who asks.
 
 use super::access;
+use super::idempotency;
 use super::openapi;
 use crate::app::people::principal::Action;
 use crate::state::Hub;
@@ -72,16 +73,18 @@ impl Guarded {
     fn add(mut self, needs: Needs, (schemas, mut paths, methods): UtoipaMethodRouter<Arc<Hub>>) -> Self {
         for (path, item) in &mut paths.paths {
             for (method, operation) in openapi::operations(item) {
-                openapi::guard(operation, needs);
+                openapi::guard(operation, method, needs);
                 self.guards.push(Guard { path: path.clone(), method, needs });
             }
         }
         let methods = match needs {
             Needs::Nothing => methods,
             Needs::Somebody => methods.layer(from_fn_with_state((Arc::clone(&self.hub), None), access::allowed)),
-            Needs::Permission(action) => {
-                methods.layer(from_fn_with_state((Arc::clone(&self.hub), Some(action)), access::allowed))
-            }
+            // A key is somebody's own, and so comes after who asks. What needs no permission has none: a password's hash in
+            // the database would be one more place to guess it.
+            Needs::Permission(action) => methods
+                .layer(from_fn_with_state(Arc::clone(&self.hub), idempotency::once))
+                .layer(from_fn_with_state((Arc::clone(&self.hub), Some(action)), access::allowed)),
         };
         self.router = self.router.routes((schemas, paths, methods));
         self

@@ -1,18 +1,27 @@
 //! A POST that may be sent twice: its answer is kept under the key that it came with.
+//!
+//! Every POST that needs a permission takes the header. Answers are kept sealed: some of them hold a secret that is shown
+//! once, of which the database otherwise has a hash only.
 
 use super::access::Caller;
+use crate::api::body;
 use crate::refusal::{Outcome, Refusal};
 use crate::state::Hub;
 use axum::body::Body;
+use axum::extract::{Extension, Request, State};
 use axum::http::header::CONTENT_TYPE;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
+use axum::middleware::Next;
 use axum::response::Response;
 use http_body_util::BodyExt as _;
 use jiff::SignedDuration;
 use picket_hub_db::{Idempotency, IdempotentRequest, KeptResponse};
 use picket_protocol::hub::ProblemCode;
+use picket_seal::{OVERHEAD, Place};
 use sha2::{Digest as _, Sha256};
+use std::sync::Arc;
 use std::time::Duration;
+use tracing::Instrument as _;
 
 /// The header with the key (draft-ietf-httpapi-idempotency-key-header).
 pub(crate) const HEADER: &str = "idempotency-key";
@@ -30,39 +39,45 @@ pub(crate) struct IdempotencyKey {
 const KEPT: SignedDuration = SignedDuration::from_hours(24);
 /// After which time a request that nobody finished may be done by another one.
 const LOCKED: SignedDuration = SignedDuration::from_secs(60);
-/// The longest answer that is kept, in bytes.
-const MAX_ANSWER: usize = 1 << 20;
+/// The longest request that can have a key, in bytes: no route takes a longer one.
+const MAX_REQUEST: usize = super::rest::BODY_MAX;
+/// The longest answer that is kept, in bytes: sealed, it fits its column.
+const MAX_ANSWER: usize = (1 << 20) - OVERHEAD;
 
-/// Does `work` once for each key of each principal; sent again, the request gets the answer that it got.
+/// Lets a request through once for each key of each principal; sent again, it gets the answer that it got.
 ///
 /// # Errors
-/// `conflict` while it is being done; `idempotency_mismatch` when the key came with another request.
-pub(crate) async fn once<F: Future<Output = Outcome<Response>>>(
-    hub: &Hub,
-    caller: &Caller,
-    headers: &HeaderMap,
-    what: &str,
-    body: &[u8],
-    work: F,
+/// `conflict` while it is being done, or when it was done and its answer is not there any more; `idempotency_mismatch` when
+/// the key came with another request.
+pub(super) async fn once(
+    State(hub): State<Arc<Hub>>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+    next: Next,
 ) -> Outcome<Response> {
-    let Some(key) = headers.get(HEADER) else { return work.await };
+    let key = request.headers().get(HEADER).filter(|_| request.method() == Method::POST);
+    let Some(key) = key else { return Ok(next.run(request).await) };
     let key =
         key.to_str().ok().filter(|key| (1..=255).contains(&key.len()) && key.bytes().all(|b| b.is_ascii_graphic()));
     let key = key
-        .ok_or_else(|| Refusal::new(ProblemCode::Invalid, format!("{HEADER} has 1 to 255 visible ASCII characters")))?;
+        .ok_or_else(|| Refusal::new(ProblemCode::Invalid, format!("{HEADER} has 1 to 255 visible ASCII characters")))?
+        .to_owned();
+    let (parts, body) = request.into_parts();
+    let bytes = body::bytes(body, MAX_REQUEST).await?;
+    let what = Sha256::new().chain_update(parts.uri.to_string()).chain_update([0]).chain_update(&bytes);
     let now = hub.clock.now();
     let later = |by| now.checked_add(by).unwrap_or(now);
-    let request = IdempotentRequest {
+    let asked = IdempotentRequest {
         principal: caller.key().to_owned(),
-        key: key.to_owned(),
-        request_hash: Sha256::new().chain_update(what).chain_update([0]).chain_update(body).finalize().into(),
+        key,
+        request_hash: what.finalize().into(),
         now,
         locked_until: later(LOCKED),
         expires_at: later(KEPT),
     };
-    let attempt = match hub.db.begin_request(hub.tenant, &request).await? {
+    let attempt = match hub.db.begin_request(hub.tenant, &asked).await? {
         Idempotency::New(attempt) => attempt,
-        Idempotency::Replay(kept) => return Ok(replay(kept)),
+        Idempotency::Replay(kept) => return replay(&hub, &asked, &kept),
         Idempotency::InProgress => {
             let detail = "a request with this key is being done; ask again in a moment";
             return Err(Refusal::new(ProblemCode::Conflict, detail).after(Duration::from_secs(1)));
@@ -72,33 +87,55 @@ pub(crate) async fn once<F: Future<Output = Outcome<Response>>>(
             return Err(Refusal::new(ProblemCode::IdempotencyMismatch, detail));
         }
     };
-    match work.await {
-        Ok(response) => keep(hub, &request, attempt, response).await,
-        Err(refusal) => {
-            // Nothing was done: it may be sent again.
-            hub.db.abandon_request(hub.tenant, &request.principal, &request.key, attempt).await?;
-            Err(refusal)
-        }
-    }
+    let request = Request::from_parts(parts, Body::from(bytes));
+    let tasks = hub.tasks.clone();
+    // To its end though whoever asked hangs up: else what was done and not yet noted would be done again.
+    let doing =
+        tasks.spawn(async move { finished(&hub, &asked, attempt, next.run(request).await).await }.in_current_span());
+    doing.await.unwrap_or_else(|_| {
+        Err(Refusal::new(ProblemCode::Internal, "the request came to no end; the hub's log says why"))
+    })
 }
 
-async fn keep(hub: &Hub, request: &IdempotentRequest, attempt: i64, response: Response) -> Outcome<Response> {
+/// Keeps an answer; forgets a request that came to nothing, so that it may be sent again.
+async fn finished(hub: &Hub, asked: &IdempotentRequest, attempt: i64, response: Response) -> Outcome<Response> {
+    let IdempotentRequest { principal, key, .. } = asked;
+    if response.status().is_client_error() || response.status().is_server_error() {
+        hub.db.abandon_request(hub.tenant, principal, key, attempt).await?;
+        return Ok(response);
+    }
     let (parts, body) = response.into_parts();
     let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-    if body.len() <= MAX_ANSWER {
-        let kept: serde_json::Map<String, serde_json::Value> = parts
-            .headers
-            .iter()
-            .filter_map(|(name, value)| Some((name.to_string(), value.to_str().ok()?.into())))
-            .collect();
-        let response = KeptResponse { status: parts.status.as_u16(), headers: kept.into(), body: body.to_vec() };
-        hub.db.finish_request(hub.tenant, &request.principal, &request.key, attempt, &response).await?;
-    }
+    let headers: serde_json::Map<String, serde_json::Value> = parts
+        .headers
+        .iter()
+        .filter_map(|(name, value)| Some((name.to_string(), value.to_str().ok()?.into())))
+        .collect();
+    let context = context(asked);
+    let sealed = if body.len() <= MAX_ANSWER { hub.sealer.seal(place(&context), &body).ok() } else { None };
+    // What cannot be kept leaves a note that it was done, which no key opens.
+    let body_kept = sealed.unwrap_or_default();
+    let kept = KeptResponse { status: parts.status.as_u16(), headers: headers.into(), body: body_kept };
+    hub.db.finish_request(hub.tenant, principal, key, attempt, &kept).await?;
     Ok(Response::from_parts(parts, Body::from(body)))
 }
 
-fn replay(kept: KeptResponse) -> Response {
-    let mut response = Response::new(Body::from(kept.body));
+/// Whose answer it is, and to what: it opens nowhere else.
+fn context(asked: &IdempotentRequest) -> Vec<u8> {
+    [asked.principal.as_bytes(), b"\n", asked.key.as_bytes(), b"\n", &asked.request_hash].concat()
+}
+
+fn place(context: &[u8]) -> Place<'_> {
+    Place { table: "idempotency", row: 0, context }
+}
+
+fn replay(hub: &Hub, asked: &IdempotentRequest, kept: &KeptResponse) -> Outcome<Response> {
+    let body = hub.sealer.open(place(&context(asked)), &kept.body).map_err(|_| {
+        let detail = "this was done already, and its answer cannot be given again: look for what it made; a secret is \
+                      shown once, so revoke that and make another under a new key";
+        Refusal::new(ProblemCode::Conflict, detail)
+    })?;
+    let mut response = Response::new(Body::from(body));
     *response.status_mut() = StatusCode::from_u16(kept.status).unwrap_or(StatusCode::OK);
     let headers = response.headers_mut();
     for (name, value) in kept.headers.as_object().into_iter().flatten() {
@@ -110,5 +147,5 @@ fn replay(kept: KeptResponse) -> Response {
     }
     headers.entry(CONTENT_TYPE).or_insert(HeaderValue::from_static("application/json"));
     headers.insert("idempotent-replayed", HeaderValue::from_static("true"));
-    response
+    Ok(response)
 }

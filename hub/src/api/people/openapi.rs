@@ -1,6 +1,7 @@
 //! The description of the API (`OpenAPI` 3.1), made from the code that answers, and a page that shows it.
 
 use super::guarded::Needs;
+use super::idempotency::IdempotencyKey;
 use super::problem::ProblemView;
 use axum::Router;
 use axum::http::header::CONTENT_TYPE;
@@ -9,18 +10,18 @@ use axum::routing::get;
 use picket_protocol::hub::PROBLEM_MEDIA_TYPE;
 use std::fmt::Write as _;
 use std::sync::Arc;
-use utoipa::OpenApi as _;
 use utoipa::openapi::path::{Operation, PathItem};
 use utoipa::openapi::security::{
     ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme,
 };
 use utoipa::openapi::{ContentBuilder, OpenApi, Ref, RefOr, ResponseBuilder};
+use utoipa::{IntoParams as _, OpenApi as _};
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
     info(
         title = "Picket hub",
-        description = "Agents, events, findings, and everything else that a hub knows. Errors are problems (RFC 9457) with a `code`. Lists come in pages; a change names the version that it is about (`If-Match`); a POST that takes an `Idempotency-Key` may be sent twice.",
+        description = "Agents, events, findings, and everything else that a hub knows. Errors are problems (RFC 9457) with a `code`. Lists come in pages; a change names the version that it is about (`If-Match`); a POST with an `Idempotency-Key` may be sent twice.",
         license(name = "MIT", identifier = "MIT")
     ),
     components(schemas(ProblemView))
@@ -58,7 +59,7 @@ pub(super) fn operations(item: &mut PathItem) -> Vec<(&'static str, &mut Operati
 }
 
 /// Says of an operation what it needs, and what any operation may come to.
-pub(super) fn guard(operation: &mut Operation, needs: Needs) {
+pub(super) fn guard(operation: &mut Operation, method: &str, needs: Needs) {
     let schemes: &[&str] = if needs == Needs::Nothing { &[] } else { &["bearer", "session"] };
     let schemes = schemes.iter().map(|name| SecurityRequirement::new(*name, Vec::<String>::new()));
     // An empty list says that the route is open (OpenAPI 3.1 §4.8.10).
@@ -70,6 +71,10 @@ pub(super) fn guard(operation: &mut Operation, needs: Needs) {
     };
     let before = operation.description.take().map(|text| format!("{text}\n\n")).unwrap_or_default();
     operation.description = Some(before + &words);
+    if method == "POST" && matches!(needs, Needs::Permission(_)) {
+        let key = IdempotencyKey::into_params(|| None);
+        operation.parameters.get_or_insert_default().extend(key.into_iter().map(RefOr::T));
+    }
     problems(operation);
 }
 

@@ -6,13 +6,17 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use picket_hub_db::{Cursor, Page, PageRequest, Revision};
 use picket_protocol::hub::ProblemCode;
+use picket_seal::{Place, Sealer};
 use serde::{Deserialize, Serialize};
+use std::fmt::Write as _;
 use utoipa::{IntoParams, ToSchema};
 
 /// How long a page is unless it is said.
 const USUAL: u32 = 100;
 /// How long a page may be.
 const MAX: u32 = 1000;
+/// How long a cursor may be.
+const MAX_CURSOR: usize = 2048;
 
 /// Which part of a list.
 #[derive(Debug, Clone, Default, Deserialize, IntoParams)]
@@ -38,6 +42,55 @@ impl PageQuery {
         }
         let after = self.cursor.as_deref().map(Cursor::parse).transpose()?;
         Ok(PageRequest { after, limit })
+    }
+
+    /// As [`PageQuery::request`], for a list whose cursors are sealed.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn request_of(&self, list: &SealedList<'_>) -> Outcome<PageRequest> {
+        let after = self.cursor.as_deref().map(|text| list.open(text)).transpose()?;
+        Self { limit: self.limit, cursor: after }.request()
+    }
+}
+
+/// A list whose cursors may stand on rows that its reader may not see: what is in them is nobody's but the hub's.
+pub(crate) struct SealedList<'a> {
+    /// What they are sealed with.
+    pub(crate) sealer: &'a Sealer,
+    /// Which list, and whose: a cursor opens nowhere else.
+    pub(crate) name: String,
+}
+
+impl SealedList<'_> {
+    fn place(&self) -> Place<'_> {
+        Place { table: "cursors", row: 0, context: self.name.as_bytes() }
+    }
+
+    /// The cursor as it is given out.
+    ///
+    /// # Errors
+    /// `internal` when it cannot be sealed.
+    pub(crate) fn seal(&self, cursor: &Cursor) -> Outcome<String> {
+        let sealed = self.sealer.seal(self.place(), cursor.as_str().as_bytes()).map_err(|error| {
+            tracing::error!(%error, "a cursor cannot be sealed");
+            Refusal::new(ProblemCode::Internal, "the next page has no cursor; the hub's log says why")
+        })?;
+        Ok(sealed.iter().fold(String::with_capacity(sealed.len() * 2), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        }))
+    }
+
+    fn open(&self, text: &str) -> Outcome<String> {
+        let digits = text.as_bytes();
+        let fits = digits.len() <= MAX_CURSOR && digits.len().is_multiple_of(2);
+        let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+        let sealed: Option<Vec<u8>> = fits.then(|| digits.chunks_exact(2).map(byte).collect()).flatten();
+        let plain = sealed.and_then(|sealed| self.sealer.open(self.place(), &sealed).ok());
+        plain
+            .and_then(|plain| String::from_utf8(plain).ok())
+            .ok_or_else(|| Refusal::new(ProblemCode::Invalid, "the cursor is not one of this list"))
     }
 }
 
@@ -121,11 +174,44 @@ pub(crate) fn expected(headers: &HeaderMap) -> Outcome<Option<Revision>> {
 
 /// A change whose version is not the present one any more.
 pub(crate) fn changed(refusal: Refusal) -> Refusal {
-    if refusal.code() == ProblemCode::Conflict {
-        return Refusal::new(
-            ProblemCode::PreconditionFailed,
-            "it was changed meanwhile; read it again and decide anew",
-        );
+    if refusal.code() == ProblemCode::Conflict { stale() } else { refusal }
+}
+
+/// That a change is about a version that is not the present one any more.
+pub(crate) fn stale() -> Refusal {
+    Refusal::new(ProblemCode::PreconditionFailed, "it was changed meanwhile; read it again and decide anew")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use picket_seal::Keyring;
+    use std::sync::Arc;
+
+    #[test]
+    fn a_sealed_cursor_tells_nothing_and_opens_in_its_own_list_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let keyring = Arc::new(Keyring::create(&dir.path().join("seal.key")).unwrap());
+        let sealer = Sealer::new(keyring).unwrap();
+        let list = |name: &str| SealedList { sealer: &sealer, name: name.to_owned() };
+        let cursor = Cursor::parse("evidence.7.9.00000000000000000000000000000001").unwrap();
+        let sealed = list("a").seal(&cursor).unwrap();
+        assert!(sealed.bytes().all(|digit| digit.is_ascii_hexdigit()));
+        let asked = |text: &str, name: &str| {
+            let query = PageQuery { limit: None, cursor: Some(text.to_owned()) };
+            query.request_of(&list(name)).map(|request| request.after)
+        };
+        assert_eq!(asked(&sealed, "a").unwrap(), Some(cursor));
+        let long = "0".repeat(MAX_CURSOR + 2);
+        for (text, name) in [
+            (sealed.as_str(), "b"),
+            (&sealed[2..], "a"),
+            ("evidence.7", "a"),
+            ("ab", "a"),
+            ("\u{e9}", "a"),
+            (&long, "a"),
+        ] {
+            assert_eq!(asked(text, name).unwrap_err().code(), ProblemCode::Invalid, "{text} {name}");
+        }
     }
-    refusal
 }

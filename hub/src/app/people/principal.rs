@@ -1,5 +1,6 @@
 //! Who asks, and what they may do: everywhere, or on agents with certain tags.
 
+use jiff::Timestamp;
 use picket_hub_db::Permission;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -79,7 +80,10 @@ pub enum Proof {
         id_hash: [u8; 32],
     },
     /// A token that the hub signed.
-    Jwt,
+    Jwt {
+        /// Until when it holds.
+        ends_at: Timestamp,
+    },
     /// An API token.
     ApiToken {
         /// Which.

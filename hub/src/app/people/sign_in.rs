@@ -128,7 +128,10 @@ impl Hub {
             }
         } else {
             match self.tokens.read_current(token, &self.db, self.tenant, &self.sealer, now).await? {
-                Told::Signed(claims) if claims.holds(now) => Some(self.principal(&claims.sub, Proof::Jwt).await?),
+                Told::Signed(claims) if claims.holds(now) => {
+                    let ends_at = Timestamp::from_second(claims.exp).unwrap_or(now);
+                    Some(self.principal(&claims.sub, Proof::Jwt { ends_at }).await?)
+                }
                 Told::Signed(_) | Told::UnknownKey => Some(None),
                 Told::Forged => None,
             }
@@ -169,15 +172,15 @@ impl Hub {
         Ok(Some(Principal { key: key.to_owned(), name, proof, grants }))
     }
 
-    /// Where a principal who came by its proof at `since` may do `action` by now: nowhere once the proof is over.
+    /// Where a principal may do `action` by now: nowhere once its proof is over.
     ///
     /// # Errors
     /// When the database does not answer.
-    pub async fn scope_now(&self, principal: &Principal, since: Timestamp, action: Action) -> Outcome<Option<Scope>> {
+    pub async fn scope_now(&self, principal: &Principal, action: Action) -> Outcome<Option<Scope>> {
         let now = self.clock.now();
         let holds = match &principal.proof {
             Proof::Session { id_hash } => self.db.session(self.tenant, id_hash, now).await?.is_some(),
-            Proof::Jwt => now.duration_since(since) < super::jwt::LIFE,
+            Proof::Jwt { ends_at } => now < *ends_at,
             Proof::ApiToken { id } => {
                 let kept = self.db.api_token(self.tenant, *id).await?;
                 kept.is_some_and(|kept| kept.revoked_at.is_none() && kept.expires_at.is_none_or(|end| end > now))

@@ -1,14 +1,13 @@
 //! `/api/v1/agents`: who is enrolled, and how each is.
 
-use super::{BODY_MAX, InPath, InQuery, absent, text};
+use super::{BODY_MAX, InPath, InQuery, absent, text, within};
 use crate::api::body;
 use crate::api::people::access::Caller;
 use crate::api::people::guarded::Guarded;
-use crate::api::people::idempotency::{IdempotencyKey, once};
-use crate::api::people::page::{IfMatch, PageQuery, Paged, Versioned, changed, expected};
+use crate::api::people::page::{IfMatch, PageQuery, Paged, Versioned, changed, expected, stale};
 use crate::api::people::words::{AgentStatusWord, Word};
 use crate::app::own_events::HUB_AGENT;
-use crate::app::people::principal::Action;
+use crate::app::people::principal::{Action, Scope};
 use crate::refusal::{Outcome, Refusal};
 use crate::state::Hub;
 use axum::Json;
@@ -143,10 +142,10 @@ async fn list(
         kind: query.kind,
         name_prefix: query.name,
         version: query.version,
+        within: within(&caller),
     };
     let found = hub.db.agents(hub.tenant, &filter, &page.request()?).await?;
-    let visible = |agent: Agent| caller.scope.holds(&agent.tags).then(|| agent.into());
-    Ok(Json(Paged::of(found, visible)))
+    Ok(Json(Paged::of(found, |agent| Some(agent.into()))))
 }
 
 /// A new agent.
@@ -195,7 +194,6 @@ struct RegisteredAgent {
 /// Registers an agent. With a certificate request it can connect at once; without one it is on the books only. Machines
 /// enrol by themselves with a token.
 #[utoipa::path(post, path = "/api/v1/agents", tag = "agents", request_body = NewAgentBody,
-    params(IdempotencyKey),
     responses((status = 201, body = RegisteredAgent)))]
 async fn create(
     State(hub): State<Arc<Hub>>,
@@ -203,12 +201,12 @@ async fn create(
     request: Request,
 ) -> Outcome<Response> {
     let (parts, body) = request.into_parts();
-    let bytes = body::json_bytes(&parts.headers, body, BODY_MAX).await?;
-    let asked: NewAgentBody = body::read(&bytes)?;
+    let asked: NewAgentBody = body::json(&parts.headers, body, BODY_MAX).await?;
     let tags = tags(asked.tags)?;
     if !caller.scope.holds(&tags) {
         return Err(Refusal::new(ProblemCode::Forbidden, "you may register agents with your own tags only"));
     }
+    own_tags(&caller, &tags)?;
     let agent = NewAgent {
         id: Uuid::now_v7(),
         name: text("name", &asked.name, 255)?,
@@ -221,25 +219,22 @@ async fn create(
         CsrKey::from_request(&der).map_err(|error| Refusal::new(ProblemCode::CsrInvalid, error.to_string()))
     });
     let key = key.transpose()?;
-    let work = async {
-        let details =
-            json!({ "name": agent.name, "type": agent.kind, "tags": agent.tags, "certificate": key.is_some() });
-        hub.audit(caller.key(), "agents.create", &agent.id.to_string(), details).await?;
-        let now = hub.clock.now();
-        let made = hub.db.create_agent(hub.tenant, &agent, now).await?;
-        let certificate = match &key {
-            Some(key) => {
-                let identity = AgentIdentity { tenant: hub.tenant.0, agent: agent.id };
-                let leaf = hub.keys().intermediate.agent(identity, key, now)?;
-                hub.db.insert_certificate(hub.tenant, &hub.row(&leaf, agent.id, now)).await?;
-                Some(hub.certificate_answer(leaf, now))
-            }
-            None => None,
-        };
-        let answer = RegisteredAgent { agent: made.into(), certificate };
-        Ok((StatusCode::CREATED, Json(answer)).into_response())
+    let details = json!({ "name": agent.name, "type": agent.kind, "tags": agent.tags, "certificate": key.is_some() });
+    hub.audit(caller.key(), "agents.create", &agent.id.to_string(), details).await?;
+    let now = hub.clock.now();
+    let made = hub.db.create_agent(hub.tenant, &agent, now).await?;
+    hub.tell_agent_changed(agent.id);
+    let certificate = match &key {
+        Some(key) => {
+            let identity = AgentIdentity { tenant: hub.tenant.0, agent: agent.id };
+            let leaf = hub.keys().intermediate.agent(identity, key, now)?;
+            hub.db.insert_certificate(hub.tenant, &hub.row(&leaf, agent.id, now)).await?;
+            Some(hub.certificate_answer(leaf, now))
+        }
+        None => None,
     };
-    once(&hub, &caller, &parts.headers, "POST /api/v1/agents", &bytes, work).await
+    let answer = RegisteredAgent { agent: made.into(), certificate };
+    Ok((StatusCode::CREATED, Json(answer)).into_response())
 }
 
 /// One agent.
@@ -291,6 +286,7 @@ async fn update(
     if !caller.scope.holds(&new_tags) {
         return Err(Refusal::new(ProblemCode::Forbidden, "you may not take the agent out of your own reach"));
     }
+    own_tags(&caller, before.tags.symmetric_difference(&new_tags))?;
     let update = AgentUpdate {
         name: Some(text("name", &asked.name, 255)?),
         kind: Some(text("type", &asked.kind, 50)?),
@@ -299,8 +295,11 @@ async fn update(
     };
     let details = json!({ "name": update.name, "type": update.kind, "tags": update.tags });
     hub.audit(caller.key(), "agents.update", &id.to_string(), details).await?;
-    let revision = expected.unwrap_or(before.revision);
-    let updated = hub.db.update_agent(hub.tenant, id, revision, &update, hub.clock.now()).await;
+    // What is changed is what its tags were compared with.
+    if expected.is_some_and(|expected| expected != before.revision) {
+        return Err(stale());
+    }
+    let updated = hub.db.update_agent(hub.tenant, id, before.revision, &update, hub.clock.now()).await;
     let agent = updated.map_err(|error| changed(error.into()))?;
     hub.tell_agent_changed(id);
     Ok(Versioned { revision: agent.revision, value: AgentView::from(agent) }.into_response())
@@ -409,6 +408,19 @@ async fn renew_certificate(
 pub(super) async fn seen(hub: &Hub, caller: &Caller, id: Uuid) -> Outcome<Agent> {
     let agent = hub.db.agent(hub.tenant, id).await?;
     agent.filter(|agent| caller.scope.holds(&agent.tags)).ok_or_else(|| absent("agent"))
+}
+
+/// Refuses to give or take tags that are not the caller's own: with a tag goes what others configured for it, and who sees
+/// the agent.
+pub(super) fn own_tags<'a>(caller: &Caller, changed: impl IntoIterator<Item = &'a String>) -> Outcome<()> {
+    let Scope::Tags(own) = &caller.scope else { return Ok(()) };
+    match changed.into_iter().find(|tag| !own.contains(*tag)) {
+        None => Ok(()),
+        Some(tag) => {
+            let detail = format!("the tag {tag} is not yours to give or take; your permission is for other tags");
+            Err(Refusal::new(ProblemCode::Forbidden, detail))
+        }
+    }
 }
 
 /// Tags as they are taken: few and short words.

@@ -203,7 +203,7 @@ async fn whoami(
         principal.grants.iter().map(|grant| PermissionView { action: grant.action.clone(), tag: grant.tag.clone() });
     let (via, csrf_token) = match principal.proof {
         Proof::Session { .. } => ("session", cookie(&headers).map(|cookie| csrf::token(&cookie, hub.clock.now()))),
-        Proof::Jwt => ("jwt", None),
+        Proof::Jwt { .. } => ("jwt", None),
         Proof::ApiToken { .. } => ("api_token", None),
     };
     Json(WhoAmIView {

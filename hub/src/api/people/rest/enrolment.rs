@@ -1,6 +1,6 @@
 //! `/api/v1/enrolment`: tokens that let machines in, and who waits for approval.
 
-use super::{BODY_MAX, InPath, InQuery, absent};
+use super::{BODY_MAX, InPath, InQuery, absent, within};
 use crate::api::body;
 use crate::api::people::access::Caller;
 use crate::api::people::guarded::Guarded;
@@ -93,8 +93,8 @@ async fn list_tokens(
     InQuery(page): InQuery<PageQuery>,
 ) -> Outcome<Json<Paged<TokenView>>> {
     let now = hub.clock.now();
-    let found = hub.db.enrol_tokens(hub.tenant, &page.request()?).await?;
-    Ok(Json(Paged::of(found, |token| caller.scope.holds(&token.tags).then(|| view(token, now)))))
+    let found = hub.db.enrol_tokens(hub.tenant, within(&caller).as_ref(), &page.request()?).await?;
+    Ok(Json(Paged::of(found, |token| Some(view(token, now)))))
 }
 
 /// What a token is to be like.
@@ -156,6 +156,7 @@ async fn create_token(
     if !caller.scope.holds(&tags) {
         return Err(Refusal::new(ProblemCode::Forbidden, "you may make tokens with your own tags only"));
     }
+    super::agents::own_tags(&caller, &tags)?;
     if asked.label.chars().count() > 255 || asked.label.chars().any(char::is_control) {
         return Err(Refusal::new(ProblemCode::Invalid, "label has at most 255 characters, and no control characters"));
     }

@@ -1,10 +1,9 @@
 //! `/api/v1/events`: what agents reported.
 
-use super::{BODY_MAX, InPath, InQuery, Visible, absent, text};
+use super::{BODY_MAX, InPath, InQuery, Visible, absent, text, within};
 use crate::api::body;
 use crate::api::people::access::Caller;
 use crate::api::people::guarded::Guarded;
-use crate::api::people::idempotency::{IdempotencyKey, once};
 use crate::api::people::page::{PageQuery, Paged};
 use crate::api::people::words::{ClassWord, Word};
 use crate::app::batch::Streams;
@@ -110,17 +109,11 @@ async fn list(
         class: query.class.map(|word| word.0),
         since: query.since,
         until: query.until,
+        within: within(&caller),
         oldest_first: false,
     };
     let found = hub.db.events(hub.tenant, &filter, &page.request()?).await?;
-    let mut visible = Visible::new(&hub, &caller);
-    let mut items = Vec::with_capacity(found.items.len());
-    for event in found.items {
-        if visible.agent(Some(event.agent)).await? {
-            items.push(event.into());
-        }
-    }
-    Ok(Json(Paged { items, next_cursor: found.next.map(|cursor| cursor.to_string()) }))
+    Ok(Json(Paged::of(found, |event| Some(event.into()))))
 }
 
 /// One event.
@@ -165,7 +158,6 @@ fn normal() -> ClassWord {
 
 /// Submits an event. It goes the way of all events: it is stored, judged and shown.
 #[utoipa::path(post, path = "/api/v1/events", tag = "events", request_body = NewEventBody,
-    params(IdempotencyKey),
     responses((status = 201, body = EventView)))]
 async fn create(
     State(hub): State<Arc<Hub>>,
@@ -173,8 +165,7 @@ async fn create(
     request: Request,
 ) -> Outcome<Response> {
     let (parts, body) = request.into_parts();
-    let bytes = body::json_bytes(&parts.headers, body, BODY_MAX).await?;
-    let asked: NewEventBody = body::read(&bytes)?;
+    let asked: NewEventBody = body::json(&parts.headers, body, BODY_MAX).await?;
     if !Visible::new(&hub, &caller).agent(Some(asked.agent_id)).await? {
         return Err(absent("agent"));
     }
@@ -192,17 +183,14 @@ async fn create(
     let event = NewEvent { seq, kind, class, timestamp, weight: 1, gap: 0, data };
     event.check()?;
     let id = event_id(hub.tenant, asked.agent_id, boot_id, seq, now);
-    let work = async {
-        let room = hub.intake.reserve(event.data.len())?;
-        let details = json!({ "event_id": id, "type": event.kind });
-        hub.audit(caller.key(), "events.create", &asked.agent_id.to_string(), details).await?;
-        let streams = Streams::from([(boot_id, vec![event])]);
-        hub.intake.store(asked.agent_id, streams, now, room).await.map_err(|refusal| match refusal.code() {
-            ProblemCode::UnknownAgent => absent("agent"),
-            _ => refusal,
-        })?;
-        let stored = hub.db.event(hub.tenant, id).await?.ok_or_else(|| absent("event"))?;
-        Ok((StatusCode::CREATED, Json(EventView::from(stored))).into_response())
-    };
-    once(&hub, &caller, &parts.headers, "POST /api/v1/events", &bytes, work).await
+    let room = hub.intake.reserve(event.data.len())?;
+    let details = json!({ "event_id": id, "type": event.kind });
+    hub.audit(caller.key(), "events.create", &asked.agent_id.to_string(), details).await?;
+    let streams = Streams::from([(boot_id, vec![event])]);
+    hub.intake.store(asked.agent_id, streams, now, room).await.map_err(|refusal| match refusal.code() {
+        ProblemCode::UnknownAgent => absent("agent"),
+        _ => refusal,
+    })?;
+    let stored = hub.db.event(hub.tenant, id).await?.ok_or_else(|| absent("event"))?;
+    Ok((StatusCode::CREATED, Json(EventView::from(stored))).into_response())
 }

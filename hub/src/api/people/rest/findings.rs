@@ -1,11 +1,11 @@
 //! `/api/v1/findings`: what the judge found, and what people do about it.
 
 use super::events::EventView;
-use super::{BODY_MAX, InPath, InQuery, Visible, absent, text};
+use super::{BODY_MAX, InPath, InQuery, Visible, absent, text, within};
 use crate::api::body;
 use crate::api::people::access::Caller;
 use crate::api::people::guarded::Guarded;
-use crate::api::people::page::{IfMatch, PageQuery, Paged, Versioned, changed, expected};
+use crate::api::people::page::{IfMatch, PageQuery, Paged, SealedList, Versioned, changed, expected};
 use crate::api::people::words::{FindingStateWord, SeverityWord, Word};
 use crate::app::deliveries::Subject;
 use crate::app::people::principal::Action;
@@ -170,16 +170,10 @@ async fn list(
         assignee: query.assignee,
         since: query.since,
         until: query.until,
+        within: within(&caller),
     };
     let found = hub.db.findings(hub.tenant, &filter, &page.request()?).await?;
-    let mut visible = Visible::new(&hub, &caller);
-    let mut items = Vec::with_capacity(found.items.len());
-    for finding in found.items {
-        if visible.agent(finding.agent).await? {
-            items.push(finding.into());
-        }
-    }
-    Ok(Json(Paged { items, next_cursor: found.next.map(|cursor| cursor.to_string()) }))
+    Ok(Json(Paged::of(found, |finding| Some(finding.into()))))
 }
 
 /// One finding.
@@ -258,21 +252,47 @@ async fn update(
     Ok(Versioned { revision: finding.revision, value: FindingView::from(finding) }.into_response())
 }
 
-/// The events that speak for a finding, the first to be stored first. Those that retention took are left out.
+/// The events that speak for a finding.
+#[derive(Serialize, ToSchema)]
+#[schema(as = EvidencePage)]
+struct EvidenceView {
+    /// Those that one may see.
+    items: Vec<EventView>,
+    /// How many more of this page there are, of agents whose events one may not see.
+    hidden: u64,
+    /// Where the next page begins; absent at the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    next_cursor: Option<String>,
+}
+
+/// The events that speak for a finding, the first to be stored first. Those that retention took are left out; those of agents
+/// whose events one may not read (`events.read`) are counted.
 #[utoipa::path(get, path = "/api/v1/findings/{finding_id}/events", tag = "findings",
-    params(("finding_id" = Uuid, Path), PageQuery), responses((status = 200, body = Paged<EventView>)))]
+    params(("finding_id" = Uuid, Path), PageQuery), responses((status = 200, body = EvidenceView)))]
 async fn evidence(
     State(hub): State<Arc<Hub>>,
     Extension(caller): Extension<Caller>,
     InPath(id): InPath<Uuid>,
     InQuery(page): InQuery<PageQuery>,
-) -> Outcome<Json<Paged<EventView>>> {
+) -> Outcome<Json<EvidenceView>> {
     seen(&hub, &caller, id).await?;
-    let kept = hub.db.evidence(hub.tenant, id, &page.request()?).await?;
+    // A cursor stands on the last row of its page, whoever may see that.
+    let list = SealedList { sealer: &hub.sealer, name: format!("evidence {id} {}", caller.key()) };
+    let kept = hub.db.evidence(hub.tenant, id, &page.request_of(&list)?).await?;
     let ids: Vec<Uuid> = kept.items.iter().map(|evidence| evidence.event).collect();
-    let events = hub.db.events_by_id(hub.tenant, &ids).await?;
-    let items = events.into_iter().map(EventView::from).collect();
-    Ok(Json(Paged { items, next_cursor: kept.next.map(|cursor| cursor.to_string()) }))
+    let scope = caller.principal.scope(Action::EventsRead);
+    let mut visible = Visible::of(&hub, scope.as_ref());
+    let (mut items, mut hidden) = (Vec::new(), 0);
+    for event in hub.db.events_by_id(hub.tenant, &ids).await? {
+        if visible.agent(Some(event.agent)).await? {
+            items.push(EventView::from(event));
+        } else {
+            hidden += 1;
+        }
+    }
+    let next_cursor = kept.next.map(|cursor| list.seal(&cursor)).transpose()?;
+    Ok(Json(EvidenceView { items, hidden, next_cursor }))
 }
 
 /// Something that happened to a finding or a case.

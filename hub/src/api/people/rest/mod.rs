@@ -23,11 +23,11 @@ use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::request::Parts;
 use picket_protocol::hub::ProblemCode;
 use serde::de::DeserializeOwned;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use uuid::Uuid;
 
 /// The longest document that the API takes, in bytes.
-pub(super) const BODY_MAX: usize = 1 << 20;
+pub(in crate::api::people) const BODY_MAX: usize = 1 << 20;
 
 /// Parts of the path, read into what they should be.
 pub(super) struct InPath<T>(pub(super) T);
@@ -57,18 +57,24 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for InQuery<T> {
 /// Which agents a caller may see, asked once for each.
 pub(super) struct Visible<'a> {
     hub: &'a Hub,
-    scope: &'a Scope,
+    scope: Option<&'a Scope>,
     known: HashMap<Uuid, bool>,
 }
 
 impl<'a> Visible<'a> {
     pub(super) fn new(hub: &'a Hub, caller: &'a Caller) -> Self {
-        Self { hub, scope: &caller.scope, known: HashMap::new() }
+        Self::of(hub, Some(&caller.scope))
+    }
+
+    /// By a permission that is not the route's own; with none nothing is visible.
+    pub(super) fn of(hub: &'a Hub, scope: Option<&'a Scope>) -> Self {
+        Self { hub, scope, known: HashMap::new() }
     }
 
     /// Whether the caller may see what is about this agent; what is about none, only who may see everything.
     pub(super) async fn agent(&mut self, agent: Option<Uuid>) -> Outcome<bool> {
-        if *self.scope == Scope::Everything {
+        let Some(scope) = self.scope else { return Ok(false) };
+        if *scope == Scope::Everything {
             return Ok(true);
         }
         let Some(agent) = agent else { return Ok(false) };
@@ -76,9 +82,18 @@ impl<'a> Visible<'a> {
             return Ok(*known);
         }
         let found = self.hub.db.agent(self.hub.tenant, agent).await?;
-        let visible = found.is_some_and(|agent| self.scope.holds(&agent.tags));
+        let visible = found.is_some_and(|agent| scope.holds(&agent.tags));
         self.known.insert(agent, visible);
         Ok(visible)
+    }
+}
+
+/// The tags of which an agent must have one for the caller to see it; `None` for who sees everything. Lists are asked for
+/// within them: what is left out after a page was cut would still show in its length and its cursor.
+pub(super) fn within(caller: &Caller) -> Option<BTreeSet<String>> {
+    match &caller.scope {
+        Scope::Everything => None,
+        Scope::Tags(tags) => Some(tags.clone()),
     }
 }
 
