@@ -1,6 +1,7 @@
 //! The hub as a whole, over real TLS: one test program, so that it is linked once.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a step that fails ends the test")]
 
+mod copies;
 mod fleet;
 mod judge;
 mod people;
