@@ -4,6 +4,7 @@
 mod abuse;
 mod again;
 mod audited;
+mod copies;
 mod fleet;
 mod judge;
 mod people;

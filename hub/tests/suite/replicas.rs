@@ -81,7 +81,7 @@ async fn a_forged_word_on_nats_costs_an_agent_nothing() {
     for reason in ["revoked", "unknown_agent", "overloaded"] {
         say(json!({"what": "frame", "frame": bye(reason)})).await;
     }
-    for what in ["retired", "renewal", "certificates", "configs"] {
+    for what in ["retired", "renewal", "certificates"] {
         say(json!({"what": what})).await;
     }
     // What the database says, on the other hand, the agent hears: as the first thing, so there was nothing before.

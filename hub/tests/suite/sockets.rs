@@ -3,9 +3,7 @@
 use crate::fleet::{Fleet, Machine, eventually};
 use crate::people::{Person, person, unlimited};
 use futures_util::{SinkExt as _, StreamExt as _};
-use picket_hub_db::{
-    AgentStatus, Assignment, ConfigTarget, ConfigVersion, EventFilter, Finding, FindingFilter, PageRequest, TenantId,
-};
+use picket_hub_db::{AgentStatus, Assignment, ConfigTarget, ConfigVersion, FindingFilter, PageRequest, TenantId};
 use picket_hub_rules::{RuleKey, Suspension};
 use picket_protocol::hub::{
     AgentHealth, ByeReason, CertificateState, ConfigDocument, ConfigState, ConfigStatus, EventsAnswer, Frame,
@@ -152,121 +150,6 @@ async fn an_agent_that_is_retired_is_told_on_its_connection() {
     assert_eq!(bye.reason, ByeReason::Revoked);
     let again = open(&fleet, fleet.running.agents_address(), SOCKET_PATH, Some(&machine), &[]).await;
     assert!(matches!(again, Err(tungstenite::Error::Http(response)) if response.status() == 403));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn two_machines_with_one_identity_are_told_apart_and_reported() {
-    let fleet = unlimited().await;
-    let ada = person(&fleet, "ada", &[("*", None)]).await;
-    let machine = fleet.machine().await;
-    let (first_boot, second_boot) = (Uuid::now_v7(), Uuid::now_v7());
-    let mut first = connected(&fleet, &machine, hello(first_boot, "m")).await;
-    let answering = tokio::spawn(async move {
-        // A machine that lives answers pings by reading.
-        while let Some(Ok(message)) = first.next().await {
-            if let Message::Text(text) = message
-                && let Ok(Frame::Bye(bye)) = Frame::read(&text)
-            {
-                return bye.reason;
-            }
-        }
-        panic!("no goodbye");
-    });
-    let _second = connected(&fleet, &machine, hello(second_boot, "m")).await;
-    assert_eq!(answering.await.unwrap(), ByeReason::Replaced);
-    let told = eventually(async || {
-        let events: Value = ada.get(&fleet, "/api/v1/events?type=cloned_identity").await.ok();
-        events["items"].as_array().unwrap().first().cloned()
-    })
-    .await;
-    assert_eq!(told["data"]["agent_id"], machine.id.to_string());
-    let boots: Vec<&str> =
-        told["data"]["machines"].as_array().unwrap().iter().map(|m| m["boot_id"].as_str().unwrap()).collect();
-    assert_eq!(boots, [first_boot.to_string(), second_boot.to_string()]);
-    let finding = clone_found(&fleet).await;
-    assert_eq!(finding.entity.unwrap().value, machine.id.to_string());
-}
-
-/// The finding that an identity is used by two machines.
-async fn clone_found(fleet: &Fleet) -> Finding {
-    let db = &fleet.running.hub().db;
-    eventually(async || {
-        let page = db.findings(TenantId::DEFAULT, &FindingFilter::default(), &PageRequest::first(100)).await.unwrap();
-        page.items.into_iter().find(|finding| finding.title == "One Identity Used By Two Machines")
-    })
-    .await
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_superseded_certificate_that_is_used_beside_the_newer_one_becomes_a_finding() {
-    let fleet = Fleet::start().await;
-    let old = fleet.machine().await;
-    let key = picket_pki::PrivateKey::generate().unwrap();
-    let answer: picket_protocol::hub::CertificateAnswer = old.renew(&fleet, &key).await.ok();
-    let chain = picket_pki::certificates_from_pem(&answer.certificate).unwrap();
-    let new = Machine { id: old.id, key, chain, boot: old.boot };
-    // The copy shares everything with its original but the renewed key.
-    let boot = Uuid::now_v7();
-    let beat = async |machine: &Machine| {
-        let mut socket = connected(&fleet, machine, hello(boot, "m")).await;
-        socket.send(Message::text(heartbeat(machine, 1, boot).write())).await.unwrap();
-        assert!(matches!(next_frame(&mut socket).await, Frame::Heard { seq: 1, .. }));
-    };
-    beat(&old).await;
-    beat(&new).await;
-    let told = async || {
-        let filter = EventFilter { kind: Some("cloned_identity".into()), ..EventFilter::default() };
-        let page = fleet.running.hub().db.events(TenantId::DEFAULT, &filter, &PageRequest::first(10)).await.unwrap();
-        page.items.len()
-    };
-    assert_eq!(told().await, 0, "a renewal is none");
-    beat(&old).await;
-    assert_eq!(told().await, 1);
-    assert_eq!(clone_found(&fleet).await.entity.unwrap().value, old.id.to_string());
-}
-
-/// How often it was told that an identity is used by two machines.
-async fn clones_told(fleet: &Fleet) -> usize {
-    let filter = EventFilter { kind: Some("cloned_identity".into()), ..EventFilter::default() };
-    let page = fleet.running.hub().db.events(TenantId::DEFAULT, &filter, &PageRequest::first(10)).await.unwrap();
-    page.items.len()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_copied_key_whose_holder_never_sends_a_heartbeat_is_found_all_the_same() {
-    let fleet = Fleet::start().await;
-    let machine = fleet.machine().await;
-    let renewed = async |from: &Machine| {
-        let key = picket_pki::PrivateKey::generate().unwrap();
-        let answer: picket_protocol::hub::CertificateAnswer = from.renew(&fleet, &key).await.ok();
-        let chain = picket_pki::certificates_from_pem(&answer.certificate).unwrap();
-        Machine { id: from.id, key, chain, boot: Uuid::now_v7() }
-    };
-    let works = async |machine: &Machine, seq: u64| {
-        machine.send(&fleet, &machine.lines(seq..=seq)).await.ok::<EventsAnswer>();
-    };
-    works(&machine, 1).await;
-    let lost = renewed(&machine).await;
-    fleet.forward(Duration::from_secs(3600));
-    works(&machine, 2).await;
-    let copy = renewed(&machine).await;
-    works(&copy, 1).await;
-    works(&machine, 3).await;
-    assert_eq!(clones_told(&fleet).await, 0, "an answer was lost, then a request was on its way");
-    fleet.forward(Duration::from_secs(301));
-    works(&copy, 2).await;
-    assert_eq!(clones_told(&fleet).await, 0, "it is the one in use");
-    // Nobody is sent away: who is the machine and who the copy is not to be known.
-    works(&machine, 4).await;
-    assert_eq!(clones_told(&fleet).await, 1);
-    let finding = clone_found(&fleet).await;
-    assert_eq!(finding.entity.unwrap().value, machine.id.to_string());
-    works(&machine, 5).await;
-    assert_eq!(clones_told(&fleet).await, 1, "once a day");
-    // A renewal that forks the line, and no work at all.
-    fleet.forward(Duration::from_secs(61));
-    renewed(&lost).await;
-    assert_eq!(clones_told(&fleet).await, 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
