@@ -7,6 +7,7 @@ use uuid::Uuid;
 use crate::check::Checker;
 use crate::problem::{Place, Problem, Severity, Validation};
 use crate::shard::Shard;
+use crate::view::Kind;
 use crate::yaml::{self, Node};
 
 /// One document of a source.
@@ -65,7 +66,7 @@ fn split(document: &Document, documents: &[Document]) -> Option<Problem> {
         let named = |other: &&Document| Some(other.id) == id || other.name() == Some(name.as_str());
         let Body::Rule(rule) = &documents.iter().find(named)?.body else { return None };
         let kinds = super::compile::log_source(&rule.logsource);
-        let reached: BTreeSet<Shard> = kinds.kinds().map(|kind| kind.shard()).collect();
+        let reached: BTreeSet<Shard> = kinds.kinds().map(Kind::shard).collect();
         shards.retain(|shard| reached.contains(shard));
     }
     super::set::split_windows(&shards)

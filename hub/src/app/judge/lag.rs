@@ -54,6 +54,7 @@ pub(super) async fn note(hub: &Hub, shard: Shard) {
 }
 
 /// What is known of the events that are not judged.
+#[derive(Debug, Clone, Copy)]
 pub(super) enum Waits {
     /// There are none.
     Nothing,

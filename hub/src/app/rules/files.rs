@@ -32,7 +32,7 @@ impl Hub {
     /// # Errors
     /// When the database does not answer.
     pub async fn put_pack(&self) -> Outcome<()> {
-        let files: BTreeSet<String> = self.file_lists().await?.into_iter().flat_map(|(_, ids)| ids).collect();
+        let files: BTreeSet<String> = self.file_lists().await?.into_values().flatten().collect();
         let mut present = BTreeSet::new();
         for (name, read) in read_pack() {
             match read {
