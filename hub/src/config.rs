@@ -43,7 +43,7 @@ picket_config::settings! {
     /// What the hub may use, and when it sends agents away.
     pub struct HubLimits {
         /// Connections of agents at a time: of each, one for its WebSocket, and one while it sends events.
-        pub agents: u32 = 20_000,
+        pub agents: u32 = 40_000,
         /// Connections of people and programs at a time, live views among them.
         pub api: u32 = 1_000,
         /// Bytes of events that wait to be stored, unpacked.

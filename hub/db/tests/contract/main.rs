@@ -12,6 +12,7 @@ mod events;
 mod faults;
 mod findings;
 mod judge;
+mod moving;
 mod outage;
 mod people;
 mod portable;
