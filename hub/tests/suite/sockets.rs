@@ -256,9 +256,11 @@ async fn a_viewer_sees_events_as_they_come_and_goes_on_where_it_was() {
     machine.send(&fleet, &machine.lines(3..=3)).await.ok::<EventsAnswer>();
     let path = format!("/api/v1/ws/events?cursor={}", first["cursor"].as_str().unwrap());
     let mut again = open(&fleet, address, &path, None, &[bearer(&ada)]).await.unwrap();
-    let seqs = [next(&mut again).await, next(&mut again).await].map(|told| told["item"]["seq"].as_u64().unwrap());
+    let told = [next(&mut again).await, next(&mut again).await, next(&mut again).await];
+    let seqs: Vec<u64> = told.iter().filter_map(|told| told["item"]["seq"].as_u64()).collect();
     assert_eq!(seqs, [2, 3]);
-    assert_eq!(next(&mut again).await["kind"], "ready");
+    // PostgreSQL shows what is stored once everything that began before it is over: the last one may come a moment later.
+    assert!(told[1..].iter().any(|told| told["kind"] == "ready"), "{told:?}");
 }
 
 /// Stores events of this machine with these numbers, each some kilobytes long.
