@@ -4,49 +4,12 @@ use std::collections::BTreeSet;
 use uuid::Uuid;
 
 use crate::cost::compiled;
+use crate::modifiers::MODIFIERS;
 use crate::problem::{Place, Problem, Severity, Validation};
 use crate::reach::{LogSource, known_fields};
 use crate::rule::{MAX_GROUP_ENTRIES, MAX_REGEX_BYTES, MAX_REGEXES, MAX_SELECTIONS, MAX_SOURCE_COMPILED, MAX_WINDOW};
 use crate::yaml::{Node, Yaml};
 
-/// Every modifier of the engine, in the words of Sigma's specification (`specification/sigma-rules-specification.md`,
-/// appendix modifiers).
-const MODIFIERS: [&str; 34] = [
-    "contains",
-    "startswith",
-    "endswith",
-    "all",
-    "base64",
-    "base64offset",
-    "wide",
-    "utf16le",
-    "utf16be",
-    "utf16",
-    "windash",
-    "re",
-    "cidr",
-    "cased",
-    "exists",
-    "expand",
-    "fieldref",
-    "gt",
-    "gte",
-    "lt",
-    "lte",
-    "neq",
-    "i",
-    "ignorecase",
-    "m",
-    "multiline",
-    "s",
-    "dotall",
-    "minute",
-    "hour",
-    "day",
-    "week",
-    "month",
-    "year",
-];
 const LEVELS: [&str; 5] = ["informational", "low", "medium", "high", "critical"];
 const STATUSES: [&str; 5] = ["stable", "test", "experimental", "deprecated", "unsupported"];
 const CORRELATIONS: [&str; 8] = [

@@ -21,6 +21,7 @@ mod cost;
 mod engine;
 mod found;
 mod health;
+mod modifiers;
 mod pack;
 mod problem;
 mod reach;

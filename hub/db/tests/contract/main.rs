@@ -20,6 +20,7 @@ mod retention;
 mod rules;
 mod small;
 mod tailing;
+mod taken_back;
 
 /// Runs each test against each database.
 macro_rules! contract {
