@@ -57,7 +57,13 @@ impl Foreground {
     }
 
     fn metrics(&self, headers: &str) -> String {
-        self.prefix.get(self.prefix.metrics_port, "/metrics", headers).unwrap().1
+        // `/livez` may answer a moment before this port is open.
+        let mut answer = None;
+        wait_until("the metrics to be served", || {
+            answer = self.prefix.get(self.prefix.metrics_port, "/metrics", headers);
+            answer.is_some()
+        });
+        answer.unwrap().1
     }
 }
 

@@ -247,7 +247,9 @@ impl Fleet {
         body: Vec<u8>,
     ) -> Answer {
         let url = format!("https://{}{path}", self.running.agents_address());
-        let roots = self.running.hub().keys().roots.clone();
+        // A hub whose clock is ahead may renew its own certificate at any moment, for a time that is not here yet.
+        let is_ahead = self.ahead.load(Ordering::Relaxed) > 0;
+        let roots = if is_ahead { Vec::new() } else { self.running.hub().keys().roots.clone() };
         let client = machine.map(Machine::client_certificate);
         ask(method, &url, &roots, client, headers, body).await
     }
@@ -265,7 +267,7 @@ pub async fn ask(
     try_ask(method, url, roots, client, headers, body).await.unwrap()
 }
 
-/// As [`ask`], where the connection may break off.
+/// As [`ask`], where the connection may break off. Without roots, whoever answers is believed.
 pub async fn try_ask(
     method: &str,
     url: &str,
@@ -277,6 +279,7 @@ pub async fn try_ask(
     let roots: Vec<Root<'static>> = roots.iter().map(|root| Root::from_der(root.der()).to_owned()).collect();
     let tls = TlsConfig::builder()
         .provider(TlsProvider::Rustls)
+        .disable_verification(roots.is_empty())
         .root_certs(RootCerts::Specific(Arc::new(roots)))
         .client_cert(client)
         .unversioned_rustls_crypto_provider(picket_transport::provider())

@@ -15,6 +15,7 @@ mod scopes;
 mod sockets;
 mod trials;
 mod users;
+mod viewers;
 mod watched;
 mod webhooks;
 mod wire;
