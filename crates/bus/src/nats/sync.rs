@@ -56,14 +56,43 @@ pub(super) async fn require(settings: &NatsSettings, version: &str) -> Result<()
             help: format!("name the servers' monitoring ports in bus.monitoring (http://host:8222), {ALTERNATIVE}"),
         });
     }
-    for address in &settings.monitoring {
-        let answer = get(address, settings.timeout).await.map_err(|reason| BusError::Settings {
-            what: format!("the monitoring port {address} does not tell how NATS syncs: {reason}"),
-            help: format!("correct bus.monitoring, {ALTERNATIVE}"),
-        })?;
-        judge(address, &answer)?;
+    ask(&settings.monitoring, settings.timeout).await
+}
+
+/// Asks each server. One that is away acknowledges nothing: those that answer must do, and one must.
+async fn ask(monitoring: &[String], timeout: Duration) -> Result<()> {
+    let mut away = Vec::new();
+    for address in monitoring {
+        match get(address, timeout).await {
+            Ok(answer) => judge(address, &answer)?,
+            Err(NoAnswer::Away(reason)) => away.push(format!("{address}: {reason}")),
+            Err(NoAnswer::Wrong(reason)) => {
+                return Err(BusError::Settings {
+                    what: format!("the monitoring port {address} does not tell how NATS syncs: {reason}"),
+                    help: format!("correct bus.monitoring, {ALTERNATIVE}"),
+                });
+            }
+        }
+    }
+    if away.len() == monitoring.len() {
+        let reason = format!("no monitoring port of bus.monitoring answers, of which one must ({})", away.join("; "));
+        return Err(BusError::Connect { servers: monitoring.join(", "), reason });
+    }
+    for server in away {
+        tracing::warn!(
+            server,
+            "whether a NATS server syncs each write is not known: its monitoring port does not answer"
+        );
     }
     Ok(())
+}
+
+/// Why a monitoring port told nothing.
+enum NoAnswer {
+    /// Nobody is there now.
+    Away(String),
+    /// Somebody is there, and it is no monitoring port.
+    Wrong(String),
 }
 
 const ALTERNATIVE: &str = "or take the risk of losing acknowledged items in a power cut: bus.accept_unknown_sync: true";
@@ -98,8 +127,10 @@ fn can_sync(version: &str) -> bool {
 }
 
 /// `GET /varz` of a monitoring port over plain HTTP (RFC 9112): it is on loopback or a private network, and tells no secret.
-async fn get(address: &str, timeout: Duration) -> Result<Vec<u8>, String> {
-    let host = address.strip_prefix("http://").ok_or("its address must begin with http://")?.trim_end_matches('/');
+async fn get(address: &str, timeout: Duration) -> Result<Vec<u8>, NoAnswer> {
+    let wrong = |reason: &str| NoAnswer::Wrong(reason.to_owned());
+    let host = address.strip_prefix("http://").ok_or_else(|| wrong("its address must begin with http://"))?;
+    let host = host.trim_end_matches('/');
     let with_port = if host.contains(':') { host.to_owned() } else { format!("{host}:8222") };
     let work = async {
         let mut stream = TcpStream::connect(&with_port).await?;
@@ -111,13 +142,20 @@ async fn get(address: &str, timeout: Duration) -> Result<Vec<u8>, String> {
     };
     let answer = tokio::time::timeout(timeout, work)
         .await
-        .map_err(|_| "it does not answer in time".to_owned())?
-        .map_err(|error| error.to_string())?;
-    let split = answer.windows(4).position(|window| window == b"\r\n\r\n").ok_or("it does not speak HTTP")?;
+        .map_err(|_| NoAnswer::Away("it does not answer in time".to_owned()))?
+        .map_err(|error| NoAnswer::Away(error.to_string()))?;
+    if answer.is_empty() {
+        return Err(NoAnswer::Away("it hung up".to_owned()));
+    }
+    let split =
+        answer.windows(4).position(|window| window == b"\r\n\r\n").ok_or_else(|| wrong("it does not speak HTTP"))?;
     let (head, body) = (&answer[..split], &answer[split + 4..]);
     let status = head.split(|byte| *byte == b' ').nth(1).unwrap_or_default();
     if status != b"200" {
-        return Err(format!("it answers with status {}", String::from_utf8_lossy(&status[..status.len().min(3)])));
+        return Err(wrong(&format!(
+            "it answers with status {}",
+            String::from_utf8_lossy(&status[..status.len().min(3)])
+        )));
     }
     Ok(body.to_vec())
 }
@@ -125,6 +163,7 @@ async fn get(address: &str, timeout: Duration) -> Result<Vec<u8>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::net::TcpListener;
 
     // As 2.15.1 and 2.9.10 say it, cut to what is looked at and its neighbours.
     const ALWAYS: &str = r#"{"version":"2.15.1","jetstream":{"config":{"max_memory":1,"store_dir":"/x","sync_interval":120000000000,"sync_always":true,"strict":true}}}"#;
@@ -141,6 +180,42 @@ mod tests {
             assert!(error.contains("sync_interval: always") && error.contains("accept_unknown_sync"), "{error}");
         }
         assert!(judge("http://x", b"<html>").unwrap_err().to_string().contains("monitoring"));
+    }
+
+    /// A monitoring port that says this.
+    async fn says(varz: &'static str) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut asked = [0; 1024];
+                let _ = stream.read(&mut asked).await;
+                let _ = stream.write_all(format!("HTTP/1.0 200 OK\r\n\r\n{varz}").as_bytes()).await;
+            }
+        });
+        format!("http://{address}")
+    }
+
+    /// A monitoring port at which nobody is.
+    async fn away() -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        format!("http://{}", listener.local_addr().unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_away_is_for_time_to_mend_and_keeps_nobody_from_those_that_are_there() {
+        let (strong, weak, gone) = (says(ALWAYS).await, says(LATER).await, away().await);
+        let asked = async |ports: &[&String]| {
+            let ports: Vec<String> = ports.iter().map(|port| (*port).clone()).collect();
+            ask(&ports, Duration::from_secs(20)).await
+        };
+        asked(&[&gone, &strong, &gone]).await.unwrap();
+        let all_gone = asked(&[&gone, &gone]).await.unwrap_err();
+        assert!(all_gone.is_transient() && all_gone.to_string().contains("bus.monitoring"), "{all_gone}");
+        for weaker in [&[&gone, &weak], &[&strong, &weak]] {
+            let error = asked(weaker).await.unwrap_err();
+            assert!(!error.is_transient() && error.to_string().contains("sync_interval: always"), "{error}");
+        }
     }
 
     #[test]
