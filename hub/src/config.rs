@@ -46,6 +46,12 @@ picket_config::settings! {
         pub agents: u32 = 40_000,
         /// Connections of people and programs at a time, live views among them.
         pub api: u32 = 1_000,
+        /// Connections of agents' port at a time that come from one address and have shown no agent's certificate yet; 0 is no limit,
+        /// for a load balancer that hides addresses.
+        pub strangers_each: u32 = 1_000,
+        /// Connections of people and programs at a time from one address, but for proxies that are trusted
+        /// (`ip_blocking.trusted_proxies`); 0 is no limit.
+        pub api_each: u32 = 100,
         /// Bytes of events that wait to be stored, unpacked.
         pub intake: ByteSize = ByteSize(256 << 20),
         /// How many agents may connect in a second; the rest is told when to come back.

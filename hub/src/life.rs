@@ -24,7 +24,7 @@ use crate::clock::Clock;
 use crate::config::{ConfigError, HubSettings};
 use crate::refusal::Refusal;
 use crate::security::Security;
-use crate::server::{BindError, Holder, Limit, Listener};
+use crate::server::{BindError, EachAddress, Holder, Limit, Listener};
 use crate::state::{Hub, Listeners, Parts};
 use crate::watch::{LocalServer, Watched, look_after_health};
 use jiff::SignedDuration;
@@ -269,6 +269,15 @@ fn file_of(database: &str) -> Option<std::path::PathBuf> {
 /// What is missing, and what to do about it.
 pub async fn start(options: Options) -> Result<Running, StartError> {
     let folder = options.keys.clone();
+    let (agents_address, api_address) = (options.settings.agents_address()?, options.settings.api_address()?);
+    let limits = options.settings.limits.clone();
+    let Assembled { hub, stop, writing, telling } = assemble(options).await?;
+    let (keys, stopped) = (hub.keys(), hub.stop.clone());
+    let hot = Arc::new(HotCertificate::new(&keys.hub_chain(), &keys.hub.1)?);
+    let verifier = Arc::new(AgentVerifier::new(&keys.roots)?);
+    hub.put_files().await.map_err(StartError::Unready)?;
+    hub.put_pack().await.map_err(StartError::Unready)?;
+    hub.load_rules().await.map_err(StartError::Unready)?;
     let (agents_address, api_address) = (options.settings.agents_address()?, options.settings.api_address()?);
     let limits = options.settings.limits.clone();
     let Assembled { hub, stop, writing, telling } = assemble(options).await?;

@@ -19,19 +19,25 @@ use uuid::Uuid;
 pub(crate) struct Place {
     counters: Arc<ListenerCounters>,
     permit: OwnedSemaphorePermit,
-    turn: Option<Turn<Uuid>>,
+    /// One of those that its address has, until it is known whose it is.
+    of_address: Option<Turn<String>>,
+    of_agent: Option<Turn<Uuid>>,
 }
 
 impl Place {
-    /// A connection's first place.
-    pub(crate) fn new(counters: Arc<ListenerCounters>, permit: OwnedSemaphorePermit) -> Self {
+    /// A connection's first place, which is one of its address's where these are counted.
+    pub(crate) fn new(
+        counters: Arc<ListenerCounters>,
+        permit: OwnedSemaphorePermit,
+        of_address: Option<Turn<String>>,
+    ) -> Self {
         counters.open.fetch_add(1, Ordering::Relaxed);
-        Self { counters, permit, turn: None }
+        Self { counters, permit, of_address, of_agent: None }
     }
 
     /// Gives the place back for another one, which is one of an agent's own.
     pub(crate) fn change(&mut self, permit: OwnedSemaphorePermit, turn: Turn<Uuid>) {
-        (self.permit, self.turn) = (permit, Some(turn));
+        (self.permit, self.of_address, self.of_agent) = (permit, None, Some(turn));
     }
 }
 

@@ -2,17 +2,20 @@
 //! to stop.
 //!
 //! On a listener that asks for client certificates, who shows none that is in force shares a quarter of the connections, and
-//! an agent has a few of its own: neither strangers nor a machine that was taken over can shut agents out by holding as
-//! many as they can.
+//! an agent has a few of its own. Every connection begins among the strangers', so one address has a part of these only, and
+//! a stranger's ends after a while. So neither one machine of a stranger's nor one that was taken over can shut agents out
+//! by holding as many as it can.
 
 use crate::activity::{Activity, counted};
-use crate::app::admission::Turns;
+use crate::app::admission::{Turn, Turns};
+use crate::app::people::abuse::counted_as;
 use crate::place::{Place, Placed};
 use axum::Router;
 use axum::middleware::from_fn_with_state;
 use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use picket_hub_db::Network;
 pub(crate) use picket_localapi::told_to_stop;
 use picket_pki::Certificate;
 use rustls::ServerConfig;
@@ -33,6 +36,10 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 const HEADER_LIMIT: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(60));
 /// How long an HTTP/2 connection may be without a request: as above.
 const IDLE_LIMIT: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(300));
+/// How long a stranger's connection may last where certificates are asked for: who enrols or renews needs seconds.
+const STRANGER_LIMIT: Duration = Duration::from_secs(60);
+/// How long the request that is under way then may go on: as long as its body may take to arrive.
+const LAST_REQUEST_LIMIT: Duration = Duration::from_secs(30);
 /// How long an idle one may take to say goodbye.
 const GOODBYE_LIMIT: Duration = Duration::from_secs(5);
 /// Of how many connections one is for those without a certificate, where certificates are asked for.
@@ -88,13 +95,43 @@ pub struct Listener {
 pub type Holder = Arc<dyn Fn(&Certificate) -> Option<Uuid> + Send + Sync>;
 
 /// How many connections may be open at a time, `WebSockets` among them.
-#[derive(Clone)]
-pub enum Limit {
-    /// Of anybody.
-    Anybody(usize),
-    /// Of agents whose certificate is in force, a few of each; strangers share a quarter as many.
-    Known(usize, Holder),
+pub struct Limit {
+    /// Of all.
+    pub most: usize,
+    /// Of one address.
+    pub each: EachAddress,
+    /// Where certificates are asked for, the limits are those of agents, and of each address as long as a connection is a
+    /// stranger's; strangers share a quarter as many.
+    pub holder: Option<Holder>,
 }
+
+/// How many connections one address may have, as [`counted_as`] counts it.
+pub struct EachAddress {
+    turns: Turns<String>,
+    /// Whose address says nothing of who is behind it.
+    exempt: Vec<Network>,
+}
+
+impl EachAddress {
+    /// At most `most`; none is counted for 0, and of `exempt` none ever.
+    pub fn new(most: u32, exempt: &[Network]) -> Self {
+        let most = if most == 0 { u32::MAX } else { most };
+        Self { turns: Turns::new(most), exempt: exempt.to_vec() }
+    }
+
+    /// Whether another one may come: then with its turn where it is counted.
+    fn admit(&self, address: IpAddr) -> Result<Option<Turn<String>>, Full> {
+        let address = address.to_canonical();
+        if self.exempt.iter().any(|network| network.holds(address)) {
+            return Ok(None);
+        }
+        self.turns.take(counted_as(address)).map(Some).ok_or(Full)
+    }
+}
+
+/// An address has as many as it may have.
+#[derive(Debug, PartialEq, Eq)]
+struct Full;
 
 /// A port that could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -141,13 +178,11 @@ impl Listener {
     /// Serves until `stop` turns true, then lets open requests finish for at most `drain_limit`.
     pub async fn serve(self, mut stop: watch::Receiver<bool>, drain_limit: Duration) {
         let acceptor = TlsAcceptor::from(Arc::clone(&self.tls));
-        let (strangers, known) = match self.limit {
-            Limit::Anybody(limit) => (limit, None),
-            Limit::Known(limit, holder) => {
-                let known = Known { holder, room: Arc::new(Semaphore::new(limit)), each: Turns::new(CONNECTIONS_EACH) };
-                ((limit / STRANGERS_SHARE).max(1), Some(Arc::new(known)))
-            }
-        };
+        let Limit { most, each, holder } = self.limit;
+        let known = holder.map(|holder| {
+            Arc::new(Known { holder, room: Arc::new(Semaphore::new(most)), each: Turns::new(CONNECTIONS_EACH) })
+        });
+        let strangers = if known.is_some() { (most / STRANGERS_SHARE).max(1) } else { most };
         let strangers = Arc::new(Semaphore::new(strangers));
         let mut connections = JoinSet::new();
         loop {
@@ -164,7 +199,8 @@ impl Listener {
                     }
                 },
             };
-            let Ok(permit) = Arc::clone(&strangers).try_acquire_owned() else {
+            let permit = Arc::clone(&strangers).try_acquire_owned();
+            let (Ok(permit), Ok(of_address)) = (permit, each.admit(address.ip())) else {
                 // Closed at once: a machine that is told nothing tries again with its own backoff.
                 self.counters.refused.fetch_add(1, Ordering::Relaxed);
                 continue;
@@ -178,7 +214,7 @@ impl Listener {
                 known: known.clone(),
                 stop: stop.clone(),
             };
-            let place = Place::new(Arc::clone(&self.counters), permit);
+            let place = Place::new(Arc::clone(&self.counters), permit, of_address);
             connections.spawn(async move { connection.serve(stream, address, place).await });
         }
         drop(self.socket);
@@ -235,6 +271,12 @@ impl Connection {
             return;
         }
         let choose = |(stranger, known)| if is_known { known } else { stranger };
+        let over = async {
+            match self.known.as_ref().filter(|_| !is_known) {
+                Some(_) => tokio::time::sleep(STRANGER_LIMIT).await,
+                None => std::future::pending().await,
+            }
+        };
         let activity = Activity::default();
         let router = self
             .router
@@ -267,6 +309,10 @@ impl Connection {
                     // Whoever does not answer the goodbye is not waited for.
                     tokio::time::timeout(GOODBYE_LIMIT, connection).await.unwrap_or(Ok(()))
                 }
+                () = over => {
+                    connection.as_mut().graceful_shutdown();
+                    tokio::time::timeout(LAST_REQUEST_LIMIT, connection).await.unwrap_or(Ok(()))
+                }
             }
         } else {
             let connection = http1::Builder::new()
@@ -283,6 +329,10 @@ impl Connection {
                     connection.as_mut().graceful_shutdown();
                     connection.await
                 }
+                () = over => {
+                    connection.as_mut().graceful_shutdown();
+                    tokio::time::timeout(LAST_REQUEST_LIMIT, connection).await.unwrap_or(Ok(()))
+                }
             }
         };
         if let Err(error) = result {
@@ -293,5 +343,29 @@ impl Connection {
     fn failed(&self, address: SocketAddr, error: &dyn std::fmt::Display) {
         self.counters.failed_handshakes.fetch_add(1, Ordering::Relaxed);
         tracing::debug!(listener = self.name, %address, %error, "a TLS handshake failed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_so_many_connections_and_whoever_speaks_for_others_as_many_as_come() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let each = EachAddress::new(2, &["10.0.0.0/8".parse().unwrap()]);
+        let held = [each.admit(ip("192.0.2.1")).unwrap(), each.admit(ip("::ffff:192.0.2.1")).unwrap()];
+        assert_eq!(each.admit(ip("192.0.2.1")).unwrap_err(), Full);
+        assert!(each.admit(ip("192.0.2.2")).is_ok(), "another one's");
+        let neighbours = [each.admit(ip("2001:db8::1")).unwrap(), each.admit(ip("2001:db8::2")).unwrap()];
+        assert_eq!(each.admit(ip("2001:db8::3")).unwrap_err(), Full, "a customer of IPv6 is one");
+        for _ in 0..100 {
+            assert!(each.admit(ip("10.1.2.3")).unwrap().is_none());
+        }
+        drop((held, neighbours));
+        assert!(each.admit(ip("192.0.2.1")).is_ok());
+        let unlimited = EachAddress::new(0, &[]);
+        let all: Vec<_> = (0..1000).map(|_| unlimited.admit(ip("192.0.2.1")).unwrap()).collect();
+        assert_eq!(all.len(), 1000);
     }
 }

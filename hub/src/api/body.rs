@@ -32,9 +32,17 @@ const READ_ON_LIMIT: Duration = Duration::from_secs(2);
 /// # Errors
 /// `too_large` when there is more; `invalid` when it breaks off or takes too long.
 pub(crate) async fn bytes(body: Body, limit: usize) -> Outcome<Bytes> {
-    tokio::time::timeout(BODY_LIMIT, collect(body, limit)).await.unwrap_or_else(|_| {
+    in_time(collect(body, limit)).await?
+}
+
+/// Reads as long as a body may take.
+///
+/// # Errors
+/// `invalid` when it takes longer.
+pub(crate) async fn in_time<T>(reading: impl Future<Output = T>) -> Outcome<T> {
+    tokio::time::timeout(BODY_LIMIT, reading).await.map_err(|_| {
         let detail = format!("the body did not arrive within {} s", BODY_LIMIT.as_secs());
-        Err(Refusal::new(ProblemCode::Invalid, detail))
+        Refusal::new(ProblemCode::Invalid, detail)
     })
 }
 

@@ -134,7 +134,7 @@ pub struct Turn<K: Hash + Eq> {
     taken: Arc<Mutex<HashMap<K, u32>>>,
 }
 
-impl<K: Hash + Eq + Copy> Turns<K> {
+impl<K: Hash + Eq + Clone> Turns<K> {
     /// At most `most` of each.
     pub fn new(most: u32) -> Self {
         Self { most, taken: Arc::default() }
@@ -143,7 +143,7 @@ impl<K: Hash + Eq + Copy> Turns<K> {
     /// Takes a turn of `key`; none is left when as many are under way as may be.
     pub fn take(&self, key: K) -> Option<Turn<K>> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = taken.entry(key).or_default();
+        let count = taken.entry(key.clone()).or_default();
         if *count >= self.most {
             return None;
         }

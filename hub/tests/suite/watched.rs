@@ -11,11 +11,12 @@ use picket_protocol::hub::{EventsAnswer, Frame, ProblemCode, WHOAMI_PATH, WhoAmI
 use picket_testkit::stores;
 use serde_json::{Value, json};
 use std::io::Write as _;
+use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 /// Asks the local server.
 pub async fn local(fleet: &Fleet, path: &str) -> (u16, String) {
@@ -141,6 +142,35 @@ async fn strangers_who_hold_connections_do_not_shut_agents_out_and_are_sent_away
     assert!(matches!(closed, Ok(0) | Err(_)));
     eventually(async || (open() < 2).then_some(())).await;
     machine.send(&fleet, &changed(&machine, 1, "/tmp/x")).await.ok::<EventsAnswer>();
+}
+
+/// A connection of another address than machines and people of these tests have.
+async fn from_elsewhere(address: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    socket.connect(address).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_address_cannot_hold_all_connections_of_strangers_nor_of_people() {
+    let fleet = Fleet::start_with(|settings| {
+        (settings.limits.agents, settings.limits.api) = (16, 4);
+        (settings.limits.strangers_each, settings.limits.api_each) = (2, 2);
+    })
+    .await;
+    let mut held = Vec::new();
+    for address in [fleet.running.agents_address(), fleet.running.api_address()] {
+        for _ in 0..2 {
+            held.push(from_elsewhere(address).await);
+        }
+        // They say nothing for as long as they may, and no more of them come in.
+        let mut third = from_elsewhere(address).await;
+        let closed = tokio::time::timeout(Duration::from_secs(5), third.read(&mut [0; 1])).await;
+        assert!(matches!(closed, Ok(Ok(0) | Err(_))), "{closed:?}");
+    }
+    let machine = fleet.machine().await;
+    machine.send(&fleet, &changed(&machine, 1, "/tmp/x")).await.ok::<EventsAnswer>();
+    assert_eq!(nobody().get(&fleet, "/readyz").await.status, 200);
 }
 
 /// Whether a machine gets through to the hub.

@@ -4,7 +4,7 @@
 //! What is told names the place and the pattern, not the text: it may be a password.
 
 use super::access::{Asker, From};
-use crate::api::body::is_json;
+use crate::api::body::{in_time, is_json};
 use crate::app::admission::Each;
 use crate::refusal::{Outcome, Refusal};
 use crate::state::Hub;
@@ -60,13 +60,13 @@ impl Suspicions {
 /// Looks at a request on its way.
 ///
 /// # Errors
-/// `invalid` for a text that is longer than any may be.
+/// `invalid` for a text that is longer than any may be, and for a body that does not arrive.
 pub(super) async fn noticed(State(hub): State<Arc<Hub>>, request: Request, next: Next) -> Result<Response, Refusal> {
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned()).unwrap_or_default();
     if NOT_LOOKED_AT.iter().any(|prefix| route.starts_with(prefix)) {
         return Ok(next.run(request).await);
     }
-    let (request, texts) = read(request).await;
+    let (request, texts) = read(request).await?;
     within(&texts, hub.security.policies.input_validation.max_input_length)?;
     if let Some((place, pattern)) = hub.suspicions.find(&texts) {
         let address = request.extensions().get::<From>().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |from| from.0);
@@ -95,16 +95,27 @@ fn within(texts: &[(String, String)], limit: u32) -> Outcome<()> {
 }
 
 /// The texts of a request, by their places, and the request as it was.
-async fn read(request: Request) -> (Request, Vec<(String, String)>) {
+async fn read(request: Request) -> Outcome<(Request, Vec<(String, String)>)> {
     let mut texts = Vec::new();
     if let Ok(Query(pairs)) = Query::<Vec<(String, String)>>::try_from_uri(request.uri()) {
         texts.extend(pairs.into_iter().map(|(name, value)| (format!("?{name}"), value)));
     }
     if !is_json(request.headers()) {
-        return (request, texts);
+        return Ok((request, texts));
     }
     let (parts, mut body) = request.into_parts();
-    let (mut seen, mut pieces) = (Vec::new(), Vec::<Result<Bytes, axum::Error>>::new());
+    // Nobody has looked yet who asks: somebody may send half a body and keep the connection for it.
+    let (seen, pieces) = in_time(beginning(&mut body)).await?;
+    if let Ok(value) = serde_json::from_slice::<Value>(&seen) {
+        walk(&value, &mut String::new(), &mut texts);
+    }
+    let whole = Body::from_stream(stream::iter(pieces).chain(body.into_data_stream()));
+    Ok((Request::from_parts(parts, whole), texts))
+}
+
+/// The beginning of a body, as far as it is looked at: in one, and as it came.
+async fn beginning(body: &mut Body) -> (Vec<u8>, Vec<Result<Bytes, axum::Error>>) {
+    let (mut seen, mut pieces) = (Vec::new(), Vec::new());
     while seen.len() < LOOK {
         match body.frame().await {
             Some(Ok(frame)) => {
@@ -120,11 +131,7 @@ async fn read(request: Request) -> (Request, Vec<(String, String)>) {
             None => break,
         }
     }
-    if let Ok(value) = serde_json::from_slice::<Value>(&seen) {
-        walk(&value, &mut String::new(), &mut texts);
-    }
-    let whole = Body::from_stream(stream::iter(pieces).chain(body.into_data_stream()));
-    (Request::from_parts(parts, whole), texts)
+    (seen, pieces)
 }
 
 /// The texts of a document, by JSON pointers (RFC 6901). The reader bounds how deep it goes.
@@ -170,7 +177,7 @@ mod tests {
             .header(CONTENT_TYPE, "application/json")
             .body(Body::from(document.clone()))
             .unwrap();
-        let (request, texts) = read(request).await;
+        let (request, texts) = read(request).await.unwrap();
         let suspicions = usual();
         assert_eq!(suspicions.find(&texts), Some(("?cursor", r"\.\./")));
         assert_eq!(suspicions.find(&texts[2..]), Some(("/list/0/a~1b", r"union\s+select")));
@@ -183,7 +190,7 @@ mod tests {
         let of = async |media_type: &str| {
             let body = Body::from(r#"{"name":"../"}"#);
             let request = Request::builder().header(CONTENT_TYPE, media_type).body(body).unwrap();
-            read(request).await.1.len()
+            read(request).await.unwrap().1.len()
         };
         for taken in ["application/json", "application/json; charset=utf-8", "APPLICATION/JSON ;q=\"x\""] {
             assert_eq!(of(taken).await, 2, "{taken}");
@@ -196,10 +203,18 @@ mod tests {
         let long = format!(r#"{{"name":"{}"}}"#, "../".repeat(LOOK));
         let request =
             Request::builder().header(CONTENT_TYPE, "application/json").body(Body::from(long.clone())).unwrap();
-        let (request, _) = read(request).await;
+        let (request, _) = read(request).await.unwrap();
         assert_eq!(axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap(), long.as_bytes());
         let request = Request::builder().body(Body::from("../")).unwrap();
-        assert!(read(request).await.1.is_empty());
+        assert!(read(request).await.unwrap().1.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_arrive_is_not_waited_for() {
+        let half = stream::iter([Ok::<_, axum::Error>(Bytes::from_static(b"{"))]).chain(stream::pending());
+        let request =
+            Request::builder().header(CONTENT_TYPE, "application/json").body(Body::from_stream(half)).unwrap();
+        assert_eq!(read(request).await.unwrap_err().code(), ProblemCode::Invalid);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use argon2::password_hash::phc::PasswordHash;
 use argon2::{Algorithm, Argon2, Params, PasswordHasher as _, PasswordVerifier as _, Version};
 use std::sync::Arc;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use zeroize::Zeroizing;
 
 /// The shortest password, in characters (NIST SP 800-63B §3.1.1.2 asks for 15 where it stands alone; 12 with a limit on
@@ -58,8 +58,12 @@ impl Passwords {
     pub async fn hash(&self, name: &str, password: &str) -> Result<String, PasswordError> {
         check(name, password)?;
         let password = Zeroizing::new(password.to_owned());
-        let _permit = self.permits.acquire().await.map_err(|_| PasswordError::Failed)?;
-        tokio::task::spawn_blocking(move || hash_now(&password)).await.map_err(|_| PasswordError::Failed)?
+        let permit = self.permit().await.ok_or(PasswordError::Failed)?;
+        let hashing = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
+            hash_now(&password)
+        });
+        hashing.await.map_err(|_| PasswordError::Failed)?
     }
 
     /// Whether `password` is the one behind `kept`; takes as long when there is none.
@@ -70,12 +74,18 @@ impl Passwords {
         let is_known = kept.is_some();
         let kept = kept.map_or_else(|| self.decoy.to_string(), str::to_owned);
         let password = Zeroizing::new(password.to_owned());
-        let Ok(_permit) = self.permits.acquire().await else { return false };
+        let Some(permit) = self.permit().await else { return false };
         let verified = tokio::task::spawn_blocking(move || {
+            let _permit = permit;
             let parsed = PasswordHash::new(&kept).ok();
             parsed.is_some_and(|hash| argon2().is_ok_and(|a| a.verify_password(password.as_bytes(), &hash).is_ok()))
         });
         verified.await.unwrap_or(false) && is_known
+    }
+
+    /// A turn to hash, held by the work itself: whoever hangs up meanwhile has not ended it.
+    async fn permit(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.permits).acquire_owned().await.ok()
     }
 }
 
@@ -127,6 +137,26 @@ mod tests {
         assert!(!passwords.matches(Some("no hash"), "correct horse battery").await);
         let again = passwords.hash("ada", "correct horse battery").await.unwrap();
         assert_ne!(kept, again, "each has its own salt");
+    }
+
+    #[test]
+    fn who_hangs_up_while_a_password_is_looked_at_makes_no_room_for_the_next() {
+        // One thread for such work, which is busy: what is begun waits there.
+        let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().unwrap();
+        runtime.block_on(async {
+            let passwords = Passwords::new().unwrap();
+            let (go, wait) = std::sync::mpsc::channel::<()>();
+            let busy = tokio::task::spawn_blocking(move || wait.recv());
+            for begun in 1..=AT_A_TIME {
+                let mut asking = Box::pin(passwords.matches(None, "correct horse battery"));
+                assert!(futures_util::poll!(asking.as_mut()).is_pending());
+                drop(asking);
+                assert_eq!(passwords.permits.available_permits(), AT_A_TIME - begun);
+            }
+            go.send(()).unwrap();
+            busy.await.unwrap().unwrap();
+            assert!(!passwords.matches(None, "correct horse battery").await, "the others are done then");
+        });
     }
 
     #[test]
