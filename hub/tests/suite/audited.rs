@@ -1,6 +1,7 @@
 //! Nothing that somebody does goes unwritten: every route that changes something, and its entry in the audit log.
 
 use crate::fleet::{Answer, Fleet, eventually};
+use crate::judge::ONE;
 use crate::people::{PASSWORD, Person, nobody, person, unlimited};
 use picket_hub::api::people::routes;
 use picket_hub_db::TenantId;
@@ -12,20 +13,6 @@ use uuid::Uuid;
 
 /// Routes that look at what they are sent and change nothing.
 const NO_CHANGE: [&str; 2] = ["POST /api/v1/rules/dry-run", "POST /api/v1/rules/validate"];
-
-const RULE: &str = r"title: Plans changed
-id: 6f1c1f0e-5d0e-4c5e-9c39-0c2f6ab0a003
-status: test
-description: Somebody changed a plan.
-logsource:
-    product: linux
-    category: file_change
-detection:
-    selection:
-        TargetFilename|contains: /secret/
-    condition: selection
-level: high
-";
 
 /// Asks for one change after the other, and looks what the audit log has of it.
 struct Walk<'a> {
@@ -89,7 +76,7 @@ async fn whatever_changes_something_is_in_the_audit_log() {
     let body = json!({"note": "Looked at."});
     walk.does(&ada, &by, "PATCH /api/v1/cases/{case_id}", &[&text(&case["id"])], Some(body)).await;
 
-    let body = json!({"source": RULE});
+    let body = json!({"source": ONE});
     let rule = text(&walk.does(&ada, &by, "POST /api/v1/rules", &[], Some(body.clone())).await["id"]);
     walk.does(&ada, &by, "PUT /api/v1/rules/{rule_id}", &[&rule], Some(body)).await;
     walk.does(&ada, &by, "POST /api/v1/rules/{rule_id}/resume", &[&rule], None).await;

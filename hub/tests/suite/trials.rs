@@ -1,30 +1,18 @@
 //! Rules that people send to be looked at and tried, which costs a processor for as long as it takes.
 
-use crate::judge::changed;
+use crate::judge::{ONE, changed};
 use crate::people::{person, unlimited};
 use picket_protocol::hub::EventsAnswer;
 use serde_json::{Value, json};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-const RULE: &str = r"title: A file of the test
-id: 6f1c1f0e-5d0e-4c5e-9c39-0c2f6ab0a00a
-logsource:
-    product: linux
-    category: file_change
-detection:
-    selection:
-        TargetFilename|endswith: /test-file
-    condition: selection
-level: low
-";
-
 #[tokio::test(flavor = "multi_thread")]
 async fn few_are_compiled_and_tried_at_once_and_who_comes_then_is_told_to_come_back() {
     let fleet = unlimited().await;
     let ada = person(&fleet, "ada", &[("*", None)]).await;
     let hub = Arc::clone(fleet.running.hub());
-    let body = json!({ "source": RULE });
+    let body = json!({ "source": ONE });
     let ask = async |path: &str| ada.ask(&fleet, "POST", path, Some(&body)).await;
     let turn = hub.rules.turn_to_try().unwrap();
     let busy = ask("/api/v1/rules/dry-run").await;
@@ -56,7 +44,7 @@ async fn a_dry_run_sees_every_event_of_its_time_page_after_page() {
     let machine = fleet.machine().await;
     let lines: Vec<String> = (1..=450).map(|seq| changed(&machine, seq, "/srv/test-file")).collect();
     machine.send(&fleet, &lines.join("\n")).await.ok::<EventsAnswer>();
-    let body = json!({ "source": RULE });
+    let body = json!({ "source": ONE });
     let ran: Value = ada.ask(&fleet, "POST", "/api/v1/rules/dry-run", Some(&body)).await.ok();
     assert_eq!((&ran["matches"], &ran["cut_short"]), (&json!(450), &json!(false)), "{ran}");
 }

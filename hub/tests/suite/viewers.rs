@@ -2,7 +2,7 @@
 
 use crate::fleet::{Fleet, Machine, eventually};
 use crate::people::{Person, person, unlimited};
-use crate::sockets::{connected, heartbeat, hello, next, next_frame, open};
+use crate::sockets::{Socket, connected, heartbeat, hello, next, next_frame, open};
 use futures_util::{SinkExt as _, StreamExt as _};
 use picket_hub_db::TenantId;
 use picket_protocol::hub::EventsAnswer;
@@ -11,6 +11,19 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tungstenite::Message;
 use uuid::Uuid;
+
+/// Looks at `path`, from where that begins.
+async fn look(fleet: &Fleet, who: &Person, path: &str) -> Socket {
+    open(fleet, fleet.running.api_address(), path, None, &[bearer(who)]).await.unwrap()
+}
+
+/// Looks at `path` from now on: what is returned is where that is.
+async fn look_live(fleet: &Fleet, who: &Person, path: &str) -> (Socket, String) {
+    let mut socket = look(fleet, who, path).await;
+    let ready = next(&mut socket).await;
+    assert_eq!(ready["kind"], "ready", "{path}");
+    (socket, ready["cursor"].as_str().unwrap().to_owned())
+}
 
 fn bearer(person: &Person) -> (&'static str, String) {
     ("authorization", format!("Bearer {}", person.token))
@@ -21,16 +34,14 @@ async fn a_viewer_sees_events_as_they_come_and_goes_on_where_it_was() {
     let fleet = unlimited().await;
     let machine = fleet.machine().await;
     let ada = person(&fleet, "ada", &[("*", None)]).await;
-    let address = fleet.running.api_address();
-    let mut socket = open(&fleet, address, "/api/v1/ws/events", None, &[bearer(&ada)]).await.unwrap();
-    assert_eq!(next(&mut socket).await["kind"], "ready");
+    let (mut socket, _) = look_live(&fleet, &ada, "/api/v1/ws/events").await;
     machine.send(&fleet, &machine.lines(1..=2)).await.ok::<EventsAnswer>();
     let first = next(&mut socket).await;
     assert_eq!((first["kind"].as_str(), first["item"]["seq"].as_u64()), (Some("event"), Some(1)));
     drop(socket);
     machine.send(&fleet, &machine.lines(3..=3)).await.ok::<EventsAnswer>();
     let path = format!("/api/v1/ws/events?cursor={}", first["cursor"].as_str().unwrap());
-    let mut again = open(&fleet, address, &path, None, &[bearer(&ada)]).await.unwrap();
+    let mut again = look(&fleet, &ada, &path).await;
     let told = [next(&mut again).await, next(&mut again).await, next(&mut again).await];
     let seqs: Vec<u64> = told.iter().filter_map(|told| told["item"]["seq"].as_u64()).collect();
     assert_eq!(seqs, [2, 3]);
@@ -53,9 +64,7 @@ async fn a_viewer_that_was_slow_hears_how_much_it_missed_though_nothing_more_hap
     let fleet = unlimited().await;
     let machine = fleet.machine().await;
     let ada = person(&fleet, "ada", &[("*", None)]).await;
-    let address = fleet.running.api_address();
-    let mut socket = open(&fleet, address, "/api/v1/ws/events", None, &[bearer(&ada)]).await.unwrap();
-    assert_eq!(next(&mut socket).await["kind"], "ready");
+    let (mut socket, _) = look_live(&fleet, &ada, "/api/v1/ws/events").await;
     let total = 3000;
     burst(&fleet, &machine, 1..=total).await;
     let hub = fleet.running.hub();
@@ -78,13 +87,11 @@ async fn a_viewer_that_comes_back_gets_a_backlog_that_no_queue_holds_at_its_own_
     let fleet = unlimited().await;
     let machine = fleet.machine().await;
     let ada = person(&fleet, "ada", &[("*", None)]).await;
-    let address = fleet.running.api_address();
-    let mut socket = open(&fleet, address, "/api/v1/ws/events", None, &[bearer(&ada)]).await.unwrap();
-    let ready = next(&mut socket).await;
+    let (socket, cursor) = look_live(&fleet, &ada, "/api/v1/ws/events").await;
     drop(socket);
     burst(&fleet, &machine, 1..=3000).await;
-    let path = format!("/api/v1/ws/events?cursor={}", ready["cursor"].as_str().unwrap());
-    let mut again = open(&fleet, address, &path, None, &[bearer(&ada)]).await.unwrap();
+    let path = format!("/api/v1/ws/events?cursor={cursor}");
+    let mut again = look(&fleet, &ada, &path).await;
     for seq in 1..=3000_u64 {
         let told = next(&mut again).await;
         assert_eq!((told["kind"].as_str(), told["item"]["seq"].as_u64()), (Some("event"), Some(seq)));
@@ -97,12 +104,7 @@ async fn a_viewer_is_told_of_what_it_asked_for_and_of_nothing_else() {
     let fleet = unlimited().await;
     let (ours, theirs) = (fleet.machine().await, fleet.machine().await);
     let ada = person(&fleet, "ada", &[("*", None)]).await;
-    let address = fleet.running.api_address();
-    let viewer = async |path: String| {
-        let mut socket = open(&fleet, address, &path, None, &[bearer(&ada)]).await.unwrap();
-        assert_eq!(next(&mut socket).await["kind"], "ready", "{path}");
-        socket
-    };
+    let viewer = async |path: String| look_live(&fleet, &ada, &path).await.0;
     let mut of_agent = viewer(format!("/api/v1/ws/events?agent_id={}", ours.id)).await;
     let mut of_type = viewer("/api/v1/ws/events?type=alert".to_owned()).await;
     let severities = ["critical", "high", "medium", "low", "informational"];
@@ -158,14 +160,13 @@ async fn a_viewer_of_agents_that_comes_back_hears_of_those_that_changed_meanwhil
     fleet.forward(Duration::from_secs(120));
     let viewer = person(&fleet, "ada", &[("*.read", Some("test"))]).await;
     let address = fleet.running.api_address();
-    let mut socket = open(&fleet, address, "/api/v1/ws/agents", None, &[bearer(&viewer)]).await.unwrap();
-    let ready = next(&mut socket).await;
+    let (socket, cursor) = look_live(&fleet, &viewer, "/api/v1/ws/agents").await;
     drop(socket);
     for machine in [&foreign, &changed] {
         hub.retire(machine.id, "test").await.unwrap();
     }
-    let path = format!("/api/v1/ws/agents?cursor={}", ready["cursor"].as_str().unwrap());
-    let mut again = open(&fleet, address, &path, None, &[bearer(&viewer)]).await.unwrap();
+    let path = format!("/api/v1/ws/agents?cursor={cursor}");
+    let mut again = look(&fleet, &viewer, &path).await;
     let told = next(&mut again).await;
     assert_eq!((&told["kind"], &told["item"]["id"]), (&json!("agent"), &json!(changed.id)));
     assert_eq!(next(&mut again).await["kind"], "ready");
@@ -178,9 +179,7 @@ async fn more_changes_of_agents_than_are_kept_are_looked_up_and_none_is_made_up(
     let fleet = unlimited().await;
     let (ours, theirs) = (fleet.machine().await, fleet.machine_tagged("other").await);
     let viewer = person(&fleet, "ada", &[("*.read", Some("test"))]).await;
-    let address = fleet.running.api_address();
-    let mut socket = open(&fleet, address, "/api/v1/ws/agents", None, &[bearer(&viewer)]).await.unwrap();
-    assert_eq!(next(&mut socket).await["kind"], "ready");
+    let (mut socket, _) = look_live(&fleet, &viewer, "/api/v1/ws/agents").await;
     let hub = fleet.running.hub();
     // At once, and more than the viewer's task can take in between.
     for _ in 0..200_000 {
@@ -216,11 +215,8 @@ async fn a_viewer_sees_findings_and_agents_and_only_those_of_its_tags() {
     let fleet = unlimited().await;
     let (ours, theirs) = (fleet.machine().await, fleet.machine_tagged("other").await);
     let viewer = person(&fleet, "ada", &[("*.read", Some("test"))]).await;
-    let address = fleet.running.api_address();
-    let mut findings = open(&fleet, address, "/api/v1/ws/findings", None, &[bearer(&viewer)]).await.unwrap();
-    assert_eq!(next(&mut findings).await["kind"], "ready");
-    let mut agents = open(&fleet, address, "/api/v1/ws/agents", None, &[bearer(&viewer)]).await.unwrap();
-    assert_eq!(next(&mut agents).await["kind"], "ready");
+    let (mut findings, _) = look_live(&fleet, &viewer, "/api/v1/ws/findings").await;
+    let (mut agents, _) = look_live(&fleet, &viewer, "/api/v1/ws/agents").await;
     for machine in [&theirs, &ours] {
         let line = crate::judge::changed(machine, 1, "/root/.ssh/authorized_keys");
         machine.send(&fleet, &line).await.ok::<EventsAnswer>();
@@ -255,9 +251,7 @@ async fn a_page_of_somebody_elses_cannot_open_a_viewer() {
 async fn a_viewer_whose_permission_is_taken_back_sees_no_more() {
     let fleet = unlimited().await;
     let ada = person(&fleet, "ada", &[("events.read", None)]).await;
-    let address = fleet.running.api_address();
-    let mut socket = open(&fleet, address, "/api/v1/ws/events", None, &[bearer(&ada)]).await.unwrap();
-    assert_eq!(next(&mut socket).await["kind"], "ready");
+    let (mut socket, _) = look_live(&fleet, &ada, "/api/v1/ws/events").await;
     let hub = fleet.running.hub();
     let grants = hub.db.grants(TenantId::DEFAULT, &picket_hub_db::PageRequest::first(10)).await.unwrap();
     hub.db.revoke(TenantId::DEFAULT, &grants.items[0].permission).await.unwrap();

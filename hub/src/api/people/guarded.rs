@@ -2,6 +2,7 @@
 
 use super::access;
 use super::idempotency;
+use super::lasting::lasting;
 use super::openapi;
 use crate::app::people::principal::Action;
 use crate::state::Hub;
@@ -79,11 +80,14 @@ impl Guarded {
         }
         let methods = match needs {
             Needs::Nothing => methods,
-            Needs::Somebody => methods.layer(from_fn_with_state((Arc::clone(&self.hub), None), access::allowed)),
+            Needs::Somebody => methods
+                .layer(from_fn_with_state(self.hub.tasks.clone(), lasting))
+                .layer(from_fn_with_state((Arc::clone(&self.hub), None), access::allowed)),
             // A key is somebody's own, and so comes after who asks. What needs no permission has none: a password's hash in
             // the database would be one more place to guess it.
             Needs::Permission(action) => methods
                 .layer(from_fn_with_state(Arc::clone(&self.hub), idempotency::once))
+                .layer(from_fn_with_state(self.hub.tasks.clone(), lasting))
                 .layer(from_fn_with_state((Arc::clone(&self.hub), Some(action)), access::allowed)),
         };
         self.router = self.router.routes((schemas, paths, methods));

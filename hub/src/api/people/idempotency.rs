@@ -21,7 +21,6 @@ use picket_seal::{OVERHEAD, Place};
 use sha2::{Digest as _, Sha256};
 use std::sync::Arc;
 use std::time::Duration;
-use tracing::Instrument as _;
 
 /// The header with the key (draft-ietf-httpapi-idempotency-key-header).
 pub(crate) const HEADER: &str = "idempotency-key";
@@ -87,14 +86,9 @@ pub(super) async fn once(
             return Err(Refusal::new(ProblemCode::IdempotencyMismatch, detail));
         }
     };
-    let request = Request::from_parts(parts, Body::from(bytes));
-    let tasks = hub.tasks.clone();
-    // To its end though whoever asked hangs up: else what was done and not yet noted would be done again.
-    let doing =
-        tasks.spawn(async move { finished(&hub, &asked, attempt, next.run(request).await).await }.in_current_span());
-    doing.await.unwrap_or_else(|_| {
-        Err(Refusal::new(ProblemCode::Internal, "the request came to no end; the hub's log says why"))
-    })
+    // From here on nobody who hangs up may end it (`lasting`): what was done and not yet noted would be done again.
+    let response = next.run(Request::from_parts(parts, Body::from(bytes))).await;
+    finished(&hub, &asked, attempt, response).await
 }
 
 /// Keeps an answer; forgets a request that came to nothing, so that it may be sent again.

@@ -8,6 +8,7 @@ pub(crate) mod access;
 pub(crate) mod guarded;
 mod headers;
 pub(crate) mod idempotency;
+mod lasting;
 mod limits;
 pub(crate) mod live;
 mod openapi;
