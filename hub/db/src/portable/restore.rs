@@ -38,7 +38,7 @@ pub struct Restore {
     pub taken: Timestamp,
     /// On which days its events were received.
     pub days: std::collections::BTreeSet<i32>,
-    /// What must stay revoked, beside what the present database says.
+    /// What must stay revoked, beside what the present database says, unless that one knows better.
     pub revoked: Vec<RevocationRecord>,
     /// For the backup of another hub: the setting, as key and value, that says whose the database is from now on. Keys that
     /// the other hub sealed are left out, as they do not open here.
@@ -179,20 +179,13 @@ fn adopt(tx: &mut dyn Tx, wish: &Restore) -> Result<()> {
     Ok(())
 }
 
-/// All that must stay revoked.
-fn both(mut present: Standing, wish: &Restore) -> Standing {
-    present.revoked.extend(wish.revoked.iter().cloned());
-    present.revoked.retain(|record| record.speaks_against(wish.taken));
-    present
-}
-
 async fn into_server(url: &str, options: &Options, filling: Filling, wish: Restore) -> Result<Restored> {
     let engine = Postgres::open(url, options).await?;
     engine.make_days(&wish.days).await?;
     let done = engine
         .write("restore the backup", move |tx| {
             check(tx, &wish)?;
-            let standing = both(standing(tx, wish.taken)?, &wish);
+            let standing = standing(tx, wish.taken)?.settled(&wish.revoked, wish.taken);
             let revoked = standing.revoked.len() as u64;
             let fill =
                 Fill { replace: true, keep_events: false, standing, restored_at: Some(wish.now), marks: Vec::new() };
@@ -243,7 +236,7 @@ async fn into_file(path: &Path, options: &Options, filling: Filling, wish: Resto
         None
     };
     let (before, present) = present.map_or((Standing::default(), None), |(standing, db)| (standing, Some(db)));
-    let standing = both(before, &wish);
+    let standing = before.settled(&wish.revoked, wish.taken);
     let revoked = standing.revoked.len() as u64;
     let new = beside(&path, ".restoring");
     let now = wish.now;

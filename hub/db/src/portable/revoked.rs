@@ -1,16 +1,25 @@
 //! What was taken back stays taken back, whatever a backup says: what a restore must hold to.
 //!
-//! It is known from two places: the database that is replaced, as far as it can be read, and the record that a hub keeps
-//! beside its keys. Both only ever take away; but a password that was changed since is taken over as it is now. What was issued since the backup is carried over from the former database,
-//! so that no machine loses its identity to a restore.
+//! It is known from two places: the database that is replaced, as far as it can be read, and the record that a hub
+//! keeps beside its keys. Both only ever take away; but a password that was changed since is taken over as it is now.
+//! What was issued since the backup is carried over from the former database, so that no machine loses its identity to a
+//! restore.
+//!
+//! Both are written before the thing is done, and neither says that it failed or was undone. The former database does,
+//! of people: who may sign in there, and a permission that is there, stay what the backup makes of them. It says nothing
+//! of what it was not told of, as one does that is older than the record.
 
 use super::export::{quoted, values};
 use super::tables;
 use crate::shared::{Row, Tx, Value, params};
-use crate::{DbError, Result, TenantId};
-use jiff::Timestamp;
+use crate::{DbError, Result, TenantId, UserStatus};
+use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
+
+/// By how much the record beside the keys may be later than the audit log's entry of the same, which is written first.
+const BEHIND: SignedDuration = SignedDuration::from_mins(1);
 
 /// What was taken back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,8 +95,66 @@ pub(crate) struct Standing {
     pub(crate) revoked: Vec<RevocationRecord>,
     /// Rows that the backup cannot have, by table.
     pub(crate) since: Vec<(&'static str, Vec<Vec<Value>>)>,
-    /// Passwords as they were when the backup was replaced, of people that were changed after it.
-    pub(crate) passwords: Vec<Password>,
+    /// Passwords that hold in place of those of the backup.
+    passwords: Vec<Password>,
+    /// What the former database has of people.
+    former: Former,
+}
+
+/// What the database that is replaced has of people; nothing where it cannot be read.
+#[derive(Debug, Clone, Default)]
+struct Former {
+    /// Until when it was told of anything, by tenant.
+    told_until: BTreeMap<i32, Timestamp>,
+    /// Who may sign in.
+    active: BTreeSet<(i32, Uuid)>,
+    /// What everybody signs in with.
+    passwords: BTreeMap<(i32, Uuid), Password>,
+    /// Permissions: whose, for what, and on which tag, which is empty for everywhere.
+    grants: BTreeSet<(i32, String, String, String)>,
+}
+
+impl Former {
+    /// Whether it was told of what a record says, and has it all the same: it failed, or was undone.
+    fn contradicts(&self, record: &RevocationRecord) -> bool {
+        let tenant = record.tenant;
+        let was_told = self.told_until.get(&tenant).is_some_and(|until| record.at.duration_since(*until) <= BEHIND);
+        was_told
+            && match &record.what {
+                RevokedWhat::Certificate { .. } | RevokedWhat::Agent { .. } | RevokedWhat::ApiToken { .. } => false,
+                RevokedWhat::User { id } => self.active.contains(&(tenant, *id)),
+                RevokedWhat::Password { user } => self.passwords.contains_key(&(tenant, *user)),
+                RevokedWhat::Grant { principal, action, tag } => {
+                    let tag = tag.clone().unwrap_or_default();
+                    self.grants.contains(&(tenant, principal.clone(), action.clone(), tag))
+                }
+            }
+    }
+}
+
+impl Standing {
+    /// With what the record beside the keys says, and without what says nothing against a backup of `taken` or is
+    /// contradicted by the former database. Where that one has a password, it is the one that holds.
+    pub(super) fn settled(mut self, recorded: &[RevocationRecord], taken: Timestamp) -> Self {
+        self.revoked.extend(recorded.iter().cloned());
+        self.revoked.retain(|record| record.speaks_against(taken));
+        let former = std::mem::take(&mut self.former);
+        let mut changed = BTreeSet::new();
+        self.revoked.retain(|record| {
+            let stays = !former.contradicts(record);
+            if let RevokedWhat::Password { user } = record.what
+                && !stays
+            {
+                changed.insert((record.tenant, user));
+            }
+            stays
+        });
+        // Not of people that the backup may know better: one that is restored may be younger than what it replaces.
+        let holds = |key: &(i32, Uuid), kept: &Password| kept.at > taken || changed.contains(key);
+        let holding = former.passwords.into_iter().filter(|(key, kept)| holds(key, kept));
+        self.passwords = holding.map(|(_, kept)| kept).collect();
+        self
+    }
 }
 
 /// What a user signs in with, as the database that was replaced knew it. Hashes: they never reach a log.
@@ -129,7 +196,8 @@ pub fn taken_back(action: &str, object: &str, details: &serde_json::Value) -> Op
 fn details(record: &str) -> serde_json::Value {
     let signed: serde_json::Value = serde_json::from_str(record).unwrap_or_default();
     let entry = signed["payload"].as_str().and_then(|text| serde_json::from_str::<serde_json::Value>(text).ok());
-    entry.map(|mut entry| entry["details"].take()).unwrap_or_default()
+    // What somebody meddled with may be anything.
+    entry.and_then(|mut entry| entry.get_mut("details").map(serde_json::Value::take)).unwrap_or_default()
 }
 
 fn record(row: &Row, what: RevokedWhat) -> Result<RevocationRecord> {
@@ -158,10 +226,6 @@ pub(super) fn standing(tx: &mut dyn Tx, taken: Timestamp) -> Result<Standing> {
     for row in &rows {
         standing.revoked.push(record(row, RevokedWhat::ApiToken { id: row.uuid(3)? })?);
     }
-    let rows = tx.query("SELECT tenant_id, updated_at, '', id FROM users WHERE status = 'disabled'", &[])?;
-    for row in &rows {
-        standing.revoked.push(record(row, RevokedWhat::User { id: row.uuid(3)? })?);
-    }
     // What is gone leaves no row that says so, but an entry of the audit log: whichever replica wrote it.
     let rows = tx.query(
         "SELECT tenant_id, at, actor, action, object, record FROM audit WHERE at >= $1 \
@@ -173,20 +237,7 @@ pub(super) fn standing(tx: &mut dyn Tx, taken: Timestamp) -> Result<Standing> {
             standing.revoked.push(record(row, what)?);
         }
     }
-    // Not of people that the backup may know better: one that is restored may be younger than what it replaces.
-    let rows = tx.query(
-        "SELECT tenant_id, updated_at, id, password, must_change FROM users WHERE updated_at > $1",
-        params![taken],
-    )?;
-    for row in &rows {
-        standing.passwords.push(Password {
-            tenant: TenantId(i32::try_from(row.int(0)?).unwrap_or_default()),
-            at: row.opt_time(1)?.unwrap_or_default(),
-            user: row.uuid(2)?,
-            hash: row.opt_text(3)?,
-            must_change: row.bool(4)?,
-        });
-    }
+    people(tx, &mut standing)?;
     // Agents first: their tags refer to them.
     for (name, condition) in [
         ("agents", "created_at > $1"),
@@ -201,6 +252,36 @@ pub(super) fn standing(tx: &mut dyn Tx, taken: Timestamp) -> Result<Standing> {
         standing.since.push((table.name, values(tx, table, condition, params![taken])?));
     }
     Ok(standing)
+}
+
+/// What the database that is about to be replaced says of people.
+fn people(tx: &mut dyn Tx, standing: &mut Standing) -> Result<()> {
+    let former = &mut standing.former;
+    let tenant = |row: &Row| Ok::<_, DbError>(i32::try_from(row.int(0)?).unwrap_or_default());
+    let rows = tx.query("SELECT tenant_id, updated_at, '', id, status, password, must_change FROM users", &[])?;
+    for row in &rows {
+        let (tenant, user) = (tenant(row)?, row.uuid(3)?);
+        if row.text(4)? == UserStatus::Active.as_str() {
+            former.active.insert((tenant, user));
+        } else {
+            standing.revoked.push(record(row, RevokedWhat::User { id: user })?);
+        }
+        let password = Password {
+            tenant: TenantId(tenant),
+            user,
+            hash: row.opt_text(5)?,
+            must_change: row.bool(6)?,
+            at: row.opt_time(1)?.unwrap_or_default(),
+        };
+        former.passwords.insert((tenant, user), password);
+    }
+    for row in &tx.query("SELECT tenant_id, principal, action, tag FROM permissions", &[])? {
+        former.grants.insert((tenant(row)?, row.text(1)?, row.text(2)?, row.text(3)?));
+    }
+    for row in &tx.query("SELECT tenant_id, max(at) FROM audit GROUP BY tenant_id", &[])? {
+        former.told_until.insert(tenant(row)?, row.time(1)?);
+    }
+    Ok(())
 }
 
 /// Takes back what was taken back.
