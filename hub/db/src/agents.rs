@@ -8,6 +8,14 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
+/// Under which keys of the settings it is kept which of its certificates an agent works with: its id follows. What is
+/// kept under this and the next two goes with the agent.
+pub const CERTIFICATES_IN_USE: &str = "certificate-in-use/";
+/// Under which keys it is kept when an agent was last asked to renew its certificate.
+pub const RENEWALS_ASKED: &str = "renewal-asked/";
+/// Under which keys it is kept what an agent last said of its configuration.
+pub const CONFIG_STATUSES: &str = "config-status/";
+
 words! {
     /// Where an agent stands.
     AgentStatus {
@@ -239,8 +247,8 @@ pub trait Agents {
     /// [`crate::DbError::NotFound`].
     async fn retire_agent(&self, tenant: TenantId, id: Uuid, by: &str, now: Timestamp) -> Result<Agent>;
 
-    /// Removes a retired agent, its boots and its streams. Its events and findings stay until retention takes them, its
-    /// certificates stay revoked.
+    /// Removes a retired agent, its boots and its streams, and what the settings keep of it ([`CERTIFICATES_IN_USE`]).
+    /// Its events and findings stay until retention takes them, its certificates stay revoked.
     ///
     /// # Errors
     /// [`crate::DbError::NotFound`]; [`crate::DbError::Invalid`] when it is not retired.

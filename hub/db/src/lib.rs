@@ -37,7 +37,7 @@ mod upkeep;
 mod users;
 
 pub use agents::{Agent, AgentBoot, AgentFilter, AgentReport, AgentSeen, AgentStatus, AgentUpdate};
-pub use agents::{Agents, NewAgent, SeenOutcome};
+pub use agents::{Agents, CERTIFICATES_IN_USE, CONFIG_STATUSES, NewAgent, RENEWALS_ASKED, SeenOutcome};
 pub use audit::{Audit, AuditEntry, AuditFilter, AuditHead, NewAuditEntry};
 pub use basics::{Cursor, Hidden, PAGE_MAX, Page, PageRequest, Revision, Sha256, TenantId};
 pub use blocks::{Block, BlockSubject, Blocks};

@@ -3,6 +3,7 @@
 use crate::app::replicas::Telling;
 use crate::refusal::{Outcome, storage};
 use crate::state::Hub;
+use picket_hub_db::CONFIG_STATUSES;
 use picket_protocol::hub::{ConfigDocument, ConfigStatus, Frame};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -11,7 +12,7 @@ use uuid::Uuid;
 
 /// Under which key of the settings the last word of an agent about its configuration is kept.
 fn status_key(agent: Uuid) -> String {
-    format!("config-status/{agent}")
+    format!("{CONFIG_STATUSES}{agent}")
 }
 
 impl Hub {

@@ -10,7 +10,7 @@ use super::identity::KnownAgent;
 use super::presence::Machine;
 use crate::state::Hub;
 use jiff::{SignedDuration, Timestamp};
-use picket_hub_db::{DbError, PageRequest};
+use picket_hub_db::{CERTIFICATES_IN_USE, DbError, PageRequest};
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -50,7 +50,7 @@ impl InUse {
 
 /// Under which key of the settings it is kept.
 fn key(agent: Uuid) -> String {
-    format!("certificate-in-use/{agent}")
+    format!("{CERTIFICATES_IN_USE}{agent}")
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

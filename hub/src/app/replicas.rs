@@ -12,7 +12,7 @@ use crate::state::Hub;
 use bytes::Bytes;
 use jiff::Timestamp;
 use picket_bus::{Bus, Health, Heard, NatsBus, NatsSettings, Pattern, Subject, Subscription};
-use picket_hub_db::{AgentStatus, TenantId};
+use picket_hub_db::{AgentStatus, RENEWALS_ASKED, TenantId};
 use picket_protocol::hub::{Bye, ByeReason, Frame};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -219,7 +219,7 @@ impl Hub {
 
 /// Under which key of the settings is kept when it was last asked that an agent renews its certificate.
 fn asked_key(agent: Uuid) -> String {
-    format!("renewal-asked/{agent}")
+    format!("{RENEWALS_ASKED}{agent}")
 }
 
 fn renewal() -> Frame {

@@ -4,8 +4,8 @@ use crate::fleet::{Fleet, Machine, eventually};
 use crate::people::{person, unlimited};
 use crate::sockets::{connected, heartbeat, hello, next_frame};
 use futures_util::{SinkExt as _, StreamExt as _};
-use picket_hub_db::{EventFilter, Finding, FindingFilter, PageRequest, TenantId};
-use picket_protocol::hub::{ByeReason, EventsAnswer, Frame};
+use picket_hub_db::{EventFilter, Finding, FindingFilter, PageRequest, RENEWALS_ASKED, TenantId};
+use picket_protocol::hub::{ByeReason, ConfigState, ConfigStatus, EventsAnswer, Frame};
 use serde_json::Value;
 use std::time::Duration;
 use tungstenite::Message;
@@ -119,4 +119,42 @@ async fn a_copied_key_whose_holder_never_sends_a_heartbeat_is_found_all_the_same
     fleet.forward(Duration::from_secs(61));
     renewed(&lost).await;
     assert_eq!(clones_told(&fleet).await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_is_forgotten_leaves_nothing_in_the_settings() {
+    let fleet = unlimited().await;
+    let (hub, ada) = (fleet.running.hub(), person(&fleet, "ada", &[("agents.*", None)]).await);
+    let (stays, old) = (fleet.machine().await, fleet.machine().await);
+    for machine in [&stays, &old] {
+        let status = ConfigStatus {
+            version: 1,
+            sequence: 1,
+            state: ConfigState::Applied,
+            effective_sha256: String::new(),
+            errors: Vec::new(),
+            needs_restart: Vec::new(),
+            at: fleet.now(),
+        };
+        hub.note_config_status(machine.id, &status).await.unwrap();
+        // Only where there are other replicas it is kept that somebody asks an agent to renew.
+        let asked = serde_json::to_vec(&fleet.now()).unwrap();
+        let key = format!("{RENEWALS_ASKED}{}", machine.id);
+        hub.db.put_setting(TenantId::DEFAULT, &key, &asked, None, fleet.now()).await.unwrap();
+    }
+    let key = picket_pki::PrivateKey::generate().unwrap();
+    let answer: picket_protocol::hub::CertificateAnswer = old.renew(&fleet, &key).await.ok();
+    let chain = picket_pki::certificates_from_pem(&answer.certificate).unwrap();
+    let new = Machine { id: old.id, key, chain, boot: old.boot };
+    new.send(&fleet, &new.lines(1..=1)).await.ok::<EventsAnswer>();
+    let kept = async |id: Uuid| {
+        let all = hub.db.settings(TenantId::DEFAULT, "").await.unwrap();
+        all.into_iter().filter(|kept| kept.key.contains(&id.to_string())).count()
+    };
+    assert_eq!((kept(old.id).await, kept(stays.id).await), (3, 2));
+    let path = format!("/api/v1/agents/{}", old.id);
+    for path in [path.clone(), format!("{path}?purge=true")] {
+        assert_eq!(ada.ask(&fleet, "DELETE", &path, None).await.status, 204);
+    }
+    assert_eq!((kept(old.id).await, kept(stays.id).await), (0, 2));
 }

@@ -4,8 +4,8 @@ use super::cursor::{Key, Order};
 use super::select::{Select, by};
 use super::{Engine, Row, Store, Tx, params};
 use crate::{
-    Agent, AgentBoot, AgentFilter, AgentReport, AgentSeen, AgentStatus, AgentUpdate, Agents, NewAgent, Page,
-    PageRequest, Result, Revision, SeenOutcome, TenantId,
+    Agent, AgentBoot, AgentFilter, AgentReport, AgentSeen, AgentStatus, AgentUpdate, Agents, CERTIFICATES_IN_USE,
+    CONFIG_STATUSES, NewAgent, Page, PageRequest, RENEWALS_ASKED, Result, Revision, SeenOutcome, TenantId,
 };
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -265,6 +265,10 @@ impl<E: Engine> Agents for Store<E> {
                 let found = find(tx, tenant, id, true)?.ok_or_else(|| tx.not_found(format!("agent {id}")))?;
                 if found.status != AgentStatus::Retired {
                     return Err(tx.invalid(format!("agent {id} is not retired; retire it first")));
+                }
+                for kept in [CERTIFICATES_IN_USE, CONFIG_STATUSES, RENEWALS_ASKED] {
+                    let sql = "DELETE FROM settings WHERE tenant_id = $1 AND key = $2";
+                    tx.execute(sql, params![tenant, format!("{kept}{id}")])?;
                 }
                 tx.execute("DELETE FROM agents WHERE tenant_id = $1 AND id = $2", params![tenant, id]).map(drop)
             })

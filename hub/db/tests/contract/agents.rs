@@ -3,7 +3,11 @@
 use crate::bench::{T, all, at, certificate, id, new_agent};
 use crate::contract;
 use picket_hub_db::{AgentFilter, AgentSeen, AgentStatus, AgentUpdate, DbError, PageRequest, Revocation, SeenOutcome};
+use picket_hub_db::{CERTIFICATES_IN_USE, CONFIG_STATUSES, RENEWALS_ASKED};
 use std::collections::BTreeSet;
+
+/// What the settings keep of each agent.
+const KEPT: [&str; 3] = [CERTIFICATES_IN_USE, CONFIG_STATUSES, RENEWALS_ASKED];
 
 fn revocation(seconds: i64, reason: &str) -> Revocation {
     Revocation { at: at(seconds), reason: reason.into(), by: "user:ada".into() }
@@ -194,8 +198,14 @@ contract! {
         assert_eq!(bench.db.retire_agent(T, id(1), "user:bob", at(10)).await.unwrap(), retired);
         let late = certificate(id(1), "0b", 1);
         assert!(bench.db.renew_certificate(T, &late, "0a").await.unwrap_err().is_conflict());
+        // What the settings keep of an agent goes with it, and of no other one.
+        for (agent, kept) in [1, 2].into_iter().flat_map(|agent| KEPT.map(|kept| (id(agent), kept))) {
+            bench.db.put_setting(T, &format!("{kept}{agent}"), b"x", None, at(9)).await.unwrap();
+        }
         bench.db.delete_agent(T, id(1)).await.unwrap();
         assert_eq!(bench.db.agent(T, id(1)).await.unwrap(), None);
+        let left: Vec<_> = bench.db.settings(T, "").await.unwrap().into_iter().map(|kept| kept.key).collect();
+        assert_eq!(left, KEPT.map(|kept| format!("{kept}{}", id(2))));
         let revoked = bench.db.certificate(T, "0a").await.unwrap().unwrap().revoked.unwrap();
         assert_eq!((revoked.at, revoked.by.as_str()), (at(9), "user:ada"));
     }
