@@ -1,10 +1,15 @@
 //! From an agent's event to a finding, through the whole hub.
 
 use crate::fleet::{Fleet, Machine, eventually};
+use crate::people::{person, unlimited};
+use jiff::SignedDuration;
+use picket_hub::app::rules::new_rule;
 use picket_hub::state::Hub;
 use picket_hub_db::{Finding, FindingFilter, PageRequest, RuleOrigin, TenantId};
-use picket_protocol::hub::EventsAnswer;
-use serde_json::json;
+use picket_hub_rules::{RuleState, Suspension};
+use picket_protocol::hub::{EventsAnswer, ProblemCode};
+use serde_json::{Value, json};
+use std::time::Duration;
 
 pub async fn findings(fleet: &Fleet) -> Vec<Finding> {
     let db = &fleet.running.hub().db;
@@ -156,7 +161,7 @@ async fn a_correlation_holds_over_an_outage_of_the_hub_that_is_longer_than_its_w
     machine.send(&fleet, &changed(&machine, 2, "/srv/test-file")).await.ok::<EventsAnswer>();
     eventually(async || findings(&fleet).await.first().filter(|finding| finding.event_count == 2).cloned()).await;
     // The machine sees the third a moment after the second, and can deliver it when the hub is back, an hour later.
-    fleet.forward(std::time::Duration::from_secs(3600));
+    fleet.forward(Duration::from_secs(3600));
     let fleet = fleet.restart().await;
     machine.send(&fleet, &changed(&machine, 3, "/srv/test-file")).await.ok::<EventsAnswer>();
     let again = |found: Vec<Finding>| found.into_iter().find(|finding| finding.title.ends_with("again and again"));
@@ -219,7 +224,7 @@ async fn a_file_is_in_force_before_the_pack_over_every_restart_and_the_pack_is_b
 async fn a_file_whose_id_a_rule_of_the_api_has_is_named_and_in_force_once_that_one_is_gone() {
     let fleet = Fleet::start().await;
     let (hub, dir) = (fleet.running.hub(), fleet.dir.path().join("rules.d"));
-    let new = picket_hub::app::rules::new_rule(RULE, RuleOrigin::Api).unwrap();
+    let new = new_rule(RULE, RuleOrigin::Api).unwrap();
     hub.db.put_rule(TenantId::DEFAULT, &new, Some(0), "ada", fleet.now()).await.unwrap();
     picket_durable::create_dir(&dir, 0o755).unwrap();
     let own = format!("{RULE}# The file's.\n");
@@ -259,4 +264,88 @@ async fn a_replica_removes_no_rule_that_another_one_has_a_file_of() {
     picket_durable::remove_if_present(&dir.join("test.yml")).unwrap();
     hub.put_files().await.unwrap();
     assert!(there().await, "the other one has it still");
+}
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_that_has_been_gone_for_a_week_takes_its_rules_along_and_one_that_runs_says_so_daily() {
+    let fleet = Fleet::start().await;
+    let (hub, dir) = (fleet.running.hub(), fleet.dir.path().join("rules.d"));
+    picket_durable::create_dir(&dir, 0o755).unwrap();
+    picket_durable::write_atomic(&dir.join("one.yml"), ONE.as_bytes(), 0o644).unwrap();
+    look(hub).await;
+    // Another machine had a rule that is here, too, one of its own, and one in the place of one of the pack.
+    let of_pack = picket_hub_rules::pack()[0].yaml;
+    let sources = [ONE.to_owned(), RULE.to_owned(), format!("{of_pack}\n# Looked at there.\n")];
+    let theirs = sources.map(|source| new_rule(&source, RuleOrigin::File).unwrap());
+    for rule in &theirs[1..] {
+        hub.db.put_rule(TenantId::DEFAULT, rule, None, "hub", fleet.now()).await.unwrap();
+    }
+    let other = "rule-files/another-replica";
+    let value = serde_json::to_vec(&theirs.each_ref().map(|rule| &rule.id)).unwrap();
+    hub.db.put_setting(TenantId::DEFAULT, other, &value, None, fleet.now()).await.unwrap();
+    let origins = async || {
+        let mut origins = Vec::new();
+        for rule in &theirs {
+            origins.push(hub.db.rule(TenantId::DEFAULT, &rule.id).await.unwrap().map(|kept| kept.origin));
+        }
+        origins
+    };
+    let lists = async || hub.db.settings(TenantId::DEFAULT, "rule-files/").await.unwrap();
+    fleet.forward(DAY * 6);
+    hub.put_files().await.unwrap();
+    assert_eq!(origins().await, [Some(RuleOrigin::File); 3], "it may come back");
+    let said = lists().await.into_iter().find(|list| list.key != other).unwrap().updated_at;
+    assert!(fleet.now().duration_since(said) < SignedDuration::from_hours(1), "nothing changed here, and it is said");
+    fleet.forward(DAY);
+    hub.put_files().await.unwrap();
+    assert_eq!(origins().await, [Some(RuleOrigin::File), None, Some(RuleOrigin::Pack)]);
+    let left = lists().await;
+    assert!(left.len() == 1 && left[0].key != other, "{left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_removes_the_rule_of_a_file_that_no_machine_has_any_more() {
+    let fleet = unlimited().await;
+    let (hub, ada) = (fleet.running.hub(), person(&fleet, "ada", &[("*", None)]).await);
+    let rule = new_rule(RULE, RuleOrigin::File).unwrap();
+    hub.db.put_rule(TenantId::DEFAULT, &rule, None, "hub", fleet.now()).await.unwrap();
+    let said = async |days: u32| {
+        let (key, value) = ("rule-files/another-replica", serde_json::to_vec(&[&rule.id]).unwrap());
+        hub.db.put_setting(TenantId::DEFAULT, key, &value, None, fleet.now() - DAY * days).await.unwrap();
+    };
+    let path = format!("/api/v1/rules/{}", rule.id);
+    said(6).await;
+    let refused = ada.ask(&fleet, "DELETE", &path, None).await.problem();
+    assert!(refused.code == ProblemCode::Conflict && refused.detail.contains("would come back"), "{refused}");
+    said(7).await;
+    assert_eq!(ada.ask(&fleet, "DELETE", &path, None).await.status, 204);
+    assert_eq!(hub.db.rule(TenantId::DEFAULT, &rule.id).await.unwrap(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_list_of_rules_says_of_each_how_it_is_doing() {
+    let fleet = unlimited().await;
+    let (hub, ada) = (fleet.running.hub(), person(&fleet, "ada", &[("rules.read", None)]).await);
+    // It asks for a rule that is not there.
+    let refused = new_rule(THREE, RuleOrigin::Api).unwrap();
+    hub.db.put_rule(TenantId::DEFAULT, &refused, None, "ada", fleet.now()).await.unwrap();
+    hub.rules_changed().await.unwrap();
+    let held = hub.rules.health().into_iter().find(|health| health.state == RuleState::Active).unwrap().rule;
+    hub.rules.engine().suspend(held);
+    hub.note_suspension(held, &Suspension::Held).await;
+    let all: Value = ada.get(&fleet, "/api/v1/rules?limit=1000").await.ok();
+    let all = all["items"].as_array().unwrap();
+    let of = |id: &str| all.iter().find(|rule| rule["id"] == id).unwrap();
+    let refused = of(&refused.id);
+    assert!(refused["state"].is_null() && refused["why"].is_string(), "{refused}");
+    let held = of(&held.id.to_string());
+    assert!(held["state"] == "suspended" && held["why"].as_str().unwrap().contains("held back"), "{held}");
+    let count = |state: &str| all.iter().filter(|rule| rule["state"] == state && rule["why"].is_null()).count();
+    assert_eq!(count("active") + count("unreached"), all.len() - 2);
+    for rule in all {
+        let one: Value = ada.get(&fleet, &format!("/api/v1/rules/{}", rule["id"].as_str().unwrap())).await.ok();
+        assert_eq!((&one["state"], &one["why"]), (&rule["state"], &rule["why"]));
+    }
 }

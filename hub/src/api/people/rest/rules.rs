@@ -7,7 +7,7 @@ use crate::api::people::guarded::Guarded;
 use crate::api::people::page::{IfMatch, PageQuery, Paged, Versioned, changed, expected};
 use crate::api::people::words::{RuleOriginWord, Word};
 use crate::app::people::principal::Action;
-use crate::app::rules::new_rule;
+use crate::app::rules::{RuleSet, new_rule};
 use crate::refusal::{Outcome, Refusal};
 use crate::state::Hub;
 use axum::Json;
@@ -16,10 +16,11 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use jiff::{SignedDuration, Timestamp};
 use picket_hub_db::{EventFilter, PageRequest, Rule, RuleFilter, RuleOrigin, RuleVersion, StoredEvent};
-use picket_hub_rules::{DryRunLimits, EventView, Problem as RuleProblem, Product, Received, RuleState};
+use picket_hub_rules::{DryRunLimits, EventView, Problem as RuleProblem, Product, Received, RuleHealth, RuleState};
 use picket_protocol::hub::{FieldError, ProblemCode};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -89,36 +90,54 @@ struct RuleView {
     updated_by: String,
 }
 
-fn view(hub: &Hub, rule: Rule) -> RuleView {
-    let health = hub.rules.health().into_iter().find(|health| health.rule.id.to_string() == rule.id);
-    let refused = hub.rules.refused().remove(&rule.id);
-    let (state, why) = match health.as_ref().map(|health| &health.state) {
-        Some(RuleState::Active) => (Some("active"), None),
-        Some(RuleState::Unreached) => (Some("unreached"), None),
-        Some(RuleState::Suspended { why }) => {
-            (Some("suspended"), Some(hub.rules.suspended_because(&rule.id).unwrap_or_else(|| why.to_string())))
-        }
-        None => (None, refused.map(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))),
-    };
-    let warnings = hub.rules.warnings(&rule.id).iter().map(ToString::to_string).collect();
-    RuleView {
-        id: rule.id,
-        version: rule.version,
-        title: rule.title,
-        level: rule.level,
-        logsource: rule.logsource,
-        origin: Word(rule.origin),
-        enabled: rule.enabled,
-        source: rule.source,
-        state: state.map(str::to_owned),
-        why,
-        warnings,
-        matches: health.as_ref().map(|health| health.matches),
-        mean_nanos: health.as_ref().map(|health| health.mean_nanos),
-        revision: rule.revision,
-        updated_at: rule.updated_at,
-        updated_by: rule.updated_by,
+/// How the rules are doing, taken once for all that are shown: to take it holds up who judges.
+struct Doing<'h> {
+    rules: &'h RuleSet,
+    health: HashMap<String, RuleHealth>,
+    refused: BTreeMap<String, Vec<RuleProblem>>,
+}
+
+impl<'h> Doing<'h> {
+    fn of(hub: &'h Hub) -> Self {
+        let rules = &hub.rules;
+        let health = rules.health().into_iter().map(|health| (health.rule.id.to_string(), health)).collect();
+        Self { rules, health, refused: rules.refused() }
     }
+
+    fn view(&self, rule: Rule) -> RuleView {
+        let health = self.health.get(&rule.id);
+        let (state, why) = match health.map(|health| &health.state) {
+            Some(RuleState::Active) => (Some("active"), None),
+            Some(RuleState::Unreached) => (Some("unreached"), None),
+            Some(RuleState::Suspended { why }) => {
+                (Some("suspended"), Some(self.rules.suspended_because(&rule.id).unwrap_or_else(|| why.to_string())))
+            }
+            None => (None, self.refused.get(&rule.id).map(|problems| lines(problems).join("; "))),
+        };
+        let warnings = lines(&self.rules.warnings(&rule.id));
+        RuleView {
+            id: rule.id,
+            version: rule.version,
+            title: rule.title,
+            level: rule.level,
+            logsource: rule.logsource,
+            origin: Word(rule.origin),
+            enabled: rule.enabled,
+            source: rule.source,
+            state: state.map(str::to_owned),
+            why,
+            warnings,
+            matches: health.map(|health| health.matches),
+            mean_nanos: health.map(|health| health.mean_nanos),
+            revision: rule.revision,
+            updated_at: rule.updated_at,
+            updated_by: rule.updated_by,
+        }
+    }
+}
+
+fn lines(problems: &[RuleProblem]) -> Vec<String> {
+    problems.iter().map(ToString::to_string).collect()
 }
 
 /// Which rules.
@@ -142,7 +161,8 @@ async fn list(
 ) -> Outcome<Json<Paged<RuleView>>> {
     let filter = RuleFilter { origin: query.origin.map(|word| word.0), enabled: query.enabled, logsource: None };
     let found = hub.db.rules(hub.tenant, &filter, &page.request()?).await?;
-    Ok(Json(Paged::of(found, |rule| Some(view(&hub, rule)))))
+    let doing = Doing::of(&hub);
+    Ok(Json(Paged::of(found, |rule| Some(doing.view(rule)))))
 }
 
 /// A rule as it is written.
@@ -181,7 +201,7 @@ async fn create(
         error.into()
     })?;
     hub.rules_changed().await?;
-    Ok((StatusCode::CREATED, Versioned { revision: rule.revision, value: view(&hub, rule) }).into_response())
+    Ok((StatusCode::CREATED, Versioned { revision: rule.revision, value: Doing::of(&hub).view(rule) }).into_response())
 }
 
 /// One rule.
@@ -189,7 +209,7 @@ async fn create(
     responses((status = 200, body = RuleView), (status = 304, description = "The client has this version")))]
 async fn show(State(hub): State<Arc<Hub>>, InPath(id): InPath<Uuid>, headers: HeaderMap) -> Outcome<Response> {
     let rule = known(&hub, id).await?;
-    Ok(Versioned { revision: rule.revision, value: view(&hub, rule) }.answer(&headers))
+    Ok(Versioned { revision: rule.revision, value: Doing::of(&hub).view(rule) }.answer(&headers))
 }
 
 /// Changes a rule: a new version if its source is another one.
@@ -224,10 +244,10 @@ async fn update(
     let put = hub.db.put_rule(hub.tenant, &new, expected, &caller.principal.name, hub.clock.now()).await;
     let rule = put.map_err(|error| changed(error.into()))?;
     hub.rules_changed().await?;
-    Ok(Versioned { revision: rule.revision, value: view(&hub, rule) }.into_response())
+    Ok(Versioned { revision: rule.revision, value: Doing::of(&hub).view(rule) }.into_response())
 }
 
-/// Deletes a rule. Its findings stay. One of the pack or of a file is disabled instead.
+/// Deletes a rule. Its findings stay. One of the pack, or of a file that a machine has, is disabled instead.
 #[utoipa::path(delete, path = "/api/v1/rules/{rule_id}", tag = "rules", params(("rule_id" = Uuid, Path)),
     responses((status = 204, description = "It is gone")))]
 async fn remove(
@@ -237,7 +257,12 @@ async fn remove(
 ) -> Outcome<StatusCode> {
     caller.everywhere()?;
     let rule = known(&hub, id).await?;
-    if rule.origin != RuleOrigin::Api {
+    let comes_back = match rule.origin {
+        RuleOrigin::Api => false,
+        RuleOrigin::Pack => true,
+        RuleOrigin::File => hub.is_in_a_file(&rule.id).await?,
+    };
+    if comes_back {
         let detail =
             format!("this rule comes from the {} and would come back: disable it instead", rule.origin.as_str());
         return Err(Refusal::new(ProblemCode::Conflict, detail));
@@ -292,7 +317,7 @@ async fn resume(
     let rule = known(&hub, id).await?;
     hub.audit(caller.key(), "rules.resume", &rule.id, json!({})).await?;
     hub.resume_rule(&rule).await?;
-    Ok(Json(view(&hub, rule)))
+    Ok(Json(Doing::of(&hub).view(rule)))
 }
 
 /// A source to be looked at.
