@@ -1,7 +1,8 @@
 //! Who may be rid of whom.
 
 use crate::fleet::Fleet;
-use crate::people::{Person, person, unlimited};
+use crate::people::{PASSWORD, Person, nobody, person, signed_token, unlimited};
+use picket_hub_db::Permission;
 use picket_protocol::hub::ProblemCode;
 use serde_json::{Value, json};
 
@@ -61,4 +62,25 @@ async fn who_looks_after_users_is_not_rid_of_those_who_may_more_and_the_last_adm
     person(&fleet, "second", &[("*", None)]).await;
     program.ask(&fleet, "PUT", &status(&root_id), Some(&off)).await.ok::<Value>();
     assert_eq!(program.ask(&fleet, "DELETE", &user(&root_id), None).await.status, 204);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_link_for_a_first_password_is_void_once_a_password_was_set_in_another_way() {
+    let fleet = unlimited().await;
+    let clerk = person(&fleet, "clerk", &[("users.*", None)]).await;
+    let hub = fleet.running.hub();
+    let made: Value = clerk.ask(&fleet, "POST", "/api/v1/users", Some(&json!({"name": "bob"}))).await.ok();
+    // Somebody who may everything makes more of bob, at the machine itself.
+    let bob = hub.db.user_by_name(hub.tenant, "bob").await.unwrap().unwrap();
+    hub.set_password(&bob, PASSWORD, "root").await.unwrap();
+    let all = Permission { principal: format!("user:{}", bob.id), action: "*".into(), tag: None };
+    hub.grant(&all, "root").await.unwrap();
+    let set_up = json!({"secret": made["setup_secret"], "password": "of the clerk, who kept the link"});
+    // It is gone for good, too.
+    for _ in 0..2 {
+        let refused = nobody().ask(&fleet, "POST", "/api/v1/auth/setup", Some(&set_up)).await.problem();
+        assert!(refused.code == ProblemCode::Unauthenticated && refused.detail.contains("not valid any more"));
+    }
+    signed_token(&fleet, "bob").await;
+    assert!(hub.db.settings(hub.tenant, "setup/").await.unwrap().is_empty());
 }

@@ -120,7 +120,8 @@ impl Hub {
         Ok(secret)
     }
 
-    /// Sets a first password with the secret of a link, which is worth nothing after that.
+    /// Sets a first password with the secret of a link, which is worth nothing after that, nor after a password was set
+    /// in another way: whoever made the link would become somebody who was trusted with more since.
     ///
     /// # Errors
     /// `unauthenticated` when the link is not valid or over; `invalid` when the password is not taken: then it stays.
@@ -134,6 +135,10 @@ impl Hub {
             return Err(over());
         }
         let user = self.db.user(self.tenant, kept.user).await?.ok_or_else(over)?;
+        if user.password.is_some() {
+            self.db.delete_setting(self.tenant, &key).await?;
+            return Err(over());
+        }
         let hashed = self.passwords.hash(&user.name, password).await;
         hashed.map_err(|error| Refusal::new(ProblemCode::Invalid, error.to_string()))?;
         // Once: whoever takes it away is the one who may.
