@@ -109,11 +109,16 @@ impl Sending {
             let until = now.checked_add(LEASE).unwrap_or(now);
             let except = self.targets.closed(now);
             let claimed = hub.db.claim_deliveries(hub.tenant, &holder, now, until, 1, &except).await?;
-            let Some(delivery) = claimed.into_iter().next() else { return Ok(()) };
-            let (hub, target) = (Arc::clone(hub), delivery.delivery.target.clone());
-            self.targets.begun(&target);
-            let post = self.posts.spawn(async move { deliver(&hub, delivery).await });
-            self.to.insert(post.id(), target);
+            if claimed.is_empty() {
+                return Ok(());
+            }
+            // One was asked for; whatever is claimed is nobody else's until the lease ends.
+            for delivery in claimed {
+                let (hub, target) = (Arc::clone(hub), delivery.delivery.target.clone());
+                self.targets.begun(&target);
+                let post = self.posts.spawn(async move { deliver(&hub, delivery).await });
+                self.to.insert(post.id(), target);
+            }
         }
         Ok(())
     }
