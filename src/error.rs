@@ -5,6 +5,8 @@ use picket_agent::BuildError;
 use picket_agent::hub::{ExchangeError, IdentityError, way_out};
 use picket_config::Problem;
 use picket_durable::LockError;
+use picket_hub::app::belonging::BelongingError;
+use picket_hub::authority::KeysError;
 use picket_hub::db::DbError;
 use picket_hub::life::StartError;
 use picket_hub::refusal::Refusal;
@@ -39,6 +41,9 @@ pub(crate) enum CommandError {
     /// The configuration cannot be used.
     #[error("the configuration cannot be used:\n{}", list(_0))]
     Config(Vec<Problem>),
+    /// That of the hub cannot be used.
+    #[error("the hub's configuration cannot be used:\n{}", list(_0))]
+    HubConfig(Vec<Problem>),
     /// An address in the configuration cannot be used.
     #[error("update.releases cannot be used")]
     Releases(#[source] UrlError),
@@ -51,6 +56,9 @@ pub(crate) enum CommandError {
     /// A question that nobody can answer.
     #[error("there is no terminal to ask on: {0}?")]
     CannotAsk(String),
+    /// A password that nobody can type.
+    #[error("there is no terminal to ask on for {0}")]
+    NoPassword(String),
     /// The updater that was asked ended without an answer.
     #[error("the updater ended without finishing the update")]
     UpdaterGone,
@@ -202,10 +210,12 @@ impl CommandError {
             Self::Exchange(error) => exchange_code(error),
             Self::Outbox(OutboxError::OtherKeys(_)) => ExitCode::Keys,
             Self::NotInstalled(_) | Self::Update(EngineError::NotInstalled(_)) => ExitCode::NotInstalled,
-            Self::Config(_) | Self::Releases(_) | Self::NoHub | Self::Sensor(SensorError::Config(_)) => {
-                ExitCode::Config
-            }
-            Self::Usage(_) | Self::CannotAsk(_) | Self::Token(_) => ExitCode::Usage,
+            Self::Config(_)
+            | Self::HubConfig(_)
+            | Self::Releases(_)
+            | Self::NoHub
+            | Self::Sensor(SensorError::Config(_)) => ExitCode::Config,
+            Self::Usage(_) | Self::CannotAsk(_) | Self::NoPassword(_) | Self::Token(_) => ExitCode::Usage,
             Self::Update(EngineError::Busy(_))
             | Self::Agent(BuildError::AlreadyRunning(_))
             | Self::Outbox(OutboxError::Lock(LockError::Held { .. })) => ExitCode::Busy,
@@ -253,6 +263,10 @@ impl CommandError {
             Self::NotInstalled(_) => {
                 Some("install with `picket install`, or name the installation with --user or --prefix DIR".to_owned())
             }
+            Self::HubConfig(_) => Some(
+                "`picket doctor` shows this again; docs/reference/hub.md has every key, and so has `picket reference hub`"
+                    .to_owned(),
+            ),
             Self::Config(_) => {
                 Some("`picket config check` shows this again, `picket config schema` what is allowed".to_owned())
             }
@@ -280,6 +294,9 @@ impl CommandError {
                  agent is known here any more, and people's tokens cannot be read"
                     .to_owned(),
             ),
+            Self::Identity(IdentityError::NoPrevious(_)) => {
+                Some("`picket cert renew --force` gets a new one; if the hub refuses that, enrol anew with `picket enroll`".to_owned())
+            }
             Self::Identity(IdentityError::NotEnrolled) => {
                 Some("make a token on the hub with `picket hub token create`, then `picket enroll` here".to_owned())
             }
@@ -290,6 +307,7 @@ impl CommandError {
                 Some("it may still do so; `picket cache status` shows what became of it".to_owned())
             }
             Self::CannotAsk(_) => Some("say --yes if you mean it".to_owned()),
+            Self::NoPassword(_) => Some("give it with --password-file FILE, or on standard input with --password-file -".to_owned()),
             Self::UpdaterGone => {
                 Some("`picket update status` says what runs now; the log of the updater says why it ended".to_owned())
             }
@@ -328,19 +346,29 @@ impl CommandError {
 
 fn hub_code(error: &StartError) -> ExitCode {
     match error {
-        // A database that has moved: its new address belongs into the configuration.
-        StartError::Config(_) | StartError::Database(DbError::Shut { .. }) => ExitCode::Config,
+        StartError::Config(_) => ExitCode::Config,
         StartError::Bus(bus) if bus.is_setting() => ExitCode::Config,
-        StartError::Keys(_) | StartError::Belonging(_) => ExitCode::Keys,
-        StartError::Database(DbError::Corrupt { .. } | DbError::Backup { .. }) => ExitCode::Damaged,
-        StartError::Database(DbError::Unavailable { .. }) => ExitCode::Network,
-        StartError::Database(DbError::Busy { .. }) => ExitCode::Busy,
-        StartError::Database(_)
+        StartError::Belonging(BelongingError::Database(error)) | StartError::Database(error) => database_code(error),
+        StartError::Keys(KeysError::Busy(_)) => ExitCode::Busy,
+        // The unit starts no hub again that says of its keys that they are wrong: not so what may be otherwise in a moment.
+        StartError::Keys(KeysError::File(_) | KeysError::Seal(KeyError::Io(_) | KeyError::Random))
         | StartError::Bus(_)
         | StartError::Tls(_)
         | StartError::Bind(_)
         | StartError::Unready(_)
         | StartError::System(_) => ExitCode::Failure,
+        StartError::Keys(_) | StartError::Belonging(_) => ExitCode::Keys,
+    }
+}
+
+fn database_code(error: &DbError) -> ExitCode {
+    match error {
+        // It has moved: its new address belongs into the configuration.
+        DbError::Shut { .. } => ExitCode::Config,
+        DbError::Corrupt { .. } | DbError::Backup { .. } => ExitCode::Damaged,
+        DbError::Unavailable { .. } => ExitCode::Network,
+        DbError::Busy { .. } => ExitCode::Busy,
+        _ => ExitCode::Failure,
     }
 }
 
@@ -409,7 +437,10 @@ fn exchange_hint(error: &ExchangeError) -> Option<String> {
         ExchangeError::Door(_) | ExchangeError::Call(_) => {
             Some("`picket test-connection` walks the way to the hub and names the step that fails".to_owned())
         }
-        ExchangeError::Answer(_) | ExchangeError::Pki(_) => None,
+        ExchangeError::Answer(_) => Some(
+            "nothing of it was taken; see whether the clock of this machine is right, then `picket test-connection`".to_owned(),
+        ),
+        ExchangeError::Pki(_) => None,
     }
 }
 
@@ -434,4 +465,23 @@ fn store_hint(error: &StoreError) -> Option<String> {
 
 fn is_denied(error: &picket_durable::Error) -> bool {
     error.source.kind() == io::ErrorKind::PermissionDenied
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn a_hub_ends_for_good_over_what_is_wrong_and_not_over_what_may_be_otherwise_in_a_moment() {
+        let away = || DbError::Unavailable { operation: "ask", why: "it is away".to_owned(), retry: Duration::ZERO };
+        // Its unit does not start it again after these.
+        let for_good =
+            |error: StartError| matches!(hub_code(&error), ExitCode::Config | ExitCode::Damaged | ExitCode::Keys);
+        assert!(for_good(StartError::Keys(KeysError::None("keys".into()))));
+        assert!(for_good(StartError::Keys(KeysError::OtherSeal("seal.key".into()))));
+        assert!(!for_good(StartError::Keys(KeysError::Busy("keys".into()))));
+        assert!(!for_good(StartError::Belonging(BelongingError::Database(away()))));
+        assert!(!for_good(StartError::Database(away())));
+    }
 }

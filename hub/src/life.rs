@@ -11,7 +11,7 @@ use crate::app::judge::{self, JudgeCounters};
 use crate::app::lines::Lines;
 use crate::app::own_events::{self, OwnEvents, OwnStream};
 use crate::app::people::abuse::Failures;
-use crate::app::people::jwt::Tokens;
+use crate::app::people::jwt::{self, KeysRefused, Tokens};
 use crate::app::people::password::Passwords;
 use crate::app::presence::Presence;
 use crate::app::relayed::{self, RelayCounters};
@@ -153,6 +153,27 @@ impl Assembled {
     }
 }
 
+/// Gives up what was sealed with a `seal.key` that is lost and replaced, as far as a hub could not start with it: the keys that
+/// sign tokens. What else does not open says so when it is needed.
+///
+/// # Errors
+/// When keys or database cannot be used.
+pub async fn give_up_sealed(options: &Options) -> Result<(), StartError> {
+    let (folder, now) = (&options.keys, options.clock.now());
+    let keys = folder.load()?;
+    let sealer = Sealer::new(Arc::new(folder.seal()?)).map_err(KeysError::Seal)?;
+    let db = picket_hub_db::open(&options.database, &DbOptions::default()).await?;
+    let given_up = async {
+        db.ensure_default_tenant(now).await?;
+        // Nothing is given up in the database of another hub.
+        belonging::check(&*db, TenantId::DEFAULT, &keys.pins(), folder, now).await?;
+        jwt::give_up_lost(&*db, TenantId::DEFAULT, &sealer, now).await.map(drop).map_err(StartError::Unready)
+    }
+    .await;
+    db.close().await;
+    given_up
+}
+
 /// Opens keys and database, and makes of them a hub that does not serve.
 ///
 /// # Errors
@@ -191,7 +212,10 @@ pub async fn assemble(options: Options) -> Result<Assembled, StartError> {
     let passwords = Passwords::new()
         .map_err(|error| StartError::Unready(Refusal::new(ProblemCode::Internal, error.to_string())))?;
     let tokens = Tokens::new(&public_url);
-    tokens.load(&db, tenant, &sealer, clock.now()).await.map_err(StartError::Unready)?;
+    tokens.load(&db, tenant, &sealer, clock.now()).await.map_err(|refused| match refused {
+        KeysRefused::OtherSeal => StartError::Keys(KeysError::OtherSeal(folder.path("seal.key"))),
+        KeysRefused::Refused(refusal) => StartError::Unready(refusal),
+    })?;
     let (own_events, to_keep) = OwnEvents::new();
     let hub = Arc::new(Hub::new(
         Parts {
@@ -278,15 +302,6 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
     hub.put_files().await.map_err(StartError::Unready)?;
     hub.put_pack().await.map_err(StartError::Unready)?;
     hub.load_rules().await.map_err(StartError::Unready)?;
-    let (agents_address, api_address) = (options.settings.agents_address()?, options.settings.api_address()?);
-    let limits = options.settings.limits.clone();
-    let Assembled { hub, stop, writing, telling } = assemble(options).await?;
-    let (keys, stopped) = (hub.keys(), hub.stop.clone());
-    let hot = Arc::new(HotCertificate::new(&keys.hub_chain(), &keys.hub.1)?);
-    let verifier = Arc::new(AgentVerifier::new(&keys.roots)?);
-    hub.put_files().await.map_err(StartError::Unready)?;
-    hub.put_pack().await.map_err(StartError::Unready)?;
-    hub.load_rules().await.map_err(StartError::Unready)?;
     let agents = Listener::bind(
         "agents",
         agents_address,
@@ -295,7 +310,8 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         {
             let hub = Arc::clone(&hub);
             let holder: Holder = Arc::new(move |certificate| hub.holder(certificate));
-            Limit::Known(usize::try_from(limits.agents).unwrap_or(usize::MAX), holder)
+            let most = usize::try_from(limits.agents).unwrap_or(usize::MAX);
+            Limit { most, each: EachAddress::new(limits.strangers_each, &[]), holder: Some(holder) }
         },
         Arc::clone(&hub.listeners.agents),
     )
@@ -305,7 +321,11 @@ pub async fn start(options: Options) -> Result<Running, StartError> {
         api_address,
         people_server(Arc::clone(&hot))?,
         crate::api::people::router(&hub),
-        Limit::Anybody(usize::try_from(limits.api).unwrap_or(usize::MAX)),
+        {
+            let most = usize::try_from(limits.api).unwrap_or(usize::MAX);
+            let each = EachAddress::new(limits.api_each, &hub.security.trusted_proxies);
+            Limit { most, each, holder: None }
+        },
         Arc::clone(&hub.listeners.api),
     )
     .await?;

@@ -5,6 +5,15 @@ use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
 /// `picket hub …`.
+#[derive(Debug, Args)]
+pub(crate) struct HubArgs {
+    #[command(flatten)]
+    pub(crate) config: HubConfigArgs,
+    #[command(subcommand)]
+    pub(crate) command: HubCommand,
+}
+
+/// What of it.
 #[derive(Debug, Subcommand)]
 pub(crate) enum HubCommand {
     /// Make the hub's keys, its configuration and the first administrator.
@@ -12,7 +21,7 @@ pub(crate) enum HubCommand {
     /// Run again, it makes what is missing and nothing else: no key is ever overwritten.
     Init(HubInitArgs),
     /// Run the hub in the foreground until SIGTERM or SIGINT.
-    Serve(HubConfigArgs),
+    Serve,
     /// Tokens with which machines enrol.
     #[command(subcommand)]
     Token(HubTokenCommand),
@@ -50,10 +59,10 @@ pub(crate) enum HubCommand {
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct HubConfigArgs {
     /// Read this file instead of hub.yaml in the configuration folder.
-    #[arg(long, value_name = "FILE", env = "PICKET_HUB_CONFIG")]
+    #[arg(long, value_name = "FILE", env = "PICKET_HUB_CONFIG", global = true)]
     pub(crate) config: Option<PathBuf>,
     /// Set one key, over file and environment; can be given more than once.
-    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = super::parse_assignment)]
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = super::parse_assignment, global = true)]
     pub(crate) set: Vec<(String, String)>,
 }
 
@@ -85,8 +94,6 @@ pub(crate) struct HubBackupArgs {
     #[arg(value_name = "FILE")]
     pub(crate) file: PathBuf,
     #[command(flatten)]
-    pub(crate) from: HubConfigArgs,
-    #[command(flatten)]
     pub(crate) json: JsonArgs,
 }
 
@@ -102,8 +109,6 @@ pub(crate) struct HubRestoreArgs {
     /// Take a backup that was not signed with this hub's keys.
     #[arg(long)]
     pub(crate) other_keys: bool,
-    #[command(flatten)]
-    pub(crate) to: HubConfigArgs,
     #[command(flatten)]
     pub(crate) json: JsonArgs,
 }
@@ -123,8 +128,6 @@ pub(crate) struct HubMigrateArgs {
     /// Give up a move that was broken off: the hub goes on with the database it has.
     #[arg(long, conflicts_with_all = ["to", "to_file"])]
     pub(crate) abort: bool,
-    #[command(flatten)]
-    pub(crate) config: HubConfigArgs,
     #[command(flatten)]
     pub(crate) json: JsonArgs,
 }
@@ -147,6 +150,9 @@ pub(crate) struct HubInitArgs {
     /// Print a secret with which the administrator sets the password once, within a day, instead of asking for one.
     #[arg(long, conflicts_with = "password_file")]
     pub(crate) one_time: bool,
+    /// Make command.key and seal.key anew if they are missing and there is no copy: what was sealed is lost with them.
+    #[arg(long)]
+    pub(crate) replace_lost_keys: bool,
     #[command(flatten)]
     pub(crate) json: JsonArgs,
 }

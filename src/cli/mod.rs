@@ -18,8 +18,8 @@ pub(crate) use data::{
 };
 pub(crate) use enroll::{CertCommand, EnrollArgs, RenewArgs, TestConnectionArgs, TokenArgs};
 pub(crate) use hub::{
-    GrantArgs, HubBackupArgs, HubBlockCommand, HubCaCommand, HubCommand, HubConfigArgs, HubInitArgs, HubMigrateArgs,
-    HubRestoreArgs, HubTokenCommand, HubUserCommand, TokenCreateArgs, UserAddArgs,
+    GrantArgs, HubArgs, HubBackupArgs, HubBlockCommand, HubCaCommand, HubCommand, HubConfigArgs, HubInitArgs,
+    HubMigrateArgs, HubRestoreArgs, HubTokenCommand, HubUserCommand, TokenCreateArgs, UserAddArgs,
 };
 pub(crate) use release::{
     AddArgs, InitArgs, KeyKind, KeygenArgs, PublishArgs, ReleaseCommand, SignArgs, VerifyArgs, YankArgs,
@@ -134,8 +134,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Update(UpdateCommand),
     /// Manage a fleet: enrol machines, hear them, judge what they report.
-    #[command(subcommand)]
-    Hub(HubCommand),
+    Hub(HubArgs),
     /// Run a hub and an agent of its in one process, to look at and to try out: nothing of it stays.
     ///
     /// Everything listens on loopback and lies in a temporary folder, which Ctrl-C removes. The administrator's password and

@@ -67,9 +67,14 @@ fn check(context: &Context<'_>, json: &JsonArgs) -> Result<ExitCode, CommandErro
     let previous = as_owner(&context.layout, || Ok(store.load_previous().ok())).ok().flatten();
     let counts = as_owner(&context.layout, || Ok(store.counts())).unwrap_or_default();
     let problem = match (&lost, &chain) {
-        (Some(lost), _) => {
-            Some(format!("the hub took the identity back at {} ({}): {}", lost.at, lost.code, lost.detail))
-        }
+        (Some(lost), _) => Some(format!(
+            "the hub took the identity back at {} ({}): {}; enrol again with `picket enroll` and a new token",
+            lost.at, lost.code, lost.detail
+        )),
+        (None, Err(_)) if state == "expired" => Some(format!(
+            "it expired at {}; see whether the clock of this machine is right, then `picket cert renew`",
+            leaf.not_after
+        )),
         (None, Err(error)) => Some(error.to_string()),
         (None, Ok(_)) => None,
     };

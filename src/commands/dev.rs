@@ -5,7 +5,7 @@
 
 use super::Context;
 use super::hub;
-use crate::cli::{ConfigArgs, DevArgs, HubConfigArgs, HubInitArgs, JsonArgs};
+use crate::cli::{ConfigArgs, DevArgs, HubInitArgs, JsonArgs};
 use crate::error::CommandError;
 use crate::exit_code::ExitCode;
 use crate::process;
@@ -63,6 +63,7 @@ pub(super) fn run(context: &Context<'_>, args: &DevArgs) -> Result<ExitCode, Com
         admin: ADMIN.to_owned(),
         password_file: Some(password_file),
         one_time: false,
+        replace_lost_keys: false,
         json: JsonArgs::default(),
     };
     hub::init::make(context, &init)?;
@@ -70,7 +71,7 @@ pub(super) fn run(context: &Context<'_>, args: &DevArgs) -> Result<ExitCode, Com
     let (app, export) = super::agent::app(context, &ConfigArgs::default())?;
 
     let runtime = hub::runtime()?;
-    let (options, _) = hub::options(context, &HubConfigArgs::default())?;
+    let (options, _) = hub::options(context)?;
     let running = runtime.block_on(life::start(options)).map_err(Box::new)?;
     let ended = (|| {
         let by = hub::actor(context);

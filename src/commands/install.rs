@@ -130,6 +130,7 @@ fn init_hub(context: &Context<'_>, args: &InstallArgs) -> Result<hub::init::Repo
         admin: "admin".to_owned(),
         password_file: args.hub_password_file.clone(),
         one_time: false,
+        replace_lost_keys: false,
         json: args.json.clone(),
     };
     hub::init::make(context, &wanted)

@@ -26,7 +26,10 @@ mod uninstall;
 mod update;
 
 use crate::build;
-use crate::cli::{AgentCommand, Cli, Command, EventsCommand, HubCommand, ReferencePart, SensorCommand, ServiceCommand};
+use crate::cli::{
+    AgentCommand, Cli, Command, EventsCommand, HubArgs, HubCommand, HubConfigArgs, ReferencePart, SensorCommand,
+    ServiceCommand,
+};
 use crate::error::CommandError;
 use crate::exit_code::ExitCode;
 use crate::output::Output;
@@ -48,6 +51,8 @@ pub(crate) struct Context<'a> {
     pub(crate) output: Output,
     /// How often `--verbose` was given.
     pub(crate) verbose: u8,
+    /// Where a hub's configuration comes from.
+    pub(crate) hub: &'a HubConfigArgs,
 }
 
 impl Context<'_> {
@@ -114,7 +119,8 @@ pub(crate) fn run(process: &Process) -> ExitCode {
         return ExitCode::Usage;
     };
     let result = settings::layout(&cli.global, process).and_then(|layout| {
-        let context = Context { process, layout, output, verbose: cli.global.verbose };
+        let hub = &HubConfigArgs::default();
+        let context = Context { process, layout, output, verbose: cli.global.verbose, hub };
         dispatch(&context, command)
     });
     result.unwrap_or_else(|error| {
@@ -129,7 +135,7 @@ fn dispatch(context: &Context<'_>, command: Command) -> Result<ExitCode, Command
         command,
         Command::Agent(AgentCommand::Run(_))
             | Command::Sensor(SensorCommand::Run(_))
-            | Command::Hub(HubCommand::Serve(_))
+            | Command::Hub(HubArgs { command: HubCommand::Serve, .. })
             | Command::Dev(_)
             | Command::Service(ServiceCommand::Run { .. })
             | Command::Update(crate::cli::UpdateCommand::Run | crate::cli::UpdateCommand::Recover(_))
@@ -156,7 +162,7 @@ fn dispatch(context: &Context<'_>, command: Command) -> Result<ExitCode, Command
             Ok(ExitCode::Success)
         }
         Command::Update(command) => update::run(context, command),
-        Command::Hub(command) => hub::run(context, command),
+        Command::Hub(args) => hub::run(context, args),
         Command::Dev(args) => dev::run(context, &args),
         Command::Release(command) => release::run(context, command),
         Command::SelfTest(args) => self_test::run(context, &args),

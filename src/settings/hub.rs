@@ -50,7 +50,7 @@ pub(crate) fn resolve(layout: &Layout, process: &Process, args: &HubConfigArgs) 
     let mut problems = resolved.problems;
     problems.0.extend(policies.problems.0);
     if problems.has_errors() {
-        return Err(CommandError::Config(problems.0));
+        return Err(CommandError::HubConfig(problems.0));
     }
     let settings = resolved.settings;
     let database = if !settings.database_file.is_empty() {

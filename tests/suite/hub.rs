@@ -197,3 +197,42 @@ fn a_hub_without_keys_or_with_a_torn_database_says_what_to_do_and_ends() {
     let torn = hub.picket(&["hub", "serve"]).expect(8);
     assert!(torn.stderr.contains("damaged") || torn.stderr.contains("not a database"), "{}", torn.stderr);
 }
+
+#[test]
+fn keys_that_are_lost_are_replaced_when_somebody_says_so_and_the_hub_starts_again() {
+    let mut hub = Hub::made();
+    let keys = hub.prefix.path("var/lib/picket-hub/keys");
+    // As it is once a machine is enrolled.
+    fs::write(keys.join("machines-enrolled"), "").unwrap();
+    for lost in ["command.key", "seal.key"] {
+        fs::remove_file(keys.join(lost)).unwrap();
+        for words in [&["hub", "serve"][..], &["hub", "init"]] {
+            let refused = hub.picket(words).expect(9);
+            assert!(refused.stderr.contains("picket hub init --replace-lost-keys"), "{words:?}: {}", refused.stderr);
+        }
+    }
+    let made = hub.picket(&["hub", "init", "--replace-lost-keys", "--json"]).expect(0).json();
+    assert_eq!(made["made"], serde_json::json!(["command_key", "seal_key"]));
+    hub.start();
+    hub.stop();
+    // Another key than the one that secrets are sealed with: not one that a hub starts with, nor for ever tries.
+    let other = Hub::made();
+    fs::copy(other.prefix.path("var/lib/picket-hub/keys/seal.key"), keys.join("seal.key")).unwrap();
+    let refused = hub.picket(&["hub", "serve"]).expect(9);
+    assert!(refused.stderr.contains("were not sealed with"), "{}", refused.stderr);
+}
+
+#[test]
+fn every_command_of_the_hub_takes_another_configuration() {
+    let hub = Hub::made();
+    let other = hub.prefix.path("other.yaml").display().to_string();
+    let database = hub.prefix.path("other.db");
+    fs::write(&other, format!("names: [127.0.0.1]\ndatabase: \"sqlite:{}\"\n", database.display())).unwrap();
+    let users = |more: &[&str]| {
+        let words = [&["hub", "user", "list", "--json"], more].concat();
+        hub.picket(&words).expect(0).json().as_array().unwrap().len()
+    };
+    assert_eq!((users(&[]), users(&["--config", &other])), (1, 0));
+    let refused = hub.picket(&["hub", "token", "list", "--set", "heartbeat=never"]).expect(78);
+    assert!(refused.stderr.contains("heartbeat") && refused.stderr.contains("picket doctor"), "{}", refused.stderr);
+}

@@ -56,7 +56,7 @@ impl Hub {
     pub async fn create_token(&self, wish: TokenWish, by: &str) -> Outcome<(EnrolToken, Zeroizing<String>)> {
         let invalid = |detail: String| Refusal::new(ProblemCode::Invalid, detail);
         if wish.ttl <= SignedDuration::ZERO || wish.ttl > MAX_TTL {
-            return Err(invalid(format!("a token may be used for a minute to {} hours", MAX_TTL.as_hours())));
+            return Err(invalid(format!("a token may be used for {} hours at most", MAX_TTL.as_hours())));
         }
         if !(1..=MAX_USES).contains(&wish.max_uses) {
             return Err(invalid(format!("a token may be used 1 to {MAX_USES} times")));

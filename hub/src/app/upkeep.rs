@@ -3,6 +3,7 @@
 use crate::app::belonging;
 use crate::app::enrol::APPROVAL_LIMIT;
 use crate::authority::{AgentVerifier, HotCertificate, KeysFolder};
+use crate::refusal::Refusal;
 use crate::server::told_to_stop;
 use crate::state::Hub;
 use jiff::{SignedDuration, Timestamp};
@@ -88,7 +89,8 @@ async fn rest(hub: &Hub) {
     if let Err(error) = hub.db.maintain(now).await {
         tracing::warn!(%error, "the database's upkeep failed");
     }
-    if let Err(refusal) = hub.tokens.load(&hub.db, hub.tenant, &hub.sealer, now).await {
+    if let Err(refused) = hub.tokens.load(&hub.db, hub.tenant, &hub.sealer, now).await {
+        let refusal = Refusal::from(refused);
         tracing::warn!(%refusal, "the keys for tokens are not looked after");
     }
     let before = |age: SignedDuration| now.checked_sub(age).ok();

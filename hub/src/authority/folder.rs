@@ -15,6 +15,12 @@ const SECRET: u32 = 0o600;
 /// Certificates are for everybody who may look into the folder.
 const PUBLIC: u32 = 0o644;
 
+/// What to do without the key for commands, and without the one for sealing.
+pub(super) const COMMAND_WAY_OUT: &str = "agents take configurations from no other. Put it back from the copy of the keys; if that \
+    is lost: picket hub init --replace-lost-keys";
+pub(super) const SEAL_WAY_OUT: &str = "secrets in the database are sealed with it. Put it back from the copy of the keys; if that is \
+    lost: picket hub init --replace-lost-keys";
+
 /// Where the keys lie.
 #[derive(Debug, Clone)]
 pub struct KeysFolder {
@@ -39,7 +45,7 @@ pub enum KeysError {
     #[error("another process makes keys in {}; try again", .0.display())]
     Busy(PathBuf),
     /// One cannot be used.
-    #[error("{} cannot be used", path.display())]
+    #[error("{} cannot be used; put it back from the copy of the keys", path.display())]
     Unusable {
         /// Which file.
         path: PathBuf,
@@ -47,8 +53,14 @@ pub enum KeysError {
         source: PkiError,
     },
     /// The key for signing commands cannot be used.
-    #[error("{} is no Ed25519 key in PKCS #8", .0.display())]
+    #[error("{} is no Ed25519 key in PKCS #8; put it back from the copy of the keys", .0.display())]
     Command(PathBuf),
+    /// The key for sealing is another one than that which secrets in the database were sealed with.
+    #[error(
+        "the secrets in the database were not sealed with {}; put the right one back from the copy of the keys. If that is \
+         lost: move this one away, and run `picket hub init --replace-lost-keys`", .0.display()
+    )]
+    OtherSeal(PathBuf),
     /// The key for sealing cannot be used.
     #[error(transparent)]
     Seal(#[from] KeyError),
@@ -103,7 +115,7 @@ impl KeysFolder {
         };
         let command = self
             .command()?
-            .ok_or_else(|| KeysError::Missing { path: self.path("command.key"), way_out: "run: picket hub init" })?;
+            .ok_or_else(|| KeysError::Missing { path: self.path("command.key"), way_out: COMMAND_WAY_OUT })?;
         Ok(Keys { roots, intermediate, previous, hub, revocations: self.revocations(), command })
     }
 
@@ -112,7 +124,11 @@ impl KeysFolder {
     /// # Errors
     /// When it is missing or cannot be used.
     pub fn seal(&self) -> Result<Keyring, KeysError> {
-        Ok(Keyring::open(&self.path("seal.key"))?)
+        let path = self.path("seal.key");
+        match Keyring::open(&path) {
+            Err(KeyError::Missing(_)) => Err(KeysError::Missing { path, way_out: SEAL_WAY_OUT }),
+            opened => Ok(opened?),
+        }
     }
 
     pub(super) fn certificate(&self, name: &str) -> Result<Option<Certificate>, KeysError> {

@@ -1,5 +1,6 @@
 //! Making the keys: whatever is missing, and nothing that is there.
 
+use super::folder::{COMMAND_WAY_OUT, SEAL_WAY_OUT};
 use super::{KeysError, KeysFolder};
 use ed25519_dalek::SigningKey;
 use jiff::{SignedDuration, Timestamp};
@@ -58,21 +59,12 @@ impl KeysFolder {
         self.renew_intermediate(now, &mut made)?;
         self.renew_hub_certificate(&hub_names, names, now, &mut made)?;
         if self.command()?.is_none() {
-            self.is_new("command.key", "agents take configurations from no other; put it back from a backup")?;
-            let mut seed = Zeroizing::new([0u8; 32]);
-            let filled = getrandom::fill(seed.as_mut());
-            filled.map_err(|error| picket_pki::PkiError::Unmakable {
-                what: "the key for commands",
-                detail: error.to_string(),
-            })?;
-            self.write_command(&SigningKey::from_bytes(&seed))?;
-            made.push(Made::CommandKey);
+            self.is_new("command.key", COMMAND_WAY_OUT)?;
+            self.make_command(&mut made)?;
         }
-        let seal = self.path("seal.key");
-        if picket_durable::read_if_present(&seal, 1 << 16)?.is_none() {
-            self.is_new("seal.key", "secrets in the database are sealed with it; put it back from a backup")?;
-            Keyring::create(&seal)?;
-            made.push(Made::SealKey);
+        if !self.path("seal.key").exists() {
+            self.is_new("seal.key", SEAL_WAY_OUT)?;
+            self.make_seal(&mut made)?;
         }
         let root_key_present = self.path("root.key").exists();
         let root = self.certificate("root.crt")?.ok_or_else(|| KeysError::None(self.dir().to_owned()))?;
@@ -100,6 +92,44 @@ impl KeysFolder {
         self.renew_intermediate(now, &mut made)?;
         self.renew_hub_certificate(&HubNames::new(names)?, names, now, &mut made)?;
         Ok(made)
+    }
+
+    /// Makes the keys for commands and for sealing anew where they are missing, though machines were enrolled with others:
+    /// these are lost for good, and what was sealed with them is.
+    ///
+    /// # Errors
+    /// When something cannot be read or written.
+    pub fn replace_lost(&self) -> Result<Vec<Made>, KeysError> {
+        if self.certificate("root.crt")?.is_none() {
+            return Err(KeysError::None(self.dir().to_owned()));
+        }
+        let _lock = self.lock()?;
+        let mut made = Vec::new();
+        if self.command()?.is_none() {
+            self.make_command(&mut made)?;
+        }
+        if !self.path("seal.key").exists() {
+            self.make_seal(&mut made)?;
+        }
+        Ok(made)
+    }
+
+    fn make_command(&self, made: &mut Vec<Made>) -> Result<(), KeysError> {
+        let mut seed = Zeroizing::new([0u8; 32]);
+        let filled = getrandom::fill(seed.as_mut());
+        filled.map_err(|error| picket_pki::PkiError::Unmakable {
+            what: "the key for commands",
+            detail: error.to_string(),
+        })?;
+        self.write_command(&SigningKey::from_bytes(&seed))?;
+        made.push(Made::CommandKey);
+        Ok(())
+    }
+
+    fn make_seal(&self, made: &mut Vec<Made>) -> Result<(), KeysError> {
+        Keyring::create(&self.path("seal.key"))?;
+        made.push(Made::SealKey);
+        Ok(())
     }
 
     fn make_root(&self, fleet: &str, now: Timestamp, made: &mut Vec<Made>) -> Result<(), KeysError> {
@@ -341,6 +371,26 @@ mod tests {
     }
 
     #[test]
+    fn keys_that_are_lost_are_made_anew_when_somebody_says_so_and_none_that_is_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = KeysFolder::new(dir.path());
+        assert!(matches!(folder.replace_lost(), Err(KeysError::None(_))), "there is no hub");
+        folder.init("test", &names(), now()).unwrap();
+        picket_durable::write_atomic(&folder.path(crate::app::belonging::ENROLLED), b"", 0o600).unwrap();
+        let before = files(dir.path());
+        assert_eq!(folder.replace_lost().unwrap(), []);
+        assert_eq!(files(dir.path()), before);
+        for name in ["command.key", "seal.key"] {
+            picket_durable::remove_if_present(&folder.path(name)).unwrap();
+        }
+        assert!(folder.load().unwrap_err().to_string().contains("--replace-lost-keys"));
+        assert!(folder.seal().unwrap_err().to_string().contains("--replace-lost-keys"));
+        assert_eq!(folder.replace_lost().unwrap(), [Made::CommandKey, Made::SealKey]);
+        folder.load().unwrap();
+        folder.seal().unwrap();
+    }
+
+    #[test]
     fn no_key_is_replaced_that_machines_know() {
         let dir = tempfile::tempdir().unwrap();
         let folder = KeysFolder::new(dir.path());
@@ -350,7 +400,7 @@ mod tests {
         for name in ["root.crt", "command.key", "seal.key"] {
             picket_durable::rename(&folder.path(name), &dir.path().join("away")).unwrap();
             let error = folder.init("test", &names(), now()).unwrap_err().to_string();
-            assert!(error.contains(name) && error.contains("ut it back from a backup"), "{error}");
+            assert!(error.contains(name) && error.contains("ut it back from "), "{error}");
             picket_durable::rename(&dir.path().join("away"), &folder.path(name)).unwrap();
             assert_eq!(files(dir.path()), before, "{name}");
         }

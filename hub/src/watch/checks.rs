@@ -258,10 +258,16 @@ fn certificates<'a>(now: Timestamp, authorities: impl Iterator<Item = &'a Certif
     };
     let days = left.as_hours() / 24;
     let words = format!("the certificate of {} ends in {days} days, at {}", certificate.subject, certificate.not_after);
+    // The hub renews its own by itself.
+    let way_out = match (certificate.pin == own.pin, certificate.subject == certificate.issuer) {
+        (true, _) => "",
+        (false, true) => "; put another root in its place: picket hub ca roll",
+        (false, false) => "; put the root's key back as root.key and run: picket hub init",
+    };
     if !left.is_positive() {
-        Finding::fail(format!("the certificate of {} ended at {}", certificate.subject, certificate.not_after))
+        Finding::fail(format!("the certificate of {} ended at {}{way_out}", certificate.subject, certificate.not_after))
     } else if left < warns {
-        Finding::warn(words)
+        Finding::warn(format!("{words}{way_out}"))
     } else {
         Finding::pass(words)
     }
@@ -344,15 +350,31 @@ mod tests {
     }
 
     #[test]
-    fn the_certificate_that_is_due_first_is_named() {
+    fn the_certificate_that_is_due_first_is_named_with_what_to_do() {
         let now: Timestamp = "2026-11-22T12:00:00Z".parse().unwrap();
         let root = Authority::root("test", now).unwrap();
-        let own = root.certificate();
-        let at = |days: i64| own.not_after.checked_sub(SignedDuration::from_hours(24 * days)).unwrap();
-        let status = |now| certificates(now, [root.certificate()].into_iter(), own).status;
-        assert_eq!(status(now), CheckStatus::Pass);
-        assert_eq!(status(at(119)), CheckStatus::Warn);
-        assert_eq!(status(at(-1)), CheckStatus::Fail);
-        assert!(certificates(at(89), [root.certificate()].into_iter(), own).message.contains("ends in 89 days"));
+        let intermediate = root.intermediate(now).unwrap();
+        let names = picket_pki::HubNames::new(&["hub.example.com".to_owned()]).unwrap();
+        let before = |certificate: &Certificate, days: i64| {
+            certificate.not_after.checked_sub(SignedDuration::from_hours(24 * days)).unwrap()
+        };
+        let look = |at: Timestamp| {
+            let (own, _) = intermediate.hub(&names, at).unwrap();
+            certificates(at, [root.certificate(), intermediate.certificate()].into_iter(), &own)
+        };
+        assert_eq!(look(now).status, CheckStatus::Pass);
+        let due = look(before(intermediate.certificate(), 119));
+        assert!(due.status == CheckStatus::Warn && due.message.contains("ends in 119 days"), "{}", due.message);
+        assert!(due.message.contains("root.key") && due.message.contains("picket hub init"), "{}", due.message);
+        assert_eq!(look(before(intermediate.certificate(), -1)).status, CheckStatus::Fail);
+        let later = root.intermediate(before(root.certificate(), 300)).unwrap();
+        let (own, _) = later.hub(&names, before(root.certificate(), 119)).unwrap();
+        let roots = [root.certificate()].into_iter();
+        let due = certificates(before(root.certificate(), 119), roots, &own);
+        assert!(due.status == CheckStatus::Warn && due.message.contains("picket hub ca roll"), "{}", due.message);
+        // Its own it renews by itself, and says when it did not.
+        let (own, _) = intermediate.hub(&names, now).unwrap();
+        let late = certificates(before(&own, 6), [root.certificate()].into_iter(), &own);
+        assert!(late.status == CheckStatus::Warn && !late.message.contains("picket"), "{}", late.message);
     }
 }

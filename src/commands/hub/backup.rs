@@ -1,6 +1,6 @@
 //! `picket hub backup` and `picket hub restore`.
 
-use super::{actor, as_hub, options, runtime, with_hub_of};
+use super::{actor, as_hub, options, runtime, with_hub};
 use crate::cli::{HubBackupArgs, HubRestoreArgs};
 use crate::commands::Context;
 use crate::error::CommandError;
@@ -53,7 +53,12 @@ impl Read for Reread {
 pub(super) fn backup(context: &Context<'_>, args: &HubBackupArgs) -> Result<ExitCode, CommandError> {
     // Opened as whoever calls: the place is theirs to choose. Nothing is written over: it may be the only good backup.
     let file = File::options().write(true).create_new(true).mode(0o600).open(&args.file).map_err(|error| {
-        CommandError::system(format!("cannot make {} (give a name that is not taken)", args.file.display()), error)
+        let way_out = match error.kind() {
+            std::io::ErrorKind::AlreadyExists => " (give a name that is not taken)",
+            std::io::ErrorKind::NotFound => " (make its folder first)",
+            _ => "",
+        };
+        CommandError::system(format!("cannot make {}{way_out}", args.file.display()), error)
     })?;
     let made = write(context, args, &file);
     let (header, totals) = match made {
@@ -100,7 +105,7 @@ fn write(
     let by = actor(context);
     let name = args.file.display().to_string();
     let written = as_hub(context, || {
-        let (options, _) = options(context, &args.from)?;
+        let (options, _) = options(context)?;
         there(&options.database)?;
         let keys = options.keys.load().map_err(|error| Box::new(StartError::Keys(error)))?;
         let out = file.try_clone().map_err(|error| CommandError::system(format!("cannot write {name}"), error))?;
@@ -115,7 +120,7 @@ fn write(
     let ((header, totals), closed) = written;
     // What is left of a database whose data moved takes no entry.
     if !closed {
-        with_hub_of(context, &args.from, None, async |hub| {
+        with_hub(context, async |hub| {
             let details = json!({ "taken_at": header.created_at });
             Ok(hub.audit(&by, "hub.backup", &name, details).await?)
         })?;
@@ -151,7 +156,7 @@ async fn snapshot(
 fn there(database: &str) -> Result<(), CommandError> {
     match db::Location::parse(database).map_err(failed)? {
         db::Location::Sqlite(path) if !path.exists() => Err(CommandError::system(
-            format!("there is no database at {}", path.display()),
+            format!("there is no database at {}; see what database says in hub.yaml", path.display()),
             std::io::ErrorKind::NotFound.into(),
         )),
         _ => Ok(()),
@@ -171,7 +176,7 @@ pub(super) fn restore(context: &Context<'_>, args: &HubRestoreArgs) -> Result<Ex
     let keys_dir = context.layout.hub_keys_dir();
     let bar = context.output.bar();
     let restored = as_hub(context, || {
-        let (options, _) = options(context, &args.to)?;
+        let (options, _) = options(context)?;
         let keys = options.keys.load().map_err(|error| Box::new(StartError::Keys(error)))?;
         let is_ours = word::is_ours(&keys, &verified);
         if !args.other_keys && !is_ours {
@@ -196,7 +201,7 @@ pub(super) fn restore(context: &Context<'_>, args: &HubRestoreArgs) -> Result<Ex
     })?;
     // Whatever comes now: the database is another one, and whoever asked must know where the former one is.
     tell(context, args, &verified, &restored);
-    with_hub_of(context, &args.to, None, async |hub| {
+    with_hub(context, async |hub| {
         let details = json!({
             "taken_at": verified.header.created_at, "by_version": verified.header.version,
             "from": verified.header.backend, "replaced": args.replace, "revocations": restored.revoked,

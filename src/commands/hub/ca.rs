@@ -1,7 +1,7 @@
 //! `picket hub ca …`.
 
 use super::{actor, as_hub, options, with_hub};
-use crate::cli::{HubCaCommand, HubConfigArgs, JsonArgs};
+use crate::cli::{HubCaCommand, JsonArgs};
 use crate::commands::Context;
 use crate::error::CommandError;
 use crate::exit_code::ExitCode;
@@ -29,7 +29,7 @@ fn wrong(error: KeysError) -> CommandError {
 /// Puts a new root in force beside the old one.
 fn roll(context: &Context<'_>, json: &JsonArgs) -> Result<ExitCode, CommandError> {
     let by = actor(context);
-    let (_, config) = options(context, &HubConfigArgs::default())?;
+    let (_, config) = options(context)?;
     let folder = KeysFolder::new(context.layout.hub_keys_dir());
     // One that was broken off may leave keys with which no hub can be assembled, to write it down: they are mended first.
     let was_begun = as_hub(context, || {
@@ -96,7 +96,7 @@ fn tell(context: &Context<'_>, status: &RollStatus) {
 
 fn finish(context: &Context<'_>, force: bool, json: &JsonArgs) -> Result<ExitCode, CommandError> {
     let by = actor(context);
-    let (_, config) = options(context, &HubConfigArgs::default())?;
+    let (_, config) = options(context)?;
     let folder = KeysFolder::new(context.layout.hub_keys_dir());
     let (status, dropped) = with_hub(context, async |hub| {
         let status = hub.roll_status().await?;

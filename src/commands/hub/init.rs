@@ -1,14 +1,14 @@
 //! `picket hub init`.
 
-use super::{actor, with_hub};
-use crate::cli::{HubConfigArgs, HubInitArgs};
+use super::{actor, as_hub, options, runtime, with_hub};
+use crate::cli::HubInitArgs;
 use crate::commands::Context;
 use crate::error::CommandError;
 use crate::exit_code::ExitCode;
 use crate::settings::hub as settings;
 use picket_hub::authority::{InitReport, KeysFolder, Made};
 use picket_hub::db::Permission;
-use picket_hub::life::StartError;
+use picket_hub::life::{self, StartError};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
@@ -52,7 +52,7 @@ pub(in crate::commands) fn make(context: &Context<'_>, args: &HubInitArgs) -> Re
     context.require_root("the hub")?;
     let config = write_config(context, args)?;
     picket_durable::create_dir(&context.layout.hub_dir(), 0o700)?;
-    let resolved = settings::resolve(&context.layout, context.process, &HubConfigArgs::default())?;
+    let resolved = settings::resolve(&context.layout, context.process, context.hub)?;
     let settings = resolved.settings;
     if settings.names.is_empty() {
         return Err(CommandError::Usage(
@@ -60,13 +60,30 @@ pub(in crate::commands) fn make(context: &Context<'_>, args: &HubInitArgs) -> Re
         ));
     }
     let folder = KeysFolder::new(context.layout.hub_keys_dir());
-    let keys = crate::wiring::as_owner_of(&context.layout.hub_dir(), || {
+    let replaced = if args.replace_lost_keys { replace_lost(context, &folder)? } else { Vec::new() };
+    let mut keys = crate::wiring::as_owner_of(&context.layout.hub_dir(), || {
         let made = folder.init(&settings.fleet, &settings.names, jiff::Timestamp::now());
         made.map_err(|error| Box::new(StartError::Keys(error)).into())
     })?;
+    keys.made.extend(replaced);
     let url = settings.public_url().map_err(|error| Box::new(StartError::Config(error)))?;
     let (admin, setup_secret) = first_admin(context, args)?;
     Ok(Report { keys, config, url, admin, setup_secret: setup_secret.map(|secret| secret.to_string()) })
+}
+
+/// Makes the keys anew that are lost, and gives up what a hub could not start with.
+fn replace_lost(context: &Context<'_>, folder: &KeysFolder) -> Result<Vec<Made>, CommandError> {
+    let by = actor(context);
+    let made = as_hub(context, || {
+        let made = folder.replace_lost().map_err(|error| Box::new(StartError::Keys(error)))?;
+        // Also when the key is there already: this may have been broken off.
+        let (options, _) = options(context)?;
+        runtime()?.block_on(life::give_up_sealed(&options)).map_err(Box::new)?;
+        Ok(made)
+    })?;
+    let details = serde_json::json!({ "made": made });
+    with_hub(context, async |hub| Ok(hub.audit(&by, "keys.replace_lost", "keys", details).await?))?;
+    Ok(made)
 }
 
 /// Writes hub.yaml, if there is none. Says where.
@@ -96,9 +113,7 @@ pub(in crate::commands) fn config_text(names: &[String], fleet: Option<&str>) ->
     let names: Vec<String> = names.iter().map(|name| format!("  - {}\n", quoted(name))).collect();
     let names = names.concat();
     let fleet = fleet.map(|fleet| format!("fleet: {}\n", quoted(fleet))).unwrap_or_default();
-    format!(
-        "# The hub's configuration. Every key with its meaning: picket hub --help, docs/reference/hub.md\n{fleet}names:\n{names}"
-    )
+    format!("# The hub's configuration. Every key with its meaning: picket reference hub\n{fleet}names:\n{names}")
 }
 
 /// A text as YAML takes it whatever is in it: JSON is YAML.
@@ -134,6 +149,8 @@ fn first_admin(
                 hub.set_password(&user, password, &by).await?;
                 None
             }
+            // Who has a password needs no link, and could not use one.
+            None if user.password.is_some() => None,
             None => Some(hub.setup_secret(&user, &by).await?),
         };
         let all = Permission { principal: format!("user:{}", user.id), action: "*".to_owned(), tag: None };

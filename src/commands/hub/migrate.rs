@@ -1,7 +1,7 @@
 //! `picket hub migrate`.
 
 use super::backup::{failed, shown, whole};
-use super::{actor, as_hub, options, runtime, with_hub_of};
+use super::{actor, as_hub, options, runtime, with_hub_at};
 use crate::cli::HubMigrateArgs;
 use crate::commands::Context;
 use crate::error::CommandError;
@@ -26,7 +26,7 @@ pub(super) fn run(context: &Context<'_>, args: &HubMigrateArgs) -> Result<ExitCo
     let (output, now) = (context.output, jiff::Timestamp::now());
     let bar = output.bar();
     let done = as_hub(context, || {
-        let (options, _) = options(context, &args.config)?;
+        let (options, _) = options(context)?;
         let from = args.from.clone().unwrap_or(options.database);
         if args.abort {
             let begun = runtime()?.block_on(db::abort_migration(&from, &whole())).map_err(failed)?;
@@ -65,7 +65,7 @@ pub(super) fn run(context: &Context<'_>, args: &HubMigrateArgs) -> Result<ExitCo
     };
     let by = actor(context);
     let (source, target) = (place(&from)?, place(&to)?);
-    with_hub_of(context, &args.config, Some(to.as_str()), async |hub| {
+    with_hub_at(context, Some(to.as_str()), async |hub| {
         let details = json!({ "from": source, "events": moved.events });
         Ok(hub.audit(&by, "hub.migrate", &target, details).await?)
     })?;

@@ -13,7 +13,7 @@ mod token;
 
 use super::Context;
 use crate::build;
-use crate::cli::{HubCommand, HubConfigArgs};
+use crate::cli::{HubArgs, HubCommand};
 use crate::error::CommandError;
 use crate::exit_code::ExitCode;
 use crate::settings::hub::{self as settings, HubConfig};
@@ -27,10 +27,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Runs `picket hub …`.
-pub(super) fn run(context: &Context<'_>, command: HubCommand) -> Result<ExitCode, CommandError> {
-    match command {
+pub(super) fn run(context: &Context<'_>, args: HubArgs) -> Result<ExitCode, CommandError> {
+    let context = &Context { layout: context.layout.clone(), hub: &args.config, ..*context };
+    match args.command {
         HubCommand::Init(args) => init::run(context, &args),
-        HubCommand::Serve(args) => serve::run(context, &args),
+        HubCommand::Serve => serve::run(context),
         HubCommand::Token(command) => token::run(context, command),
         HubCommand::User(command) => people::run(context, command),
         HubCommand::Block(command) => block::run(context, &command),
@@ -43,8 +44,8 @@ pub(super) fn run(context: &Context<'_>, command: HubCommand) -> Result<ExitCode
 }
 
 /// Everything that a hub starts with, from its configuration.
-pub(super) fn options(context: &Context<'_>, args: &HubConfigArgs) -> Result<(Options, HubConfig), CommandError> {
-    let config = settings::resolve(&context.layout, context.process, args)?;
+pub(super) fn options(context: &Context<'_>) -> Result<(Options, HubConfig), CommandError> {
+    let config = settings::resolve(&context.layout, context.process, context.hub)?;
     let security = Security::new(config.policies.clone()).map_err(|error| Box::new(StartError::Config(error)))?;
     let options = Options {
         build: build::info(),
@@ -63,18 +64,17 @@ fn with_hub<T>(
     context: &Context<'_>,
     work: impl AsyncFnOnce(Arc<Hub>) -> Result<T, CommandError>,
 ) -> Result<T, CommandError> {
-    with_hub_of(context, &HubConfigArgs::default(), None, work)
+    with_hub_at(context, None, work)
 }
 
-/// The same for another configuration, or another database than it names.
-fn with_hub_of<T>(
+/// The same for another database than the configuration names.
+fn with_hub_at<T>(
     context: &Context<'_>,
-    args: &HubConfigArgs,
     database: Option<&str>,
     work: impl AsyncFnOnce(Arc<Hub>) -> Result<T, CommandError>,
 ) -> Result<T, CommandError> {
     as_hub(context, || {
-        let (mut options, _) = options(context, args)?;
+        let (mut options, _) = options(context)?;
         if let Some(database) = database {
             database.clone_into(&mut options.database);
         }

@@ -25,7 +25,7 @@ pub(super) fn run(context: &Context<'_>, command: HubUserCommand) -> Result<Exit
             let password = match password_file {
                 Some(file) => read_password(&file)?,
                 None if context.process.interactive => ask_password(&name)?,
-                None => return Err(CommandError::CannotAsk(format!("a new password for {name}"))),
+                None => return Err(CommandError::NoPassword(format!("the new password of {name}"))),
             };
             let by = actor(context);
             with_hub(context, async |hub| {

@@ -1,7 +1,6 @@
 //! `picket hub serve`.
 
 use super::{options, runtime};
-use crate::cli::HubConfigArgs;
 use crate::commands::Context;
 use crate::error::CommandError;
 use crate::exit_code::ExitCode;
@@ -11,11 +10,11 @@ use std::collections::BTreeMap;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Runs the hub until it is told to stop.
-pub(super) fn run(context: &Context<'_>, args: &HubConfigArgs) -> Result<ExitCode, CommandError> {
+pub(super) fn run(context: &Context<'_>) -> Result<ExitCode, CommandError> {
     if context.layout.has_service_user() && context.process.is_root() {
         return Err(CommandError::HubAsRoot);
     }
-    let (options, config) = options(context, args)?;
+    let (options, config) = options(context)?;
     let log = LogOptions {
         format: config.settings.log_format,
         level: config.settings.log_level,

@@ -191,7 +191,7 @@ impl Hub {
         let plain = plain.and_then(|plain| serde_json::from_slice::<Sealed>(&plain).ok());
         let found = plain.and_then(|plain| Some((SafeUrl::secret(&plain.url).ok()?, Zeroizing::new(plain.secret))));
         found.ok_or_else(|| {
-            Refusal::new(ProblemCode::Internal, "the web hook does not open with seal.key: is it another hub's?")
+            Refusal::new(ProblemCode::Internal, "the web hook does not open with seal.key: put the right one back, or remove the web hook and make it anew")
         })
     }
 

@@ -66,6 +66,39 @@ pub enum Told {
     Forged,
 }
 
+/// Why the keys for tokens could not be loaded.
+#[derive(Debug)]
+pub enum KeysRefused {
+    /// The one that signs was sealed with another `seal.key`.
+    OtherSeal,
+    /// Anything else.
+    Refused(Refusal),
+}
+
+impl From<Refusal> for KeysRefused {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<picket_hub_db::DbError> for KeysRefused {
+    fn from(error: picket_hub_db::DbError) -> Self {
+        Self::Refused(error.into())
+    }
+}
+
+impl From<KeysRefused> for Refusal {
+    fn from(refused: KeysRefused) -> Self {
+        match refused {
+            KeysRefused::OtherSeal => Self::new(
+                ProblemCode::Internal,
+                "the keys for tokens do not open with this replica's seal.key; give all replicas the same keys and restart them",
+            ),
+            KeysRefused::Refused(refusal) => refusal,
+        }
+    }
+}
+
 /// Signs and believes tokens.
 pub struct Tokens {
     issuer: String,
@@ -98,18 +131,17 @@ impl Tokens {
     /// Reads the keys, and makes a new one if there is none that may sign. Called at the start, and now and then.
     ///
     /// # Errors
-    /// When the database does not answer or a key cannot be opened.
-    pub async fn load(&self, db: &Arc<dyn Database>, tenant: TenantId, sealer: &Sealer, now: Timestamp) -> Outcome<()> {
+    /// When the database does not answer or the key that signs cannot be opened.
+    pub async fn load(
+        &self,
+        db: &Arc<dyn Database>,
+        tenant: TenantId,
+        sealer: &Sealer,
+        now: Timestamp,
+    ) -> Result<(), KeysRefused> {
         let mut loaded = open(&db.signing_keys(tenant, PURPOSE).await?, sealer)?;
         if !loaded.iter().any(|key| signs_at(key, now)) {
-            let fresh = make(sealer, now)?;
-            let retire = now.checked_add(OVERLAP).unwrap_or(now);
-            match db.add_signing_key(tenant, &fresh, Some(retire)).await {
-                Ok(()) => tracing::info!(kid = fresh.kid, "a new key signs tokens"),
-                // A replica was faster: its key will do.
-                Err(error) if error.is_conflict() => {}
-                Err(error) => return Err(error.into()),
-            }
+            add(&**db, tenant, sealer, now).await?;
             loaded = open(&db.signing_keys(tenant, PURPOSE).await?, sealer)?;
         }
         loaded.retain(|key| key.retires_at.is_none_or(|end| end > now));
@@ -223,6 +255,33 @@ fn signs_at(key: &Loaded, now: Timestamp) -> bool {
     key.retires_at.is_none() && now.duration_since(key.created_at) < KEY_LIFE
 }
 
+/// Adds a key that signs from now on; those of before are believed for a while.
+async fn add(db: &dyn Database, tenant: TenantId, sealer: &Sealer, now: Timestamp) -> Outcome<()> {
+    let fresh = make(sealer, now)?;
+    let retire = now.checked_add(OVERLAP).unwrap_or(now);
+    match db.add_signing_key(tenant, &fresh, Some(retire)).await {
+        Ok(()) => tracing::info!(kid = fresh.kid, "a new key signs tokens"),
+        // A replica was faster: its key will do.
+        Err(error) if error.is_conflict() => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}
+
+/// Puts a new key in the place of those that do not open: what they are sealed with is lost, and the tokens that they signed
+/// hold no more. Says whether there was one.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn give_up_lost(db: &dyn Database, tenant: TenantId, sealer: &Sealer, now: Timestamp) -> Outcome<bool> {
+    let kept = db.signing_keys(tenant, PURPOSE).await?;
+    if open(&kept, sealer).is_ok() {
+        return Ok(false);
+    }
+    add(db, tenant, sealer, now).await?;
+    Ok(true)
+}
+
 fn make(sealer: &Sealer, now: Timestamp) -> Outcome<KeptKey> {
     let failed = |error: &dyn std::fmt::Display| {
         tracing::error!(%error, "a key for tokens could not be made");
@@ -247,14 +306,19 @@ fn place(kid: &str) -> Place<'_> {
     Place { table: "signing_keys", row: 0, context: kid.as_bytes() }
 }
 
-fn open(kept: &[KeptKey], sealer: &Sealer) -> Outcome<Vec<Loaded>> {
+fn open(kept: &[KeptKey], sealer: &Sealer) -> Result<Vec<Loaded>, KeysRefused> {
     let mut loaded = Vec::with_capacity(kept.len());
     for key in kept {
         let seed = sealer.open(place(&key.kid), &key.sealed.0).map(Zeroizing::new);
-        let seed = seed.ok().and_then(|seed| <[u8; 32]>::try_from(seed.as_slice()).ok()).ok_or_else(|| {
-            tracing::error!(kid = key.kid, "a key for tokens does not open with seal.key: is it another hub's?");
-            Refusal::new(ProblemCode::Internal, "the keys for tokens cannot be opened; the hub's log says more")
-        })?;
+        let Some(seed) = seed.ok().and_then(|seed| <[u8; 32]>::try_from(seed.as_slice()).ok()) else {
+            // One that signs no more costs the tokens that it signed, and those end within hours.
+            if key.retires_at.is_some() {
+                tracing::warn!(kid = key.kid, "a key for tokens does not open with seal.key; its tokens hold no more");
+                continue;
+            }
+            tracing::error!(kid = key.kid, "the key for tokens does not open with seal.key");
+            return Err(KeysRefused::OtherSeal);
+        };
         loaded.push(Loaded {
             kid: key.kid.clone(),
             signing: SigningKey::from_bytes(&seed),
@@ -329,7 +393,7 @@ mod tests {
         let keyring = Arc::new(Keyring::create(&dir.path().join("seal.key")).unwrap());
         let sealer = Sealer::new(keyring).unwrap();
         let tokens = Tokens::new("https://hub.example");
-        add(&tokens, &sealer, now());
+        extend(&tokens, &sealer, now());
         (tokens, sealer, dir)
     }
 
@@ -339,7 +403,7 @@ mod tests {
         claims.holds(now).then_some(claims.sub)
     }
 
-    fn add(tokens: &Tokens, sealer: &Sealer, at: Timestamp) {
+    fn extend(tokens: &Tokens, sealer: &Sealer, at: Timestamp) {
         let kept = make(sealer, at).unwrap();
         tokens.keys.write().unwrap().extend(open(&[kept], sealer).unwrap());
     }
@@ -357,7 +421,7 @@ mod tests {
         let (other, _, _other_dir) = self::tokens();
         assert_eq!(subject(&other, &token, now()), None);
         let elsewhere = Tokens::new("https://elsewhere.example");
-        add(&elsewhere, &sealer, now());
+        extend(&elsewhere, &sealer, now());
         assert_eq!(subject(&elsewhere, &token, now()), None);
         // Neither is somebody who tries: a key that is gone, and a hub that was called otherwise.
         assert_eq!([other.read(&token), elsewhere.read(&token)], [Told::UnknownKey, Told::UnknownKey]);
@@ -369,12 +433,23 @@ mod tests {
         let (old, _) = tokens.issue("user:1", now()).unwrap();
         let later = |hours| now().checked_add(SignedDuration::from_hours(hours)).unwrap();
         tokens.keys.write().unwrap()[0].retires_at = Some(later(0).checked_add(SignedDuration::from_mins(30)).unwrap());
-        add(&tokens, &sealer, later(0));
+        extend(&tokens, &sealer, later(0));
         let (new, _) = tokens.issue("user:1", now()).unwrap();
         assert_ne!(jsonwebtoken::decode_header(&old).unwrap().kid, jsonwebtoken::decode_header(&new).unwrap().kid);
         assert!(subject(&tokens, &old, now()).is_some());
         assert!(subject(&tokens, &old, now().checked_add(SignedDuration::from_mins(31)).unwrap()).is_none());
         assert!(subject(&tokens, &new, now()).is_some());
+    }
+
+    #[test]
+    fn a_key_that_does_not_open_is_refused_as_long_as_it_signs() {
+        let (_, sealer, _dir) = tokens();
+        let (_, lost, _lost_dir) = self::tokens();
+        let mut kept = make(&lost, now()).unwrap();
+        assert!(matches!(open(&[kept.clone()], &sealer), Err(KeysRefused::OtherSeal)));
+        kept.retires_at = Some(now());
+        let loaded = open(&[kept, make(&sealer, now()).unwrap()], &sealer).unwrap();
+        assert_eq!(loaded.len(), 1);
     }
 
     #[test]
