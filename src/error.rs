@@ -328,6 +328,9 @@ impl CommandError {
             Self::File(error) | Self::Install(ApplyError::File(error)) if is_denied(error) => {
                 Some("run it with sudo, or choose a place of your own with --user or --prefix DIR".to_owned())
             }
+            Self::File(error) if error.source.kind() == io::ErrorKind::NotFound => {
+                Some("nothing is there under this name: see whether it is right".to_owned())
+            }
             _ => None,
         }
     }
