@@ -18,7 +18,7 @@ fn new_case(number: u128, findings: Vec<Uuid>) -> NewCase {
     }
 }
 
-fn delivery(number: u128, seconds: i64) -> NewDelivery {
+pub(crate) fn delivery(number: u128, seconds: i64) -> NewDelivery {
     NewDelivery {
         id: id(number),
         target: "chat".into(),

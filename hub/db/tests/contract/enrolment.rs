@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 const SECRET: [u8; 32] = [9; 32];
 
-fn token(max_uses: u32) -> NewEnrolToken {
+pub(crate) fn token(max_uses: u32) -> NewEnrolToken {
     NewEnrolToken {
         id: id(1),
         secret_hash: Hidden(SECRET),

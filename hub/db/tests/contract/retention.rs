@@ -1,7 +1,9 @@
 //! What goes when its time has come, and what stays after a restart.
 
 use crate::bench::{Bench, T, at, batch, id, matched, server};
+use crate::cases::delivery;
 use crate::contract;
+use crate::enrolment::token;
 use crate::findings::found;
 use picket_hub_db::{
     EventFilter, FindingUpdate, NewCase, NewState, Options, PageRequest, Removed, Retention, Severity, open,
@@ -17,6 +19,8 @@ async fn remove(bench: &Bench, retention: &Retention) -> Removed {
         total.events += step.events;
         total.partitions += step.partitions;
         total.findings += step.findings;
+        total.deliveries += step.deliveries;
+        total.enrolment += step.enrolment;
         total.ended += step.ended;
         if !step.more {
             return total;
@@ -105,6 +109,30 @@ contract! {
             assert_eq!(bench.db.finding(T, finding.id).await.unwrap().is_some(), stays);
         }
         assert_eq!(bench.db.evidence(T, made[1].id, &PageRequest::default()).await.unwrap().items, []);
+    }
+
+    async fn deliveries_and_tokens_have_a_time_of_their_own_and_what_waits_stays(bench) {
+        bench.db.enqueue_deliveries(T, &[delivery(1, 0), delivery(2, 900)], at(0)).await.unwrap();
+        let claimed = bench.db.claim_deliveries(T, "a", at(10), at(40), 10, &[]).await.unwrap();
+        assert_eq!(claimed.len(), 1, "the other one is not due");
+        assert!(bench.db.delivery_done(T, id(1), "a", at(20)).await.unwrap());
+        bench.db.create_enrol_token(T, &token(1), at(0)).await.unwrap();
+        let old = |deliveries, enrolment| Retention {
+            deliveries_before: deliveries,
+            enrolment_before: enrolment,
+            now: at(5000),
+            ..Retention::default()
+        };
+        let gone = remove(&bench, &old(None, None)).await;
+        assert_eq!((gone.deliveries, gone.enrolment), (0, 0));
+        let gone = remove(&bench, &old(Some(at(1000)), None)).await;
+        assert_eq!((gone.deliveries, gone.enrolment), (1, 0), "the one that waits stays");
+        let gone = remove(&bench, &old(None, Some(at(1800)))).await;
+        assert_eq!(gone.enrolment, 0, "it had not ended then");
+        let gone = remove(&bench, &old(None, Some(at(1801)))).await;
+        assert_eq!((gone.deliveries, gone.enrolment), (0, 1));
+        assert_eq!(bench.db.enrol_token(T, token(1).id).await.unwrap(), None);
+        assert_eq!(bench.db.deliveries(T, None, &PageRequest::default()).await.unwrap().items.len(), 1);
     }
 
     async fn what_is_measured_is_what_is_there(bench) {
