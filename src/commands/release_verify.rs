@@ -6,7 +6,7 @@ use crate::cli::VerifyArgs;
 use crate::error::CommandError;
 use crate::exit_code::ExitCode;
 use crate::output::Tone;
-use picket_protocol::{Artifact, Channel, TargetTriple};
+use picket_protocol::{Channel, TargetTriple};
 use picket_transport::{Client, Timeouts, TransportError};
 use picket_update::Clock;
 use picket_update::config::AutoUpdate;
@@ -15,7 +15,7 @@ use picket_update::engine::fetch_channel;
 use picket_update::fetch::{Location, Server};
 use picket_update::trust::client::MetadataSource;
 use picket_update::trust::minisign::{MAX_SIGNATURE_BYTES, trusted_comment};
-use picket_update::trust::{TrustClient, TrustError, TrustStore, Trusted, VerifiedTarget};
+use picket_update::trust::{MinisignKeys, TrustClient, TrustError, TrustStore, Trusted, VerifiedTarget};
 use semver::Version;
 use serde_json::json;
 use std::io::Cursor;
@@ -60,26 +60,22 @@ impl Tree {
         match self {
             Self::Folder(dir) => {
                 let (folder, file) = target.path.rsplit_once('/').unwrap_or(("", &target.path));
-                let path = dir.join("targets").join(folder).join(format!("{}.{file}{suffix}", target.sha256));
+                let path = dir.join("targets").join(folder).join(format!("{}.{file}{suffix}", target.hashes));
                 picket_durable::read_if_present(&path, max_bytes)?.ok_or_else(missing)
             }
             Self::Server(server) => {
                 let location = &server.location;
-                let url = if suffix.is_empty() {
-                    location.target(&target.path, &target.sha256)
-                } else {
-                    location.signature(&target.path, &target.sha256)
-                };
+                let url = if suffix.is_empty() { location.target(target) } else { location.signature(target) };
                 server.optional(&url.map_err(TransportError::from)?, max_bytes)?.ok_or_else(missing)
             }
         }
     }
 
-    fn channel(&self, trusted: &Trusted, name: &str) -> Result<Channel, TrustError> {
+    fn channel(&self, client: &TrustClient<'_>, trusted: &mut Trusted, name: &str) -> Result<Channel, TrustError> {
         match self {
-            Self::Server(server) => fetch_channel(server, trusted, name),
+            Self::Server(server) => fetch_channel(client, server, trusted, name),
             Self::Folder(_) => {
-                let target = trusted.target(&Channel::target_path(name))?;
+                let target = client.find(trusted, self, &Channel::target_path(name))?;
                 let bytes = self.target(&target, "", target.length)?;
                 trusted.channel(name, &target, &bytes)
             }
@@ -117,9 +113,9 @@ fn verify(
     let clock = Clock::system();
     let client = TrustClient::new(&store, &clock);
     client.check_root(root)?;
-    let trusted = client.refresh(Some(root), tree)?;
-    let channel = tree.channel(&trusted, &args.channel)?;
-    let checked = artifacts(args, tree, &trusted, &channel)?;
+    let mut trusted = client.refresh(Some(root), tree)?;
+    let channel = tree.channel(&client, &mut trusted, &args.channel)?;
+    let checked = artifacts(args, tree, &client, &mut trusted, &channel)?;
     let target = args.target.clone().unwrap_or_else(|| build::info().target);
     let would = args.from.as_ref().map(|from| would_do(from, &channel, &target));
     let [root, timestamp, snapshot, targets] = trusted.versions();
@@ -152,7 +148,8 @@ fn verify(
 fn artifacts(
     args: &VerifyArgs,
     tree: &Tree,
-    trusted: &Trusted,
+    client: &TrustClient<'_>,
+    trusted: &mut Trusted,
     channel: &Channel,
 ) -> Result<Vec<String>, CommandError> {
     let mut checked = Vec::new();
@@ -161,7 +158,13 @@ fn artifacts(
             continue;
         }
         for (target, artifact) in &release.artifacts {
-            artifact_holds(tree, trusted, version, target, artifact)?;
+            let signed = client.find(trusted, tree, &artifact.path)?;
+            artifact_holds(
+                tree,
+                &signed,
+                &trusted.minisign_keys(),
+                &trusted_comment(version, target, &signed.sha256()?),
+            )?;
             checked.push(artifact.path.clone());
         }
     }
@@ -170,18 +173,14 @@ fn artifacts(
 
 fn artifact_holds(
     tree: &Tree,
-    trusted: &Trusted,
-    version: &Version,
-    target: &TargetTriple,
-    artifact: &Artifact,
+    signed: &VerifiedTarget,
+    keys: &MinisignKeys,
+    expected_comment: &str,
 ) -> Result<(), TrustError> {
-    let signed = trusted.target(&artifact.path)?;
-    let bytes = tree.target(&signed, "", signed.length)?;
+    let bytes = tree.target(signed, "", signed.length)?;
     signed.check(&bytes)?;
-    let signature = tree.target(&signed, ".minisig", MAX_SIGNATURE_BYTES)?;
-    let comment = trusted_comment(version, target, &signed.sha256);
-    let keys = trusted.minisign_keys();
-    keys.verify(&artifact.path, Cursor::new(bytes), &String::from_utf8_lossy(&signature), &comment)
+    let signature = tree.target(signed, ".minisig", MAX_SIGNATURE_BYTES)?;
+    keys.verify(&signed.path, Cursor::new(bytes), &String::from_utf8_lossy(&signature), expected_comment)
 }
 
 fn would_do(from: &Version, channel: &Channel, target: &TargetTriple) -> String {

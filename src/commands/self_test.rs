@@ -13,9 +13,9 @@ use picket_protocol::{SelfTestCheck, SelfTestReport};
 use picket_service::units;
 use picket_transport::{Client, Timeouts};
 use picket_update::Clock;
-use picket_update::engine::{fetch_channel, fetch_metadata};
+use picket_update::engine::fetch_release;
 use picket_update::fetch::{Location, Server};
-use picket_update::trust::{TrustError, TrustStore};
+use picket_update::trust::TrustStore;
 use std::path::Path;
 
 /// Runs every check and reports.
@@ -106,12 +106,9 @@ fn fetch(releases: &str, channel: &str, trust: &Path) -> Result<String, String> 
     let location = Location::parse(releases).map_err(|e| e.to_string())?;
     let client = Client::new(&build::user_agent(), Timeouts::default());
     let server = Server { client, location };
-    let fetched = || -> Result<[u64; 4], TrustError> {
-        let trusted = fetch_metadata(&server, &TrustStore::new(trust), &Clock::system())?;
-        fetch_channel(&server, &trusted, channel)?;
-        Ok(trusted.versions())
-    };
-    let [root, timestamp, snapshot, targets] = fetched().map_err(|e| describe(&e))?;
+    let trusted =
+        fetch_release(&server, &TrustStore::new(trust), &Clock::system(), channel).map_err(|e| describe(&e))?;
+    let [root, timestamp, snapshot, targets] = trusted.versions();
     Ok(format!("root {root}, timestamp {timestamp}, snapshot {snapshot}, targets {targets}"))
 }
 

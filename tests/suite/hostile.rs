@@ -67,7 +67,7 @@ fn trusted(metadata: &BTreeMap<String, Vec<u8>>) -> Option<Sha256Digest> {
     let (store, clock) = (TrustStore::new(dir.path()), Clock::system());
     let client = TrustClient::new(&store, &clock);
     let trusted = client.refresh(Some(&PUBLISHED.metadata["1.root.json"]), &Files(metadata.clone())).ok()?;
-    Some(trusted.target(ARTIFACT).ok()?.sha256)
+    trusted.target(ARTIFACT).ok()?.sha256().ok()
 }
 
 /// One way to damage a file.

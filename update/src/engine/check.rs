@@ -4,7 +4,6 @@ use super::{Engine, EngineError};
 use crate::decide::{Asked, Decision, Facts, decide};
 use crate::held::Hold;
 use crate::state::{self, CheckRecord};
-use crate::trust::client::MetadataSource;
 use crate::trust::{TrustClient, TrustError, TrustStore, Trusted, VerifiedTarget};
 use picket_protocol::channel::CHANNEL_MAX_BYTES;
 use picket_protocol::update_status::{AvailableRelease, LastCheck};
@@ -73,28 +72,44 @@ pub(super) fn look(
     store: &TrustStore,
     pinned: Option<&[u8]>,
 ) -> Result<(Trusted, Channel), TrustError> {
-    let trusted = TrustClient::new(store, &engine.clock).refresh(pinned, engine.server)?;
-    let channel = fetch_channel(engine.server, &trusted, &engine.settings.channel)?;
+    let client = TrustClient::new(store, &engine.clock);
+    let mut trusted = client.refresh(pinned, engine.server)?;
+    let channel = fetch_channel(&client, engine.server, &mut trusted, &engine.settings.channel)?;
+    // Where a vendor delegates, the roles that list this machine's builds are fetched now: what follows asks nobody.
+    for artifact in channel.releases.values().filter_map(|release| release.artifacts.get(&engine.build.target)) {
+        if let Err(error) = client.find(&mut trusted, engine.server, &artifact.path) {
+            tracing::warn!(path = artifact.path, error = super::error::chain(&error), "a release cannot be taken");
+        }
+    }
     Ok((trusted, channel))
 }
 
 /// Fetches the channel document that `trusted` lists.
-pub fn fetch_channel(server: &crate::fetch::Server, trusted: &Trusted, name: &str) -> Result<Channel, TrustError> {
-    let target = trusted.target(&Channel::target_path(name))?;
+pub fn fetch_channel(
+    client: &TrustClient<'_>,
+    server: &crate::fetch::Server,
+    trusted: &mut Trusted,
+    name: &str,
+) -> Result<Channel, TrustError> {
+    let target = client.find(trusted, server, &Channel::target_path(name))?;
     let limit = target.length.min(CHANNEL_MAX_BYTES);
-    let url = server.location.target(&target.path, &target.sha256).map_err(picket_transport::TransportError::from)?;
+    let url = server.location.target(&target).map_err(picket_transport::TransportError::from)?;
     let bytes = server.optional(&url, limit)?.ok_or_else(|| TrustError::Missing(target.path.clone()))?;
     trusted.channel(name, &target, &bytes)
 }
 
-/// Fetches and verifies the release metadata into `store`, from whatever root it holds: what a candidate must be able
-/// to do.
-pub fn fetch_metadata(
-    source: &dyn MetadataSource,
+/// Fetches and verifies the release metadata and the channel called `channel`, from whatever root `store` holds: what a
+/// candidate must be able to do.
+pub fn fetch_release(
+    server: &crate::fetch::Server,
     store: &TrustStore,
     clock: &crate::clock::Clock,
+    channel: &str,
 ) -> Result<Trusted, TrustError> {
-    TrustClient::new(store, clock).refresh(None, source)
+    let client = TrustClient::new(store, clock);
+    let mut trusted = client.refresh(None, server)?;
+    fetch_channel(&client, server, &mut trusted, channel)?;
+    Ok(trusted)
 }
 
 impl Engine<'_> {
@@ -134,7 +149,7 @@ impl Engine<'_> {
         let hold = |_: &Version, release: &Release| -> Option<Hold> {
             let artifact = release.artifacts.get(&self.build.target)?;
             let target = trusted.target(&artifact.path).ok()?;
-            held.in_force(&target.sha256, now).cloned()
+            held.in_force(&target.sha256().ok()?, now).cloned()
         };
         let facts = Facts {
             current: &current,

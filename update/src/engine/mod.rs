@@ -10,7 +10,7 @@ mod recover;
 mod settle;
 mod trial;
 
-pub use check::{Checked, Offer, fetch_channel, fetch_metadata};
+pub use check::{Checked, Offer, fetch_channel, fetch_release};
 pub use error::EngineError;
 
 use crate::clock::Clock;
@@ -211,7 +211,7 @@ impl Engine<'_> {
             kind: Kind::Release,
             trigger,
             to: version,
-            sha256: target.sha256,
+            sha256: target.sha256()?,
             artifact: Some(artifact),
             checked: Some(checked),
             may_defer,

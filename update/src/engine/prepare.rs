@@ -112,7 +112,7 @@ impl Engine<'_> {
             result.map_err(|e| TrustError::Transport(TransportError::from(e)))
         };
         let location = &self.server.location;
-        let signature_url = url(location.signature(&target.path, &target.sha256))?;
+        let signature_url = url(location.signature(target))?;
         let signature = self
             .server
             .optional(&signature_url, MAX_SIGNATURE_BYTES)
@@ -122,7 +122,7 @@ impl Engine<'_> {
         let downloads = self.layout.update_dir().join("downloads");
         let download = Download {
             client: &self.server.client,
-            url: url(location.target(&target.path, &target.sha256))?,
+            url: url(location.target(target))?,
             target,
             dir: &downloads,
             progress: &|done, total| self.progress.tell(Event::Download { done, total }),
@@ -140,7 +140,7 @@ impl Engine<'_> {
             ),
         })?;
         crate::failpoint::reach("fetch-downloaded");
-        let comment = trusted_comment(version, &self.build.target, &target.sha256);
+        let comment = trusted_comment(version, &self.build.target, &target.sha256()?);
         let artifact = BufReader::new(File::open(&unverified).doing("read", &unverified)?);
         if let Err(error) = checked.trusted.minisign_keys().verify(&target.path, artifact, &signature, &comment) {
             // Whole, of the signed hash, and yet refused by the second lock: it must not be found again.

@@ -1,6 +1,6 @@
 //! The trial and what follows from it: start, watch, then switch or go back.
 
-use super::check::fetch_metadata;
+use super::check::fetch_release;
 use super::error::chain;
 use super::{Engine, EngineError, Report};
 use crate::clock::Clock;
@@ -261,8 +261,6 @@ impl BothFetch {
     fn fetch_into(&self, scratch: &Path) -> Result<(), String> {
         let store = TrustStore::new(scratch);
         store.keep("root", &self.root).map_err(|error| chain(&error))?;
-        let trusted = fetch_metadata(&self.server, &store, &self.clock).map_err(|error| chain(&error))?;
-        super::check::fetch_channel(&self.server, &trusted, &self.channel).map_err(|error| chain(&error))?;
-        Ok(())
+        fetch_release(&self.server, &store, &self.clock, &self.channel).map(drop).map_err(|error| chain(&error))
     }
 }

@@ -1,14 +1,12 @@
 //! One large file, whole or not at all: resumable, capped, watched for stalls and for drips.
 //!
-//! The bytes go to `<sha256>.unverified`; beside it `<sha256>.etag` remembers which version of the file they are of, so
+//! The bytes go to `<hash>.unverified`; beside it `<hash>.etag` remembers which version of the file they are of, so
 //! that a later attempt can ask for the rest. The name without `.unverified` is given only by the caller, after every
 //! check. Nothing here trusts the server: the length is the signed one, and one byte more breaks off.
 
-use crate::trust::VerifiedTarget;
+use crate::trust::{Hasher, VerifiedTarget};
 use picket_durable::Context;
-use picket_protocol::Sha256Digest;
 use picket_transport::{Client, Request, Response, SafeUrl, TransportError, read_error};
-use sha2::{Digest, Sha256};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -60,19 +58,18 @@ impl Download<'_> {
     /// named `.unverified`, of the signed length and hash, and synced.
     pub fn run(&self) -> Result<PathBuf, DownloadError> {
         picket_durable::create_dir(self.dir, 0o700)?;
-        let path = self.dir.join(format!("{}.unverified", self.target.sha256));
-        let etag_path = self.dir.join(format!("{}.etag", self.target.sha256));
-        let mut state = Partial::open(&path, self.target.length)?;
+        let name = self.target.hashes.name();
+        let path = self.dir.join(format!("{name}.unverified"));
+        let etag_path = self.dir.join(format!("{name}.etag"));
+        let mut state = Partial::open(&path, self.target)?;
         if state.length < self.target.length {
             self.receive(&mut state, &path, &etag_path)?;
         }
-        let sha256 = Sha256Digest::new(state.hasher.finalize().into());
-        if sha256 != self.target.sha256 {
+        if let Err(error) = self.target.check_hashes(state.hasher) {
             // A file that was resumed from another version's bytes is as worthless as a forged one.
             picket_durable::remove_if_present(&path)?;
             picket_durable::remove_if_present(&etag_path)?;
-            let detail = format!("SHA-256 {sha256} instead of {}", self.target.sha256);
-            return Err(crate::trust::TrustError::Mismatch { name: self.target.path.clone(), detail }.into());
+            return Err(error.into());
         }
         state.file.sync_all().doing("sync", &path)?;
         picket_durable::sync_dir(self.dir)?;
@@ -88,7 +85,7 @@ impl Download<'_> {
         let response = self.client.get(&self.url, &request)?;
         if response.status != 206 {
             // The server sends the whole file: it changed, or ranges are not its business.
-            state.restart(path)?;
+            state.restart(path, self.target)?;
         }
         if let Some(etag) = &response.etag {
             picket_durable::write_atomic(etag_path, etag.as_bytes(), 0o600)?;
@@ -128,12 +125,12 @@ impl Download<'_> {
 struct Partial {
     file: File,
     length: u64,
-    hasher: Sha256,
+    hasher: Hasher,
 }
 
 impl Partial {
     /// Opens what an earlier attempt left, or a new file; a file longer than it may be is begun anew.
-    fn open(path: &Path, limit: u64) -> Result<Self, picket_durable::Error> {
+    fn open(path: &Path, target: &VerifiedTarget) -> Result<Self, picket_durable::Error> {
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -142,7 +139,7 @@ impl Partial {
             .mode(0o600)
             .open(path)
             .doing("open", path)?;
-        let mut partial = Self { file, length: 0, hasher: Sha256::new() };
+        let mut partial = Self { file, length: 0, hasher: target.hashes.hasher() };
         let mut buffer = vec![0; 64 << 10];
         loop {
             let read = partial.file.read(&mut buffer).doing("read", path)?;
@@ -152,18 +149,18 @@ impl Partial {
             partial.hasher.update(&buffer[..read]);
             partial.length += read as u64;
         }
-        if partial.length > limit {
-            partial.restart(path)?;
+        if partial.length > target.length {
+            partial.restart(path, target)?;
         }
         Ok(partial)
     }
 
-    fn restart(&mut self, path: &Path) -> Result<(), picket_durable::Error> {
+    fn restart(&mut self, path: &Path, target: &VerifiedTarget) -> Result<(), picket_durable::Error> {
         use std::io::Seek;
         self.file.set_len(0).doing("empty", path)?;
         self.file.rewind().doing("rewind", path)?;
         self.length = 0;
-        self.hasher = Sha256::new();
+        self.hasher = target.hashes.hasher();
         Ok(())
     }
 

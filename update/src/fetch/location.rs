@@ -11,7 +11,7 @@
 //! need no API and have no hourly quota; its assets have no folders, hence the flat names. Which address an artifact
 //! comes from is no matter of trust: length and hash are signed.
 
-use picket_protocol::Sha256Digest;
+use crate::trust::{VerifiedTarget, percent_encode};
 use picket_transport::{SafeUrl, UrlError};
 use std::fmt;
 
@@ -20,9 +20,19 @@ use std::fmt;
 pub enum Location {
     /// A tree of static files below an address.
     Tree(SafeUrl),
+    /// A tree whose metadata and targets are apart, as other vendors' TUF repositories have them.
+    Apart {
+        /// Where the metadata is.
+        metadata: SafeUrl,
+        /// Where the targets are.
+        targets: SafeUrl,
+    },
     /// The releases of a repository on GitHub, or on a server that answers like it.
     GitHub(SafeUrl),
 }
+
+/// What may stand in a path beside the unreserved characters (RFC 3986 §3.3).
+const PATH_CHARACTERS: &str = "/!$&'()*+,;=:@";
 
 /// Marks the address of a repository on another host than github.com (GitHub Enterprise, tests).
 const GITHUB_PREFIX: &str = "github+";
@@ -45,26 +55,34 @@ impl Location {
     pub fn metadata(&self, name: &str) -> Result<SafeUrl, UrlError> {
         match self {
             Self::Tree(base) => base.join(&format!("metadata/{name}")),
+            Self::Apart { metadata, .. } => metadata.join(name),
             Self::GitHub(base) => base.join(&format!("releases/latest/download/{name}")),
         }
     }
 
-    /// The address of the target at `path` with hash `sha256`.
-    pub fn target(&self, path: &str, sha256: &Sha256Digest) -> Result<SafeUrl, UrlError> {
-        let (folder, file) = path.rsplit_once('/').unwrap_or(("", path));
+    /// The address of `target`.
+    pub fn target(&self, target: &VerifiedTarget) -> Result<SafeUrl, UrlError> {
+        let path = percent_encode(&target.path, PATH_CHARACTERS);
+        let (folder, file) = path.rsplit_once('/').map_or(("", path.as_str()), |(folder, file)| (folder, file));
+        let hash = target.hashes.name();
+        let below = |base: &SafeUrl, top: &str| {
+            let file = if target.hash_in_name { format!("{hash}.{file}") } else { file.to_owned() };
+            let parts = [top, folder, &file];
+            base.join(&parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("/"))
+        };
         match self {
-            Self::Tree(base) if folder.is_empty() => base.join(&format!("targets/{sha256}.{file}")),
-            Self::Tree(base) => base.join(&format!("targets/{folder}/{sha256}.{file}")),
+            Self::Tree(base) => below(base, "targets"),
+            Self::Apart { targets, .. } => below(targets, ""),
             Self::GitHub(base) if folder == "channel" => {
-                base.join(&format!("releases/latest/download/{sha256}.channel.{file}"))
+                base.join(&format!("releases/latest/download/{hash}.channel.{file}"))
             }
             Self::GitHub(base) => base.join(&format!("releases/download/v{folder}/{file}")),
         }
     }
 
-    /// The address of the minisign signature of that target.
-    pub fn signature(&self, path: &str, sha256: &Sha256Digest) -> Result<SafeUrl, UrlError> {
-        let url = self.target(path, sha256)?;
+    /// The address of the minisign signature of `target`.
+    pub fn signature(&self, target: &VerifiedTarget) -> Result<SafeUrl, UrlError> {
+        let url = self.target(target)?;
         format!("{}.minisig", url.as_uri()).parse()
     }
 }
@@ -72,7 +90,7 @@ impl Location {
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tree(url) | Self::GitHub(url) => url.fmt(f),
+            Self::Tree(url) | Self::GitHub(url) | Self::Apart { metadata: url, .. } => url.fmt(f),
         }
     }
 }
@@ -80,19 +98,36 @@ impl fmt::Display for Location {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use picket_protocol::Sha256Digest;
 
     fn addresses(releases: &str) -> Vec<String> {
         let location = Location::parse(releases).unwrap();
-        let sha256 = Sha256Digest::new([0xab; 32]);
-        let artifact = "1.2.0/picket-1.2.0-x86_64-unknown-linux-musl.tar.xz";
+        let artifact = target("1.2.0/picket-1.2.0-x86_64-unknown-linux-musl.tar.xz");
         [
             location.metadata("3.root.json"),
-            location.target("channel/stable.json", &sha256),
-            location.target(artifact, &sha256),
-            location.signature(artifact, &sha256),
+            location.target(&target("channel/stable.json")),
+            location.target(&artifact),
+            location.signature(&artifact),
         ]
-        .map(|url| url.unwrap().to_string().replace(&sha256.to_string(), "HASH"))
+        .map(|url| url.unwrap().to_string().replace(&HASH.to_string(), "HASH"))
         .to_vec()
+    }
+
+    static HASH: std::sync::LazyLock<Sha256Digest> = std::sync::LazyLock::new(|| Sha256Digest::new([0xab; 32]));
+
+    fn target(path: &str) -> VerifiedTarget {
+        VerifiedTarget { path: path.to_owned(), length: 1, hashes: (*HASH).into(), hash_in_name: true }
+    }
+
+    #[test]
+    fn the_tree_of_another_vendor_is_followed_as_it_is() {
+        let location = Location::Apart {
+            metadata: "https://a.example/m".parse().unwrap(),
+            targets: "https://b.example/t/".parse().unwrap(),
+        };
+        assert_eq!(location.metadata("timestamp.json").unwrap().to_string(), "https://a.example/m/timestamp.json");
+        let plain = VerifiedTarget { hash_in_name: false, ..target("a b/ü?.txt") };
+        assert_eq!(location.target(&plain).unwrap().to_string(), "https://b.example/t/a%20b/%C3%BC%3F.txt");
     }
 
     #[test]

@@ -3,11 +3,13 @@
 //! The verification is [`sigstore_tuf::TrustedMetadataSet`]'s; this module decides what to ask for, in which order, and
 //! makes sure that what was trusted is on disk before anything is built on it.
 
+use super::delegations::{self, search, view};
 use super::store::TrustStore;
+use super::target::VerifiedTarget;
 use super::{MINISIGN_FIELD, MinisignKeys, TrustError, provider};
 use crate::clock::Clock;
+use picket_protocol::Channel;
 use picket_protocol::update_status::TrustExpiry;
-use picket_protocol::{Channel, Sha256Digest};
 use picket_transport::TransportError;
 use sigstore_tuf::{Error as TufError, Metadata, Snapshot, TrustedMetadataSet};
 
@@ -36,17 +38,8 @@ pub struct TrustClient<'a> {
 #[derive(Debug, Clone)]
 pub struct Trusted {
     set: TrustedMetadataSet,
-}
-
-/// A file whose length and hash the vendor signed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VerifiedTarget {
-    /// Its TUF path.
-    pub path: String,
-    /// Its length in bytes.
-    pub length: u64,
-    /// Its hash.
-    pub sha256: Sha256Digest,
+    /// The time at which it was fresh.
+    at: jiff::Timestamp,
 }
 
 impl<'a> TrustClient<'a> {
@@ -115,7 +108,7 @@ impl<'a> TrustClient<'a> {
         self.update_timestamp(&mut set, source)?;
         self.update_snapshot(&mut set, source, snapshot_floor.as_ref())?;
         self.update_targets(&mut set, source)?;
-        Ok(Trusted { set })
+        Ok(Trusted { set, at: self.clock.now() })
     }
 
     /// §5.3: root N+1, N+2, … until there is no next one.
@@ -223,6 +216,62 @@ impl<'a> TrustClient<'a> {
     }
 }
 
+impl TrustClient<'_> {
+    /// What the vendor, or a role that the vendor delegated the path to, signed about the file at `path`; roles that are
+    /// not loaded yet are fetched (§5.6.7).
+    ///
+    /// # Errors
+    /// When nobody lists it, or a role on the way cannot be had or trusted.
+    pub fn find(
+        &self,
+        trusted: &mut Trusted,
+        source: &dyn MetadataSource,
+        path: &str,
+    ) -> Result<VerifiedTarget, TrustError> {
+        let at = trusted.at;
+        let set = &mut trusted.set;
+        let found = search(|role, delegator| {
+            if role != "targets" && !self.load_delegated(set, source, at, role, delegator)? {
+                return Ok(None);
+            }
+            view(set, role, path)
+        })?;
+        let file = found.ok_or_else(|| TrustError::UnknownTarget(path.to_owned()))?;
+        VerifiedTarget::read(path, &file, set.root().consistent_snapshot)
+    }
+
+    /// Makes sure that `role` is loaded and vouched for by `delegator`; says no where the snapshot knows of no such role.
+    fn load_delegated(
+        &self,
+        set: &mut TrustedMetadataSet,
+        source: &dyn MetadataSource,
+        at: jiff::Timestamp,
+        role: &str,
+        delegator: &str,
+    ) -> Result<bool, TrustError> {
+        if set.targets_role(role).is_some() {
+            // Loaded through another delegator, whose keys and threshold may be others.
+            return set.verify_delegated_targets(role, delegator, at).map(|_| true).map_err(delegations::refused);
+        }
+        let pinned = set.snapshot().and_then(|snapshot| snapshot.meta.get(&format!("{role}.json")));
+        let Some(version) = pinned.map(|meta| meta.version) else { return Ok(false) };
+        let stored = delegations::stored_name(role);
+        if let Some(stored) = &stored
+            && let Some(bytes) = self.store.load(stored)?
+            && set.update_delegated_targets(&bytes, role, delegator, at).is_ok()
+        {
+            return Ok(true);
+        }
+        let name = versioned(set, version, &delegations::file_name(role));
+        let bytes = source.fetch(&name, MAX_TARGETS)?.ok_or_else(|| TrustError::Missing(name))?;
+        set.update_delegated_targets(&bytes, role, delegator, at).map_err(delegations::refused)?;
+        if let Some(stored) = &stored {
+            self.store.keep(stored, &bytes)?;
+        }
+        Ok(true)
+    }
+}
+
 fn refused(role: &'static str) -> impl FnOnce(TufError) -> TrustError {
     move |source| TrustError::Refused { role, source }
 }
@@ -252,15 +301,19 @@ fn expiry(set: &TrustedMetadataSet) -> TrustExpiry {
 }
 
 impl Trusted {
-    /// What the vendor signed about the file at `path`.
+    /// What is known to be signed about the file at `path`, from the roles that are loaded.
     ///
     /// # Errors
-    /// When it is not listed, or has no SHA-256.
+    /// When none of them lists it.
     pub fn target(&self, path: &str) -> Result<VerifiedTarget, TrustError> {
-        let unknown = || TrustError::UnknownTarget(path.to_owned());
-        let target = self.set.targets_role("targets").and_then(|role| role.target(path)).ok_or_else(unknown)?;
-        let sha256 = target.hashes.get("sha256").and_then(|hex| hex.parse().ok()).ok_or_else(unknown)?;
-        Ok(VerifiedTarget { path: path.to_owned(), length: target.length, sha256 })
+        let found = search(|role, delegator| {
+            if role != "targets" && self.set.verify_delegated_targets(role, delegator, self.at).is_err() {
+                return Ok(None);
+            }
+            view(&self.set, role, path)
+        })?;
+        let file = found.ok_or_else(|| TrustError::UnknownTarget(path.to_owned()))?;
+        VerifiedTarget::read(path, &file, self.set.root().consistent_snapshot)
     }
 
     /// Checks `bytes` against the signed length and hash of `target` and reads them as the channel called `name`.
@@ -287,22 +340,5 @@ impl Trusted {
             self.set.snapshot().map_or(0, |role| role.version),
             self.set.targets_role("targets").map_or(0, |role| role.version),
         ]
-    }
-}
-
-impl VerifiedTarget {
-    /// Checks that `bytes` are this file.
-    pub fn check(&self, bytes: &[u8]) -> Result<(), TrustError> {
-        use sha2::{Digest, Sha256};
-        let mismatch = |detail: String| TrustError::Mismatch { name: self.path.clone(), detail };
-        if bytes.len() as u64 != self.length {
-            return Err(mismatch(format!("{} bytes instead of {}", bytes.len(), self.length)));
-        }
-        let sha256 = Sha256Digest::new(Sha256::digest(bytes).into());
-        if sha256 == self.sha256 {
-            Ok(())
-        } else {
-            Err(mismatch(format!("SHA-256 {sha256} instead of {}", self.sha256)))
-        }
     }
 }

@@ -43,6 +43,9 @@ pub enum TrustError {
     /// A file is not among the signed targets.
     #[error("{0} is not among the files that the vendor signed")]
     UnknownTarget(String),
+    /// The vendor signed no hash of a file that this version can compute.
+    #[error("{0} cannot be verified: the vendor signed no SHA-256 of it")]
+    NoHash(String),
     /// The channel document was refused.
     #[error("the channel document is refused")]
     Channel(#[from] picket_protocol::ChannelError),
@@ -102,6 +105,7 @@ impl TrustError {
             }
             Self::Transport(_) | Self::Missing(_) => "check update.releases and the network; nothing was changed",
             Self::Store(_) => "check the disk and the owner of the updater's state folder; `picket doctor` shows both",
+            Self::NoHash(_) => "tell the vendor; nothing was changed",
             Self::UnknownTarget(_) | Self::NoArtifact { .. } => {
                 "the vendor offers no build for this machine in this release; nothing was changed"
             }

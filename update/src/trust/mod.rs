@@ -13,17 +13,29 @@
 //! be independent of.
 
 pub mod client;
+mod delegations;
 mod error;
 pub mod minisign;
 mod provider;
 pub mod store;
+mod target;
 
-pub use client::{TrustClient, Trusted, VerifiedTarget};
+pub use client::{TrustClient, Trusted};
 pub use error::TrustError;
 pub use minisign::MinisignKeys;
+pub use provider::provider;
 pub use store::TrustStore;
+pub use target::{Hasher, Hashes, VerifiedTarget};
 
 use picket_protocol::Sha256Digest;
+
+/// `text` with every byte percent-encoded that is neither unreserved (RFC 3986 §2.3) nor in `allowed`.
+pub(crate) fn percent_encode(text: &str, allowed: &str) -> String {
+    let plain =
+        |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) || allowed.as_bytes().contains(&byte);
+    let encode = |byte: u8| if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") };
+    text.bytes().map(encode).collect()
+}
 
 /// Checks the code that checks releases: the third test vector of RFC 8032 §7.1 must verify, and must not with a bit
 /// flipped; SHA-256 of `abc` must be the one of FIPS 180-2.

@@ -10,9 +10,14 @@ pub(super) struct Ed25519Only;
 
 pub(super) static PROVIDER: Ed25519Only = Ed25519Only;
 
+/// The provider that release signatures are checked with.
+pub fn provider() -> &'static dyn CryptoProvider {
+    &PROVIDER
+}
+
 /// Makes this provider the one sigstore-tuf uses. Calling it again changes nothing.
 pub(crate) fn install() {
-    // The only error is "already installed", and nobody else installs one.
+    // The only error is "already installed"; in the product nobody else installs one.
     let _ = sigstore_crypto::install_default_provider(&PROVIDER);
 }
 
