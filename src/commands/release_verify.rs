@@ -13,7 +13,7 @@ use picket_update::config::AutoUpdate;
 use picket_update::decide::{Asked, Decision, Facts, decide};
 use picket_update::engine::fetch_channel;
 use picket_update::fetch::{Location, Server};
-use picket_update::trust::client::MetadataSource;
+use picket_update::trust::MetadataSource;
 use picket_update::trust::minisign::{MAX_SIGNATURE_BYTES, trusted_comment};
 use picket_update::trust::{MinisignKeys, TrustClient, TrustError, TrustStore, Trusted, VerifiedTarget};
 use semver::Version;

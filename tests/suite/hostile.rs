@@ -6,7 +6,7 @@ use picket_testkit::{Build, Vendor};
 use picket_transport::TransportError;
 use picket_update::Clock;
 use picket_update::archive::{Format, unpack};
-use picket_update::trust::client::MetadataSource;
+use picket_update::trust::MetadataSource;
 use picket_update::trust::minisign::trusted_comment;
 use picket_update::trust::{MinisignKeys, TrustClient, TrustStore};
 use proptest::prelude::*;

@@ -109,6 +109,32 @@ fn expired_metadata_stops_updates_and_never_the_agent() {
 }
 
 #[test]
+fn a_check_when_nothing_changed_is_one_request_without_a_body() {
+    let fleet = Fleet::new();
+    let requests_of_a_check = || {
+        fleet.server.forget();
+        fleet.prefix.picket(&["update", "check"]).expect(0);
+        fleet.server.requests()
+    };
+    requests_of_a_check();
+    assert_eq!(requests_of_a_check(), ["GET /metadata/timestamp.json"]);
+    assert_eq!(fleet.server.body_bytes(), 0);
+    // News is seen at once, and costs no second question for the timestamp.
+    fleet.vendor.release(&build("2.0.0", Fault::None));
+    let news = requests_of_a_check();
+    assert_eq!(news.iter().filter(|request| request.contains("timestamp.json")).count(), 1, "{news:?}");
+    assert_eq!(fleet.prefix.status()["available"]["version"], "2.0.0");
+    // So is a new server, whose validators mean nothing here.
+    assert_eq!(requests_of_a_check().len(), 1);
+    let other = ReleaseServer::start(&fleet.vendor.tree());
+    let config = fleet.prefix.path("etc/picket/config.yaml");
+    let text = fs::read_to_string(&config).unwrap().replace(&fleet.server.url(), &other.url());
+    fs::write(&config, text).unwrap();
+    fleet.prefix.picket(&["update", "check"]).expect(0);
+    assert!(other.requests().len() > 1, "{:?}", other.requests());
+}
+
+#[test]
 fn a_download_that_broke_off_goes_on_where_it_stopped() {
     let fleet = fleet_with_second_release();
     let size = fs::metadata(artifact(&fleet.vendor, "2.0.0")).unwrap().len();
@@ -144,6 +170,8 @@ fn a_server_that_falls_silent_or_never_ends_is_left_within_its_limits() {
     fleet.server.misbehave(".tar.xz", Behaviour::StallAfter(10_000));
     assert_refused(&fleet, 31, &["timed out"]);
     fleet.server.behave();
+    // What did not change would be answered without a body.
+    fleet.vendor.publish();
     fleet.server.misbehave("timestamp.json", Behaviour::Trailing(1 << 20));
     let ran = fleet.prefix.picket(&["update", "check"]).expect(31);
     assert!(ran.stderr.contains("more than the 16384 bytes allowed"), "{}", ran.stderr);

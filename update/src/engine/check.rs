@@ -92,10 +92,17 @@ pub fn fetch_channel(
     name: &str,
 ) -> Result<Channel, TrustError> {
     let target = client.find(trusted, server, &Channel::target_path(name))?;
+    if let Some(kept) = client.store().channel(name)?
+        && let Ok(channel) = trusted.channel(name, &target, &kept)
+    {
+        return Ok(channel);
+    }
     let limit = target.length.min(CHANNEL_MAX_BYTES);
     let url = server.location.target(&target).map_err(picket_transport::TransportError::from)?;
     let bytes = server.optional(&url, limit)?.ok_or_else(|| TrustError::Missing(target.path.clone()))?;
-    trusted.channel(name, &target, &bytes)
+    let channel = trusted.channel(name, &target, &bytes)?;
+    client.store().keep_channel(name, &bytes)?;
+    Ok(channel)
 }
 
 /// Fetches and verifies the release metadata and the channel called `channel`, from whatever root `store` holds: what a

@@ -6,8 +6,8 @@ mod location;
 pub use download::{Download, DownloadError};
 pub use location::Location;
 
-use crate::trust::client::MetadataSource;
-use picket_transport::{Client, SafeUrl, TransportError};
+use crate::trust::source::{Changed, Fetched, MetadataSource};
+use picket_transport::{Client, Request, SafeUrl, TransportError};
 
 /// A release server.
 #[derive(Debug, Clone)]
@@ -21,6 +21,28 @@ pub struct Server {
 impl MetadataSource for Server {
     fn fetch(&self, name: &str, max_bytes: u64) -> Result<Option<Vec<u8>>, TransportError> {
         self.optional(&self.location.metadata(name)?, max_bytes)
+    }
+
+    fn fetch_changed(
+        &self,
+        name: &str,
+        max_bytes: u64,
+        known: Option<&str>,
+    ) -> Result<Option<Changed>, TransportError> {
+        let request = Request { if_none_match: known, ..Request::default() };
+        match self.client.get(&self.location.metadata(name)?, &request) {
+            Ok(response) if response.status == 304 && known.is_some() => Ok(Some(Changed::No)),
+            Ok(response) => {
+                let etag = response.etag.clone();
+                Ok(Some(Changed::Bytes(Fetched { bytes: response.read(max_bytes)?, etag })))
+            }
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn name(&self) -> String {
+        self.location.to_string()
     }
 }
 

@@ -4,13 +4,14 @@
 //! makes sure that what was trusted is on disk before anything is built on it.
 
 use super::delegations::{self, search, view};
-use super::store::TrustStore;
+use super::idle::Cheap;
+use super::source::{Changed, Fetched, MetadataSource};
+use super::store::{LastLook, TrustStore};
 use super::target::VerifiedTarget;
 use super::{MINISIGN_FIELD, MinisignKeys, TrustError, provider};
 use crate::clock::Clock;
 use picket_protocol::Channel;
 use picket_protocol::update_status::TrustExpiry;
-use picket_transport::TransportError;
 use sigstore_tuf::{Error as TufError, Metadata, Snapshot, TrustedMetadataSet};
 
 /// Roots are followed one by one; more than this at once is an endless-data attack or a very old machine
@@ -18,15 +19,9 @@ use sigstore_tuf::{Error as TufError, Metadata, Snapshot, TrustedMetadataSet};
 const MAX_ROOT_ROTATIONS: u64 = 256;
 /// Limits of each role's file, in bytes (python-tuf's `UpdaterConfig`).
 const MAX_ROOT: u64 = 512_000;
-const MAX_TIMESTAMP: u64 = 16_384;
+pub(super) const MAX_TIMESTAMP: u64 = 16_384;
 const MAX_SNAPSHOT: u64 = 2_000_000;
 const MAX_TARGETS: u64 = 5_000_000;
-
-/// Where metadata comes from. `Ok(None)` means that there is no such file.
-pub trait MetadataSource {
-    /// The bytes of the metadata file called `name`, at most `max_bytes` of them.
-    fn fetch(&self, name: &str, max_bytes: u64) -> Result<Option<Vec<u8>>, TransportError>;
-}
 
 /// Follows one release repository from one pinned root.
 pub struct TrustClient<'a> {
@@ -47,6 +42,11 @@ impl<'a> TrustClient<'a> {
     pub fn new(store: &'a TrustStore, clock: &'a Clock) -> Self {
         provider::install();
         Self { store, clock }
+    }
+
+    /// Where it keeps what is trusted.
+    pub(crate) fn store(&self) -> &TrustStore {
+        self.store
     }
 
     /// The trusted root: the stored one, or `pinned` where none is stored yet (§5.2).
@@ -100,15 +100,50 @@ impl<'a> TrustClient<'a> {
     /// Every refusal of the workflow; the trusted metadata on disk is then as before, or further along a chain that was
     /// verified up to that point.
     pub fn refresh(&self, pinned: Option<&[u8]>, source: &dyn MetadataSource) -> Result<Trusted, TrustError> {
+        let clock = self.clock.now();
+        let now = clock.max(self.store.time_floor());
         let mut set = self.root(pinned)?;
-        self.follow_roots(&mut set, source)?;
+        let refreshed = self.refresh_at(now, &mut set, source);
+        match refreshed {
+            Ok(()) => {
+                self.store.raise_time_floor(now)?;
+                Ok(Trusted { set, at: now })
+            }
+            // By the clock alone it would pass: a person must learn that it is about the clock.
+            Err(TrustError::Refused { role, source: TufError::Expired { expires, .. } }) if expires > clock => {
+                Err(TrustError::ClockBack { role, expires, clock })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn refresh_at(
+        &self,
+        now: jiff::Timestamp,
+        set: &mut TrustedMetadataSet,
+        source: &dyn MetadataSource,
+    ) -> Result<(), TrustError> {
+        let cheap = self.look_cheaply(now, set, source)?;
+        let early = match cheap {
+            Cheap::Unchanged => return Ok(()),
+            Cheap::Timestamp(file) => Some(file),
+            Cheap::NotPossible => None,
+        };
+        let root = set.root().version;
+        self.follow_roots(set, source)?;
         // §5.3.10: an expired root stops the update, not before the newest one is known.
-        set.check_root_expired(self.clock.now()).map_err(refused("root"))?;
-        let snapshot_floor = self.load_floors(&mut set)?;
-        self.update_timestamp(&mut set, source)?;
-        self.update_snapshot(&mut set, source, snapshot_floor.as_ref())?;
-        self.update_targets(&mut set, source)?;
-        Ok(Trusted { set, at: self.clock.now() })
+        set.check_root_expired(now).map_err(refused("root"))?;
+        let snapshot_floor = self.load_floors(set)?;
+        // Under a new root the timestamp may be signed by another key than a moment ago.
+        let file = match early.filter(|_| set.root().version == root) {
+            Some(file) => file,
+            None => fetch_timestamp(source, None)?.ok_or_else(|| TrustError::Missing("timestamp.json".to_owned()))?,
+        };
+        self.update_timestamp(now, set, &file.bytes)?;
+        self.update_snapshot(now, set, source, snapshot_floor.as_ref())?;
+        self.update_targets(now, set, source)?;
+        let look = file.etag.map(|etag| LastLook { server: source.name(), etag, complete: now });
+        Ok(self.store.note_look(look.as_ref())?)
     }
 
     /// §5.3: root N+1, N+2, … until there is no next one.
@@ -162,29 +197,37 @@ impl<'a> TrustClient<'a> {
     }
 
     /// §5.4.
-    fn update_timestamp(&self, set: &mut TrustedMetadataSet, source: &dyn MetadataSource) -> Result<(), TrustError> {
-        let now = self.clock.now();
-        let bytes = source
-            .fetch("timestamp.json", MAX_TIMESTAMP)?
-            .ok_or_else(|| TrustError::Missing("timestamp.json".to_owned()))?;
-        match set.update_timestamp(&bytes, now) {
-            Ok(()) => self.store.keep("timestamp", &bytes)?,
-            // §5.4.3.1: the same version again is no news and no fault.
-            Err(TufError::EqualVersion { .. }) => {}
-            Err(error) => return Err(refused("timestamp")(error)),
+    fn update_timestamp(
+        &self,
+        now: jiff::Timestamp,
+        set: &mut TrustedMetadataSet,
+        bytes: &[u8],
+    ) -> Result<(), TrustError> {
+        let updated = match set.update_timestamp(bytes, now) {
+            Ok(()) => {
+                self.store.keep("timestamp", bytes)?;
+                Ok(())
+            }
+            // §5.4.3.1: the same version again is no news and no fault; the kept one is used now, so it must be fresh now.
+            Err(TufError::EqualVersion { .. }) => set.check_timestamp_expired(now),
+            Err(error) => Err(error),
+        };
+        if let Err(TufError::Expired { expires, .. }) = &updated {
+            // What was once seen expired stays expired, whatever becomes of the clock. Not the clock itself is kept: were
+            // it wrong, no metadata would ever be fresh again; so the vendor's next timestamp is.
+            self.store.raise_time_floor(*expires)?;
         }
-        // The kept one is used now, so it must be fresh now.
-        set.check_timestamp_expired(now).map_err(refused("timestamp"))
+        updated.map_err(refused("timestamp"))
     }
 
     /// §5.5.
     fn update_snapshot(
         &self,
+        now: jiff::Timestamp,
         set: &mut TrustedMetadataSet,
         source: &dyn MetadataSource,
         floor: Option<&Metadata<Snapshot>>,
     ) -> Result<(), TrustError> {
-        let now = self.clock.now();
         let pinned = set.timestamp().and_then(sigstore_tuf::Timestamp::snapshot_meta).map(|meta| meta.version);
         let pinned = pinned.ok_or_else(|| TrustError::Missing("snapshot version in its timestamp".to_owned()))?;
         if set.snapshot().is_some_and(|snapshot| snapshot.version == pinned) {
@@ -200,8 +243,12 @@ impl<'a> TrustClient<'a> {
     }
 
     /// §5.6.
-    fn update_targets(&self, set: &mut TrustedMetadataSet, source: &dyn MetadataSource) -> Result<(), TrustError> {
-        let now = self.clock.now();
+    fn update_targets(
+        &self,
+        now: jiff::Timestamp,
+        set: &mut TrustedMetadataSet,
+        source: &dyn MetadataSource,
+    ) -> Result<(), TrustError> {
         if let Some(bytes) = self.store.load("targets")?
             && set.update_targets(&bytes, now).is_ok()
         {
@@ -213,6 +260,15 @@ impl<'a> TrustClient<'a> {
         let bytes = source.fetch(&name, MAX_TARGETS)?.ok_or_else(|| TrustError::Missing(name))?;
         set.update_targets(&bytes, now).map_err(refused("targets"))?;
         Ok(self.store.keep("targets", &bytes)?)
+    }
+}
+
+/// Asks for the timestamp; `known` is the ETag of the one that is trusted.
+fn fetch_timestamp(source: &dyn MetadataSource, known: Option<&str>) -> Result<Option<Fetched>, TrustError> {
+    match source.fetch_changed("timestamp.json", MAX_TIMESTAMP, known)? {
+        Some(Changed::Bytes(file)) => Ok(Some(file)),
+        // Without a validator in the question this is no answer.
+        Some(Changed::No) | None => Ok(None),
     }
 }
 

@@ -19,6 +19,19 @@ pub enum TrustError {
         /// What is wrong with it.
         source: sigstore_tuf::Error,
     },
+    /// Metadata is fresh by the clock, but not by what this machine has seen before.
+    #[error(
+        "the release server's {role} metadata is refused: it expired at {expires}, and this machine has seen later times; \
+         its clock now says {clock}"
+    )]
+    ClockBack {
+        /// The TUF role.
+        role: &'static str,
+        /// When it expired.
+        expires: jiff::Timestamp,
+        /// What the clock says.
+        clock: jiff::Timestamp,
+    },
     /// Metadata that this machine saw before promised newer versions than the server offers now.
     #[error(
         "the release server's snapshot metadata is refused: it takes {name} back from version {trusted} to {offered}"
@@ -92,6 +105,11 @@ impl TrustError {
             Self::Refused { source: Tuf::Expired { .. }, .. } => {
                 "the vendor has not renewed it, a mirror is out of date, somebody holds newer releases back, or this \
                  machine's clock is wrong; the installed version goes on running"
+            }
+            Self::ClockBack { .. } => {
+                "somebody turned the clock back to make old metadata look fresh, or the clock was wrong before: set it \
+                 right (`timedatectl`); whatever the vendor signs next is taken as usual, and the installed version goes on \
+                 running"
             }
             Self::Refused { source: Tuf::Rollback { .. }, .. } | Self::Floor { .. } => {
                 "a mirror is out of date, or somebody offers this machine an older release on purpose; nothing was changed"

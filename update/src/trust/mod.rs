@@ -7,16 +7,18 @@
 //! | the online key | say what is newest, and that it still is | make a release |
 //! | a mirror, a CDN, a hub, GitHub | delay, withhold | make this machine run a byte that was not signed |
 //!
-//! The checks are the TUF specification's (v1.0.33, §5 "Detailed client workflow"); [`sigstore_tuf`] verifies, [`client`]
+//! The checks are the TUF specification's (v1.0.33, §5 "Detailed client workflow"); [`sigstore_tuf`] verifies, [`TrustClient`]
 //! drives it over our own transport, and [`store`] keeps what was trusted across power cuts. The minisign keys stand in
 //! the root metadata under [`MINISIGN_FIELD`], so they rotate with the root and not with the targets keys they are to
 //! be independent of.
 
-pub mod client;
+mod client;
 mod delegations;
 mod error;
+mod idle;
 pub mod minisign;
 mod provider;
+pub mod source;
 pub mod store;
 mod target;
 
@@ -24,6 +26,7 @@ pub use client::{TrustClient, Trusted};
 pub use error::TrustError;
 pub use minisign::MinisignKeys;
 pub use provider::provider;
+pub use source::MetadataSource;
 pub use store::TrustStore;
 pub use target::{Hasher, Hashes, VerifiedTarget};
 
