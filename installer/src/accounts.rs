@@ -4,7 +4,7 @@
 //! on most distributions, busybox' `adduser` on small ones.
 
 use nix::unistd::{Group, User};
-use picket_layout::{Account, HUB_USER, Layout, Owner, SENSOR_USER, SERVICE_USER};
+use picket_layout::{Account, FETCH_USER, HUB_USER, Layout, Owner, SENSOR_USER, SERVICE_USER};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -19,6 +19,8 @@ pub struct Accounts {
     pub sensor: Option<(u32, u32)>,
     /// The hub's user; `None` while it does not exist.
     pub hub: Option<(u32, u32)>,
+    /// The user of the updater's unprivileged half, with its own group; `None` while it does not exist.
+    pub fetch: Option<(u32, u32)>,
 }
 
 /// The service user could not be made or removed.
@@ -42,7 +44,8 @@ impl Accounts {
     pub fn of(layout: &Layout) -> Self {
         let caller = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         if !layout.has_service_user() {
-            return Self { root: caller, service: Some(caller), sensor: Some(caller), hub: Some(caller) };
+            let caller_is = Some(caller);
+            return Self { root: caller, service: caller_is, sensor: caller_is, hub: caller_is, fetch: caller_is };
         }
         let group = Group::from_name(SERVICE_USER).ok().flatten();
         let numbers = |name| {
@@ -50,7 +53,8 @@ impl Accounts {
             user.zip(group.as_ref()).map(|(user, group)| (user.uid.as_raw(), group.gid.as_raw()))
         };
         let [service, sensor, hub] = [SERVICE_USER, SENSOR_USER, HUB_USER].map(numbers);
-        Self { root: (0, 0), service, sensor, hub }
+        let fetch = User::from_name(FETCH_USER).ok().flatten().map(|user| (user.uid.as_raw(), user.gid.as_raw()));
+        Self { root: (0, 0), service, sensor, hub, fetch }
     }
 
     /// The user and group numbers of `owner`; `None` while the service user does not exist.
@@ -65,42 +69,50 @@ impl Accounts {
     }
 }
 
-/// Makes one of our users, with no password, no shell and no home. All are of the service user's group, which is made
-/// with the first of them.
+/// The group of one of our users: the service user's, which is made with the first of them. Who meets strangers' bytes is
+/// on its own.
+fn group_of(name: &str) -> &str {
+    if name == FETCH_USER { FETCH_USER } else { SERVICE_USER }
+}
+
+/// Makes one of our users, with no password, no shell and no home.
 pub fn create_user(name: &str) -> Result<(), AccountError> {
     let shell = ["/usr/sbin/nologin", "/sbin/nologin"].into_iter().find(|path| Path::new(path).exists());
     let shell = shell.unwrap_or("/bin/false");
     // A group that is there already, from the other user or an interrupted attempt, is used.
-    let has_group = Group::from_name(SERVICE_USER).ok().flatten().is_some();
+    let group_name = group_of(name);
+    let has_group = Group::from_name(group_name).ok().flatten().is_some();
     let comment = match name {
         SENSOR_USER => "Picket sensor",
         HUB_USER => "Picket hub",
+        FETCH_USER => "Picket updater's fetcher",
         _ => "Picket agent",
     };
     if let Some(useradd) = tool("useradd") {
-        let group = if has_group { ["--gid", SERVICE_USER].as_slice() } else { &["--user-group"] };
+        let existing = ["--gid", group_name];
+        let group = if has_group { existing.as_slice() } else { &["--user-group"] };
         let rest = ["--system", "--no-create-home", "--home-dir", "/nonexistent", "--comment", comment];
         return run(useradd, &[group, &rest, &["--shell", shell, name]].concat());
     }
     let adduser = tool("adduser").ok_or(AccountError::NoTool("make"))?;
     if let Some(addgroup) = tool("addgroup").filter(|_| !has_group) {
-        run(addgroup, &["-S", SERVICE_USER])?;
+        run(addgroup, &["-S", group_name])?;
     }
-    run(adduser, &["-S", "-D", "-H", "-h", "/nonexistent", "-s", shell, "-G", SERVICE_USER, name])
+    run(adduser, &["-S", "-D", "-H", "-h", "/nonexistent", "-s", shell, "-G", group_name, name])
 }
 
-/// Removes one of our users, and with the service user the group.
+/// Removes one of our users, and its group where that is called after it.
 pub fn remove_user(name: &str) -> Result<(), AccountError> {
     if User::from_name(name).ok().flatten().is_some() {
         let remover = tool("userdel").or_else(|| tool("deluser")).ok_or(AccountError::NoTool("remove"))?;
         run(remover, &[name])?;
     }
     // userdel takes the group along where login.defs says so; elsewhere it stays.
-    if name == SERVICE_USER
-        && Group::from_name(SERVICE_USER).ok().flatten().is_some()
+    if group_of(name) == name
+        && Group::from_name(name).ok().flatten().is_some()
         && let Some(remover) = tool("groupdel").or_else(|| tool("delgroup"))
     {
-        run(remover, &[SERVICE_USER])?;
+        run(remover, &[name])?;
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use crate::accounts::{AccountError, Accounts, create_user};
 use crate::plan::{Plan, Request, Step};
 use crate::receipt::Receipt;
 use picket_durable::Context;
-use picket_layout::{Class, Entry, HUB_USER, Kind, Layout, SENSOR_USER, SERVICE_USER};
+use picket_layout::{Class, Entry, FETCH_USER, HUB_USER, Kind, Layout, SENSOR_USER, SERVICE_USER};
 use picket_service::{Registrar, ServiceError};
 use picket_versions::{PlaceError, VersionDirs, VersionSource};
 use std::fs::Permissions;
@@ -75,6 +75,7 @@ fn begin(plan: &Plan, request: &Request, layout: &Layout, now: jiff::Timestamp) 
     receipt.complete = false;
     receipt.made_user |= plan.steps.contains(&Step::CreateUser(SERVICE_USER));
     receipt.made_sensor_user |= plan.steps.contains(&Step::CreateUser(SENSOR_USER));
+    receipt.made_fetch_user |= plan.steps.contains(&Step::CreateUser(FETCH_USER));
     receipt.made_hub_user |= plan.steps.contains(&Step::CreateUser(HUB_USER));
     // An upgrade's new version reads here whose units it writes.
     receipt.roles = layout.roles();

@@ -1,7 +1,7 @@
 //! What would change: computed from facts, shown by `--dry-run`, done by [`mod@crate::apply`].
 
 use crate::facts::{Facts, Found, Misfit};
-use picket_layout::{Class, HUB_USER, Kind, Layout, Role, SENSOR_USER, SERVICE_USER};
+use picket_layout::{Class, FETCH_USER, HUB_USER, Kind, Layout, Role, SENSOR_USER, SERVICE_USER};
 use picket_protocol::{BuildInfo, Sha256Digest, UnitText};
 use picket_service::{Registrar, units};
 use semver::Version;
@@ -147,6 +147,9 @@ pub fn plan(request: &Request, facts: &Facts, layout: &Layout, registrar: &dyn R
 
     if layout.has_service_user() && facts.accounts.service.is_none() {
         steps.push(Step::CreateUser(SERVICE_USER));
+    }
+    if layout.has_service_user() && facts.accounts.fetch.is_none() {
+        steps.push(Step::CreateUser(FETCH_USER));
     }
     if layout.has_sensor() && facts.accounts.sensor.is_none() {
         steps.push(Step::CreateUser(SENSOR_USER));

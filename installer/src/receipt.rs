@@ -33,6 +33,9 @@ pub struct Receipt {
     /// Whether the hub's user was made by us.
     #[serde(default)]
     pub made_hub_user: bool,
+    /// Whether the installer made the user of the updater's unprivileged half.
+    #[serde(default)]
+    pub made_fetch_user: bool,
     /// Everything we made, parents before children.
     pub items: Vec<Item>,
 }
@@ -61,6 +64,7 @@ impl Receipt {
             made_user: false,
             made_sensor_user: false,
             made_hub_user: false,
+            made_fetch_user: false,
             items: Vec::new(),
         }
     }

@@ -7,7 +7,7 @@
 use crate::accounts::{AccountError, remove_user};
 use crate::receipt::{Item, Receipt};
 use picket_durable::Error;
-use picket_layout::{Class, Entry, HUB_USER, Kind, Layout, Role, Roles, SENSOR_USER, SERVICE_USER};
+use picket_layout::{Class, Entry, FETCH_USER, HUB_USER, Kind, Layout, Role, Roles, SENSOR_USER, SERVICE_USER};
 use picket_service::{Registrar, ServiceError};
 use std::path::{Path, PathBuf};
 
@@ -76,8 +76,12 @@ impl Removal {
 /// Plans the removal of what `receipt` lists.
 pub fn plan_removal(receipt: &Receipt, layout: &Layout, purge: bool) -> RemovalPlan {
     // The service user's last: its group is the others', too.
-    let users =
-        [(receipt.made_sensor_user, SENSOR_USER), (receipt.made_hub_user, HUB_USER), (receipt.made_user, SERVICE_USER)];
+    let users = [
+        (receipt.made_sensor_user, SENSOR_USER),
+        (receipt.made_hub_user, HUB_USER),
+        (receipt.made_fetch_user, FETCH_USER),
+        (receipt.made_user, SERVICE_USER),
+    ];
     let remove_users = users.into_iter().filter(|(made, _)| purge && *made).map(|(_, name)| name).collect();
     let mut plan = RemovalPlan { remove: Vec::new(), keep: Vec::new(), remove_users };
     // An older version's installer did not know places that the service manager made for a newer one.

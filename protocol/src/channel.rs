@@ -4,7 +4,7 @@
 //! TUF protects the *metadata* from going backwards; the head named here may go backwards when newer signed metadata
 //! says so, and that is how a vendor takes a release back.
 
-use crate::{PRODUCT, TargetTriple};
+use crate::{PRODUCT, Sha256Digest, TargetTriple};
 use semver::Version;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -59,6 +59,18 @@ pub struct Artifact {
     pub path: String,
     /// The bytes it takes up unpacked, for the disk check before the download.
     pub unpacked: u64,
+    /// Every file in it, by its path: what the privileged half of an updater compares with what another half unpacked.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: BTreeMap<String, ReleaseFile>,
+}
+
+/// One file of an unpacked artifact.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReleaseFile {
+    /// Its length in bytes.
+    pub length: u64,
+    /// Its hash.
+    pub sha256: Sha256Digest,
 }
 
 /// A release taken back.
@@ -143,8 +155,12 @@ impl Channel {
             return Err(ChannelError::HeadYanked(self.head.clone()));
         }
         for (version, release) in &self.releases {
-            if let Some(bad) = release.artifacts.values().find(|artifact| !is_safe_path(&artifact.path)) {
-                return Err(ChannelError::UnsafePath { version: version.clone(), path: bad.path.clone() });
+            let paths = |artifact: &Artifact| {
+                let files = artifact.files.keys().cloned();
+                files.chain([artifact.path.clone()]).collect::<Vec<_>>()
+            };
+            if let Some(path) = release.artifacts.values().flat_map(paths).find(|path| !is_safe_path(path)) {
+                return Err(ChannelError::UnsafePath { version: version.clone(), path });
             }
         }
         Ok(())

@@ -14,7 +14,7 @@ use crate::metadata::{self, Envelope, Role};
 use crate::minisign;
 use crate::targets::digest;
 use picket_durable::Context;
-use picket_protocol::channel::{CHANNEL_SCHEMA, is_channel_name, is_safe_path};
+use picket_protocol::channel::{CHANNEL_SCHEMA, ReleaseFile, is_channel_name, is_safe_path};
 use picket_protocol::{Artifact, Channel, PRODUCT, Release, TargetTriple, Yank};
 use semver::Version;
 use serde::{Deserialize, Serialize};
@@ -131,6 +131,8 @@ pub struct Addition {
     pub archive: PathBuf,
     /// The bytes it unpacks to.
     pub unpacked: u64,
+    /// The files in it, so that machines can check what they unpacked.
+    pub files: BTreeMap<String, ReleaseFile>,
     /// Release notes; `None` leaves what was given with another target.
     pub notes: Option<String>,
     /// Whether every machine should take it at once.
@@ -335,7 +337,7 @@ impl Repository {
         if let Some(notes) = &addition.notes {
             release.notes.clone_from(notes);
         }
-        let artifact = Artifact { path: path.to_owned(), unpacked: addition.unpacked };
+        let artifact = Artifact { path: path.to_owned(), unpacked: addition.unpacked, files: addition.files.clone() };
         release.artifacts.insert(addition.target.clone(), artifact);
         if addition.version > channel.head || channel.yanked.contains_key(&channel.head) {
             channel.head.clone_from(&addition.version);

@@ -163,6 +163,13 @@ pub(crate) enum Command {
         #[arg(value_enum)]
         part: ReferencePart,
     },
+    /// The unprivileged half of the updater: reads one job from standard input and does it, confined.
+    #[command(hide = true)]
+    Fetcher {
+        /// Where it meets the other half.
+        #[arg(long)]
+        work: PathBuf,
+    },
     /// Confine this process and become another program: how the updater starts a new version's self-test.
     #[command(hide = true)]
     Sandbox {

@@ -10,7 +10,7 @@ use crate::{settings, wiring};
 use picket_config::Gravity;
 use picket_installer::facts::inspect;
 use picket_installer::{Accounts, Found, Receipt, find_copies};
-use picket_layout::Role;
+use picket_layout::{FETCH_USER, Role};
 use picket_localapi::PortHolder;
 use picket_protocol::CheckStatus;
 use picket_protocol::update_status::{UpdateOutcome, UpdateStatus};
@@ -67,6 +67,7 @@ pub(super) fn run(context: &Context<'_>, json: &JsonArgs) -> Result<ExitCode, Co
     if installation(context, &mut findings)? {
         service(context, &mut findings);
         updates(context, &mut findings);
+        fetcher(context, &mut findings);
     }
     configuration(context, &mut findings);
     let roles = context.layout.roles();
@@ -94,6 +95,22 @@ pub(super) fn run(context: &Context<'_>, json: &JsonArgs) -> Result<ExitCode, Co
         }
     }
     Ok(if worst < Severity::Error { ExitCode::Success } else { ExitCode::Unhealthy })
+}
+
+/// How well the updater's unprivileged half can be confined here.
+fn fetcher(context: &Context<'_>, findings: &mut Findings) {
+    let layout = &context.layout;
+    if layout.has_service_user() && Accounts::of(layout).fetch.is_none() {
+        let message =
+            format!("the user {FETCH_USER} is missing; what is downloaded is met by the agent's user instead");
+        findings.warn("fetcher", message, again(context));
+    } else if let Some(missing) = picket_update::sandbox::missing_means() {
+        let message =
+            format!("what is downloaded is met by a process that is confined less than it could be: {missing}");
+        findings.warn("fetcher", message, "a newer kernel; updates are verified all the same");
+    } else {
+        findings.ok("fetcher", "what is downloaded is met by a process that Landlock and seccomp confine");
+    }
 }
 
 fn again(context: &Context<'_>) -> String {

@@ -11,6 +11,7 @@ mod doctor;
 mod doctor_hub;
 mod doctor_own_hub;
 mod enroll;
+mod fetcher;
 mod follow;
 mod hub;
 mod install;
@@ -171,6 +172,7 @@ fn dispatch(context: &Context<'_>, command: Command) -> Result<ExitCode, Command
         Command::Reference { part: ReferencePart::Cli } => Ok(manual::cli_reference(context)),
         Command::Reference { part: ReferencePart::Config } => Ok(manual::config_reference(context)),
         Command::Reference { part: ReferencePart::Hub } => Ok(manual::hub_reference(context)),
+        Command::Fetcher { work } => fetcher::run(context, work),
         Command::Sandbox { scratch, network, program } => Err(sandbox::run(scratch, network, &program)),
     }
 }

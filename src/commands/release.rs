@@ -6,14 +6,15 @@ use crate::cli::{AddArgs, InitArgs, KeyKind, KeygenArgs, PublishArgs, ReleaseCom
 use crate::error::CommandError;
 use crate::exit_code::ExitCode;
 use crate::output::Tone;
-use picket_durable::Context as _;
 use picket_protocol::TargetTriple;
+use picket_protocol::channel::ReleaseFile;
 use picket_release::{
     Addition, Detached, Document, Lifetimes, PublicKey, PublishOptions, Published, ReleaseError, Repository, RootPlan,
     SecretKey, Waiting, minisign, pack_executable,
 };
 use picket_update::archive::{Format, unpack};
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
@@ -166,7 +167,8 @@ fn add_in(context: &Context<'_>, args: &AddArgs, target: &TargetTriple, work: &P
         context.output.say(format_args!("packing {}", args.file.display()));
         pack_executable(&args.file, &archive, args.xz_level)?;
     }
-    let unpacked = unpacked_size(&archive, &work.join("unpacked"))?;
+    let files = unpacked_files(&archive, &work.join("unpacked"))?;
+    let unpacked: u64 = files.values().map(|file| file.length).sum();
     let notes = match &args.notes_file {
         Some(file) => Some(picket_durable::read_text(file, MAX_SMALL)?.trim().to_owned()),
         None => args.notes.clone(),
@@ -181,6 +183,7 @@ fn add_in(context: &Context<'_>, args: &AddArgs, target: &TargetTriple, work: &P
         target: target.clone(),
         archive,
         unpacked,
+        files,
         notes,
         critical: args.critical,
         state_format: args.state_format.unwrap_or(build::info().state_format.writes),
@@ -208,24 +211,12 @@ fn target_in_name(file: &Path) -> Result<TargetTriple, CommandError> {
     })
 }
 
-/// The bytes an archive unpacks to, by the very code that machines unpack it with.
-fn unpacked_size(archive: &Path, into: &Path) -> Result<u64, CommandError> {
+/// The files that an archive unpacks to, by the very code that machines unpack it with.
+fn unpacked_files(archive: &Path, into: &Path) -> Result<BTreeMap<String, ReleaseFile>, CommandError> {
     picket_durable::create_dir(into, 0o700)?;
     unpack(archive, Format::of(&archive.to_string_lossy())?, into, MAX_UNPACKED)?;
-    let mut size = 0;
-    let mut folders = vec![into.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).doing("list", &folder)? {
-            let entry = entry.doing("list", &folder)?;
-            let meta = entry.metadata().doing("inspect", &entry.path())?;
-            if meta.is_dir() {
-                folders.push(entry.path());
-            } else {
-                size += meta.len();
-            }
-        }
-    }
-    Ok(size)
+    let files = picket_versions::record_files(into)?;
+    Ok(files.into_iter().map(|file| (file.path, ReleaseFile { length: file.length, sha256: file.sha256 })).collect())
 }
 
 fn sign(context: &Context<'_>, args: &SignArgs) -> Result<ExitCode, CommandError> {

@@ -13,9 +13,10 @@ use picket_update::config::AutoUpdate;
 use picket_update::decide::{Asked, Decision, Facts, decide};
 use picket_update::engine::fetch_channel;
 use picket_update::fetch::{Location, Server};
-use picket_update::trust::MetadataSource;
 use picket_update::trust::minisign::{MAX_SIGNATURE_BYTES, trusted_comment};
-use picket_update::trust::{MinisignKeys, TrustClient, TrustError, TrustStore, Trusted, VerifiedTarget};
+use picket_update::trust::{
+    MetadataSource, MinisignKeys, TrustClient, TrustError, TrustStore, Trusted, VerifiedTarget,
+};
 use semver::Version;
 use serde_json::json;
 use std::io::Cursor;
@@ -38,6 +39,13 @@ impl MetadataSource for Tree {
             Self::Folder(dir) => {
                 Ok(picket_durable::read_if_present(&dir.join("metadata").join(name), max_bytes).ok().flatten())
             }
+        }
+    }
+
+    fn fetch_target(&self, target: &VerifiedTarget, max_bytes: u64) -> Result<Option<Vec<u8>>, TransportError> {
+        match self {
+            Self::Server(server) => server.fetch_target(target, max_bytes),
+            Self::Folder(_) => Ok(self.target(target, "", max_bytes).ok()),
         }
     }
 }
@@ -67,17 +75,6 @@ impl Tree {
                 let location = &server.location;
                 let url = if suffix.is_empty() { location.target(target) } else { location.signature(target) };
                 server.optional(&url.map_err(TransportError::from)?, max_bytes)?.ok_or_else(missing)
-            }
-        }
-    }
-
-    fn channel(&self, client: &TrustClient<'_>, trusted: &mut Trusted, name: &str) -> Result<Channel, TrustError> {
-        match self {
-            Self::Server(server) => fetch_channel(client, server, trusted, name),
-            Self::Folder(_) => {
-                let target = client.find(trusted, self, &Channel::target_path(name))?;
-                let bytes = self.target(&target, "", target.length)?;
-                trusted.channel(name, &target, &bytes)
             }
         }
     }
@@ -114,9 +111,9 @@ fn verify(
     let client = TrustClient::new(&store, &clock);
     client.check_root(root)?;
     let mut trusted = client.refresh(Some(root), tree)?;
-    let channel = tree.channel(&client, &mut trusted, &args.channel)?;
-    let checked = artifacts(args, tree, &client, &mut trusted, &channel)?;
     let target = args.target.clone().unwrap_or_else(|| build::info().target);
+    let channel = fetch_channel(&client, tree, &mut trusted, &args.channel, &target)?;
+    let checked = artifacts(args, tree, &client, &mut trusted, &channel)?;
     let would = args.from.as_ref().map(|from| would_do(from, &channel, &target));
     let [root, timestamp, snapshot, targets] = trusted.versions();
     let (role, until) = (trusted.expiry().first().0, trusted.expiry().first().1);

@@ -106,8 +106,8 @@ fn fetch(releases: &str, channel: &str, trust: &Path) -> Result<String, String> 
     let location = Location::parse(releases).map_err(|e| e.to_string())?;
     let client = Client::new(&build::user_agent(), Timeouts::default());
     let server = Server { client, location };
-    let trusted =
-        fetch_release(&server, &TrustStore::new(trust), &Clock::system(), channel).map_err(|e| describe(&e))?;
+    let trusted = fetch_release(&server, &TrustStore::new(trust), &Clock::system(), channel, &build::info().target)
+        .map_err(|e| describe(&e))?;
     let [root, timestamp, snapshot, targets] = trusted.versions();
     Ok(format!("root {root}, timestamp {timestamp}, snapshot {snapshot}, targets {targets}"))
 }

@@ -5,12 +5,12 @@ use crate::build;
 use crate::error::CommandError;
 use crate::process::Process;
 use crate::settings::{self, Settings};
-use picket_layout::{Layout, SERVICE_USER, Scope};
+use picket_layout::{FETCH_USER, Layout, SERVICE_USER, Scope};
 use picket_service::Registrar;
-use picket_transport::{Client, Timeouts};
 use picket_update::Clock;
 use picket_update::Engine;
-use picket_update::fetch::{Location, Server};
+use picket_update::fetch::Location;
+use picket_update::fetcher::{Fetcher, Places};
 use picket_update::progress::Progress;
 use picket_update::sandbox::Identity;
 use picket_update::self_test::SelfTests;
@@ -38,10 +38,17 @@ pub(crate) fn with_engine<T>(
     let Parts { layout, settings, process, progress, interrupted } = *parts;
     let registrar: Box<dyn Registrar> = picket_service::registrar(layout);
     let build = build::info();
-    let user_agent = build::user_agent();
-    let timeouts = Timeouts { stall: settings.update.stall_limit.get(), ..Timeouts::default() };
-    let location = Location::parse(&settings.update.releases).map_err(CommandError::Releases)?;
-    let server = Server { client: Client::new(&user_agent, timeouts), location };
+    Location::parse(&settings.update.releases).map_err(CommandError::Releases)?;
+    let environment = inherited(process, layout.scope());
+    let fetcher = Fetcher {
+        exe: process.exe.clone(),
+        identity: lesser_user(layout),
+        places: Places::new(layout.fetch_dir()),
+        environment: environment.clone(),
+        releases: settings.update.releases.clone(),
+        user_agent: build::user_agent(),
+        stall: settings.update.stall_limit.get(),
+    };
     let machine = MachineOf::new(registrar.as_ref(), layout);
     let agent = settings.health.listen.get();
     let probe = ServiceProbe::new(layout, process, agent, machine.counts_hub()).map_err(CommandError::Releases)?;
@@ -51,14 +58,14 @@ pub(crate) fn with_engine<T>(
         build: &build,
         machine: &machine,
         probe: &probe,
-        server: &server,
+        fetcher: &fetcher,
         pinned_root: pinned_root(layout)?,
         self_tests: SelfTests {
             judge: process.exe.clone(),
-            identity: if layout.has_service_user() { Identity::of_service_user(SERVICE_USER) } else { None },
+            identity: lesser_user(layout),
             scratch_root: layout.update_run_dir().to_owned(),
             scope: scope_options(layout),
-            environment: inherited(process, layout.scope()),
+            environment,
         },
         config_check: &settings::check_folder,
         clock: Clock::system(),
@@ -66,6 +73,15 @@ pub(crate) fn with_engine<T>(
         interrupted,
     };
     act(&engine)
+}
+
+/// The user that what meets strangers' bytes becomes: its own, or the service user where an older version's installer did
+/// not make it.
+fn lesser_user(layout: &Layout) -> Option<Identity> {
+    if !layout.has_service_user() {
+        return None;
+    }
+    Identity::of_user(FETCH_USER).or_else(|| Identity::of_user(SERVICE_USER))
 }
 
 /// The variables that a version under test gets: how this machine reaches the network (proxies and certificate
@@ -77,6 +93,8 @@ fn inherited(process: &Process, scope: &Scope) -> Vec<(String, String)> {
         ["HOME", "XDG_BIN_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_RUNTIME_DIR", "XDG_STATE_HOME"];
     let places: &[&str] = if *scope == Scope::User { &PLACES } else { &[] };
     let wanted = |name: &str| NETWORK.contains(&name.to_ascii_lowercase().as_str()) || places.contains(&name);
+    #[cfg(feature = "faults")]
+    let wanted = |name: &str| wanted(name) || name == picket_update::fetcher::exploit::TOLD_BY;
     process.environment.iter().filter(|(name, _)| wanted(name)).map(|(n, v)| (n.clone(), v.clone())).collect()
 }
 

@@ -12,6 +12,7 @@ mod config;
 mod data;
 mod dev;
 mod docs;
+mod fetcher;
 mod hostile;
 mod house;
 mod hub;

@@ -345,3 +345,50 @@ fn a_configuration_that_only_the_new_version_understands_does_not_outlive_its_ro
     assert_eq!(fs::read_to_string(&config).unwrap(), before);
     fleet.assert_on("1.0.0");
 }
+
+/// Changes one byte of an installed executable, as a bad disk would: without a trace in the folder's times.
+fn rot(fleet: &Fleet, version: &str) {
+    let exe = fleet.prefix.path(&format!("opt/picket/versions/{version}/picket"));
+    let mut bytes = fs::read(&exe).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    // Another file in its place: the one that runs is busy.
+    let other = exe.with_extension("rotten");
+    fs::write(&other, bytes).unwrap();
+    fs::set_permissions(&other, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::rename(&other, &exe).unwrap();
+}
+
+#[test]
+fn an_installed_version_that_rots_is_fetched_again_by_the_next_daily_run() {
+    let fleet = Fleet::new();
+    rot(&fleet, "1.0.0");
+    let doctor = fleet.prefix.picket(&["doctor", "--json"]);
+    assert!(doctor.stdout.contains("is not what was put there"), "{}", doctor.stdout);
+    fleet.prefix.picket(&["update", "run"]).expect(0);
+    fleet.assert_on("1.0.0");
+    fleet.prefix.picket(&["doctor"]).expect(0);
+    let log = fleet.prefix.log();
+    assert!(
+        log.contains("version 1.0.0 is damaged on disk") && log.contains("was fetched again and is whole"),
+        "{log}"
+    );
+    assert!(!fleet.prefix.path("opt/picket/versions/.staging").exists());
+}
+
+#[test]
+fn a_rotten_version_that_cannot_be_fetched_again_is_left_for_the_one_before() {
+    let fleet = Fleet::new();
+    fleet.release("2.0.0", Fault::None);
+    fleet.prefix.picket(&["update", "apply", "--yes"]).expect(0);
+    rot(&fleet, "2.0.0");
+    fleet.server.misbehave("/", Behaviour::Status(503));
+    fleet.prefix.picket(&["update", "run"]).expect(0);
+    fleet.assert_on("1.0.0");
+    // That says nothing against the release: once the server is back, it is taken again.
+    fleet.server.behave();
+    assert_eq!(fleet.prefix.status()["held"].as_array().unwrap().len(), 0);
+    fleet.prefix.picket(&["update", "apply", "--yes"]).expect(0);
+    fleet.assert_on("2.0.0");
+    fleet.prefix.picket(&["doctor"]).expect(0);
+}

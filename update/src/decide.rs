@@ -189,7 +189,7 @@ mod tests {
             critical,
             published: jiff::Timestamp::UNIX_EPOCH,
             state_format: 1,
-            artifacts: BTreeMap::from([(target(), Artifact { path: "p".into(), unpacked: 1 })]),
+            artifacts: BTreeMap::from([(target(), Artifact { path: "p".into(), unpacked: 1, files: BTreeMap::new() })]),
         };
         let releases: BTreeMap<Version, Release> =
             versions.iter().map(|text| (v(text.trim_end_matches('!')), release(text.ends_with('!')))).collect();

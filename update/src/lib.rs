@@ -15,6 +15,7 @@ pub mod decide;
 pub mod engine;
 mod failpoint;
 pub mod fetch;
+pub mod fetcher;
 pub mod gate;
 pub mod held;
 pub mod journal;

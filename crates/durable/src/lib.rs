@@ -157,6 +157,26 @@ fn fs_rename(from: &Path, to: &Path) -> Result<()> {
     fs::rename(from, to).doing("rename", to)
 }
 
+/// Exchanges the names of two files or folders (same file system) in one step and syncs their folders.
+///
+/// # Errors
+/// Where the system or the file system cannot; nothing was changed then.
+pub fn exchange(a: &Path, b: &Path) -> Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{CWD, RenameFlags, renameat_with};
+        renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE).map_err(io::Error::from).doing("exchange", b)?;
+    }
+    #[cfg(not(target_os = "linux"))]
+    return Err(Error::new("exchange", b, io::Error::from(io::ErrorKind::Unsupported)));
+    for path in [a, b] {
+        if let Some(folder) = path.parent() {
+            sync_dir(folder)?;
+        }
+    }
+    Ok(())
+}
+
 /// Removes the file or link at `path` if it is there, and syncs the folder; says whether it was there.
 pub fn remove_if_present(path: &Path) -> Result<bool> {
     match fs::remove_file(path) {
@@ -254,6 +274,32 @@ pub fn read_untrusted(path: &Path, max_bytes: u64) -> Result<Option<Vec<u8>>> {
         return Err(Error::new("read", path, io::Error::other("it is not a regular file")));
     }
     read_open(file, path, max_bytes).map(Some)
+}
+
+/// Opens a regular file at `relative` below `dir`, where a less privileged user may write: follows no link on the way,
+/// leaves `dir` by no name, waits on no pipe.
+pub fn open_beneath(dir: &Path, relative: &Path) -> Result<File> {
+    use rustix::fs::{Mode, OFlags, openat};
+    let path = dir.join(relative);
+    let folder = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::RDONLY;
+    let regular = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::RDONLY;
+    let step = |at: &std::os::fd::OwnedFd, name: &std::ffi::OsStr, flags: OFlags| {
+        openat(at, name, flags, Mode::empty()).map_err(io::Error::from).doing("open", &path)
+    };
+    let names: Vec<_> = relative.components().collect();
+    let is_plain = names.iter().all(|part| matches!(part, std::path::Component::Normal(_)));
+    let Some((last, above)) = names.split_last().filter(|_| is_plain) else {
+        return Err(Error::new("open", &path, io::Error::from(io::ErrorKind::InvalidFilename)));
+    };
+    let mut at = openat(rustix::fs::CWD, dir, folder, Mode::empty()).map_err(io::Error::from).doing("open", dir)?;
+    for part in above {
+        at = step(&at, part.as_os_str(), folder)?;
+    }
+    let file = File::from(step(&at, last.as_os_str(), regular)?);
+    if !file.metadata().doing("inspect", &path)?.is_file() {
+        return Err(Error::new("open", &path, io::Error::other("it is not a regular file")));
+    }
+    Ok(file)
 }
 
 fn read_open(file: File, path: &Path, max_bytes: u64) -> Result<Vec<u8>> {

@@ -110,6 +110,7 @@ impl Layout {
             row(self.state_dir(), Dir, SERVICE, 0o700, Data),
             row(self.certs_dir(), Dir, SERVICE, 0o700, Data),
             row(self.update_dir(), Dir, ROOT, 0o700, Data),
+            row(self.fetch_dir(), Dir, ROOT, 0o755, Runtime),
             row(self.log_dir(), Dir, SERVICE, 0o750, Data),
             row(self.run_dir(), Dir, SERVICE, 0o750, Runtime),
             row(self.update_run_dir(), Dir, ROOT, 0o755, Runtime),

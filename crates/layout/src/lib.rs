@@ -12,6 +12,8 @@
 //! /var/lib/picket/                   picket:picket 0700   the agent's state
 //! /var/lib/picket/certs/             picket:picket 0700   who the machine is at its hub: certificate, key, roots
 //! /var/lib/picket-update/            root:root 0700   trust, journal, downloads: out of the agent's reach
+//! /var/lib/picket-fetch/             root:root 0755   where the updater and its unprivileged half meet; two folders in
+//!                                    it are that half's
 //! /var/log/picket/                   picket:picket 0750   logs, where no journal takes them
 //! /var/lib/picket-sensor/            picket-sensor:picket 0700   the sensor's state: out of the agent's reach
 //! /var/lib/picket-hub/               picket-hub:picket 0700   the hub's database, where the machine is a hub
@@ -41,6 +43,9 @@ pub const SERVICE_USER: &str = "picket";
 pub const SENSOR_USER: &str = "picket-sensor";
 /// The system user that the hub runs as in a system installation; its group is the service user's, too.
 pub const HUB_USER: &str = "picket-hub";
+/// The system user that the updater's unprivileged half, and a new version's self-test, run as. Its group is its own: it
+/// may read nothing of the agent's.
+pub const FETCH_USER: &str = "picket-fetch";
 /// The executable's file name.
 pub const EXECUTABLE: &str = "picket";
 
@@ -54,6 +59,7 @@ pub struct Layout {
     config: PathBuf,
     state: PathBuf,
     update: PathBuf,
+    fetch: PathBuf,
     sensor: PathBuf,
     hub: PathBuf,
     log: PathBuf,
@@ -99,6 +105,7 @@ impl Layout {
             config: at("etc/picket"),
             state: at("var/lib/picket"),
             update: at("var/lib/picket-update"),
+            fetch: at("var/lib/picket-fetch"),
             sensor: at("var/lib/picket-sensor"),
             hub: at("var/lib/picket-hub"),
             log: at("var/log/picket"),
@@ -127,6 +134,7 @@ impl Layout {
             config: base.config_dir().join("picket"),
             state: state.join("picket"),
             update: state.join("picket-update"),
+            fetch: state.join("picket-fetch"),
             sensor: state.join("picket-sensor"),
             hub: state.join("picket-hub"),
             log: state.join("picket-log"),
@@ -337,6 +345,11 @@ impl Layout {
     /// The updater's state: trust, journal, downloads.
     pub fn update_dir(&self) -> &Path {
         &self.update
+    }
+
+    /// Where the updater and its unprivileged half meet.
+    pub fn fetch_dir(&self) -> &Path {
+        &self.fetch
     }
 
     /// The sensor's own state: what is there, as it last saw it, and what the agent has not taken yet.

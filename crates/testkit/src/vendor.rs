@@ -1,7 +1,10 @@
 //! A vendor with keys in memory, who publishes builds into a tree.
 
 use crate::builds::{Build, Fault, build};
+use picket_protocol::Sha256Digest;
+use picket_protocol::channel::ReleaseFile;
 use picket_release::{Addition, Lifetimes, PublicKey, PublishOptions, Repository, Role, RootPlan, SecretKey, minisign};
+use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
@@ -72,12 +75,16 @@ impl Vendor {
     }
 
     fn release_as(&self, build: &Build, critical: bool, archive: &Path) {
+        // An archive that is not the build's own has who knows what in it: its files are not listed.
+        let own = archive == build.archive;
+        let files = own.then(|| (picket_layout::EXECUTABLE.to_owned(), release_file(&build.exe)));
         let addition = Addition {
             channel: "stable".to_owned(),
             version: build.version.parse().unwrap(),
             target: build.target.clone(),
             archive: archive.to_owned(),
             unpacked: 100 << 20,
+            files: files.into_iter().collect(),
             notes: Some(format!("What is new in {}", build.version)),
             critical,
             state_format: 1,
@@ -114,6 +121,12 @@ impl Vendor {
     pub fn staged_root(&self) -> PathBuf {
         self.repository.staged(Role::Root)
     }
+}
+
+fn release_file(path: &Path) -> ReleaseFile {
+    let bytes = std::fs::read(path).unwrap();
+    let sha256 = Sha256Digest::new(Sha256::digest(&bytes).into());
+    ReleaseFile { length: bytes.len() as u64, sha256 }
 }
 
 impl Default for Vendor {

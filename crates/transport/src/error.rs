@@ -75,6 +75,12 @@ pub enum TransportError {
         /// How many are allowed.
         limit: u64,
     },
+    /// An answer could not be kept for the one who asked.
+    #[error("an answer of the server could not be kept ({reason})")]
+    NotKept {
+        /// Why.
+        reason: String,
+    },
     /// The connection broke, or did not speak HTTP.
     #[error("{url}: the answer broke off ({reason})")]
     Broken {

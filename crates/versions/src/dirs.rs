@@ -126,6 +126,29 @@ impl<'a> VersionDirs<'a> {
         Ok(())
     }
 
+    /// Puts what is in the staging folder in the place of a damaged version, by one exchange of names: a link to the
+    /// version leads to a complete one at every instant.
+    ///
+    /// # Errors
+    /// Also where the file system cannot exchange names (NFS, say); nothing was changed then.
+    pub fn exchange(
+        &self,
+        version: &Version,
+        target: &TargetTriple,
+        source: VersionSource,
+        now: jiff::Timestamp,
+    ) -> Result<(), picket_durable::Error> {
+        let staging = self.layout.staging_dir();
+        let place = self.layout.version_dir(version);
+        let files = record_files(&staging)?;
+        let record =
+            VersionRecord { schema: 1, version: version.clone(), target: target.clone(), source, files, staged: now };
+        record.save(&staging)?;
+        picket_durable::sync_tree(&staging)?;
+        picket_durable::exchange(&staging, &place)?;
+        picket_durable::remove_tree(&staging).map(drop)
+    }
+
     /// Removes staged leftovers and versions that are not needed: never `current`, `previous` or one that a process
     /// runs, none of `wanted`, and none that was put here less than `keep` ago. Returns what was removed.
     pub fn prune(

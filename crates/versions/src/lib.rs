@@ -7,4 +7,4 @@ mod dirs;
 mod record;
 
 pub use dirs::{PlaceError, VersionDirs, sha256_of};
-pub use record::{FileRecord, RecordError, VersionRecord, VersionSource};
+pub use record::{FileRecord, RecordError, VersionRecord, VersionSource, record_files};

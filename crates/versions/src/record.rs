@@ -126,7 +126,7 @@ impl VersionRecord {
 }
 
 /// Records every file below `dir`, sorted by path; folders are walked, anything else is not there by construction.
-pub(crate) fn record_files(dir: &Path) -> Result<Vec<FileRecord>, picket_durable::Error> {
+pub fn record_files(dir: &Path) -> Result<Vec<FileRecord>, picket_durable::Error> {
     let mut records = Vec::new();
     let mut folders = vec![dir.to_owned()];
     while let Some(folder) = folders.pop() {

@@ -383,13 +383,17 @@ fn updater_confinement(layout: &Layout, user: bool) -> String {
 RuntimeDirectory=picket-update
 RuntimeDirectoryMode=0755
 RuntimeDirectoryPreserve=yes
+# Where the updater meets its unprivileged half.
+StateDirectory=picket-fetch
+StateDirectoryMode=0755
 {SANDBOX}\
 PrivateTmp=yes
 ProtectHome=yes
 ReadWritePaths={writable}
 # A configuration that only the new version understands is put back with the old version.
 ReadWritePaths=-{config}
-# DAC_OVERRIDE, CHOWN, FOWNER: files of the service user. SETUID, SETGID: a new version's self-test runs as that user.
+# DAC_OVERRIDE, CHOWN, FOWNER: files of others. SETUID, SETGID: what meets strangers' bytes, and a new version's
+# self-test, run as a user of their own.
 CapabilityBoundingSet=CAP_DAC_OVERRIDE CAP_CHOWN CAP_FOWNER CAP_SETUID CAP_SETGID
 SystemCallFilter=@system-service landlock_create_ruleset landlock_add_rule landlock_restrict_self seccomp
 SystemCallFilter=~@resources

@@ -4,7 +4,7 @@ use super::{Engine, EngineError};
 use crate::decide::{Asked, Decision, Facts, decide};
 use crate::held::Hold;
 use crate::state::{self, CheckRecord};
-use crate::trust::{TrustClient, TrustError, TrustStore, Trusted, VerifiedTarget};
+use crate::trust::{MetadataSource, TrustClient, TrustError, TrustStore, Trusted, VerifiedTarget};
 use picket_protocol::channel::CHANNEL_MAX_BYTES;
 use picket_protocol::update_status::{AvailableRelease, LastCheck};
 use picket_protocol::{Artifact, Channel, Release, TargetTriple};
@@ -66,40 +66,38 @@ impl Checked {
     }
 }
 
-/// Refreshes what is trusted in `store` and fetches the channel document.
-pub(super) fn look(
-    engine: &Engine<'_>,
-    store: &TrustStore,
-    pinned: Option<&[u8]>,
-) -> Result<(Trusted, Channel), TrustError> {
-    let client = TrustClient::new(store, &engine.clock);
-    let mut trusted = client.refresh(pinned, engine.server)?;
-    let channel = fetch_channel(&client, engine.server, &mut trusted, &engine.settings.channel)?;
-    // Where a vendor delegates, the roles that list this machine's builds are fetched now: what follows asks nobody.
-    for artifact in channel.releases.values().filter_map(|release| release.artifacts.get(&engine.build.target)) {
-        if let Err(error) = client.find(&mut trusted, engine.server, &artifact.path) {
+/// Fetches the channel document that `trusted` lists, unless it is known already, and with it whatever delegated roles
+/// list its builds for `target`: what follows asks nobody.
+pub fn fetch_channel(
+    client: &TrustClient<'_>,
+    source: &dyn MetadataSource,
+    trusted: &mut Trusted,
+    name: &str,
+    target: &TargetTriple,
+) -> Result<Channel, TrustError> {
+    let channel = channel_document(client, source, trusted, name)?;
+    for artifact in channel.releases.values().filter_map(|release| release.artifacts.get(target)) {
+        if let Err(error) = client.find(trusted, source, &artifact.path) {
             tracing::warn!(path = artifact.path, error = super::error::chain(&error), "a release cannot be taken");
         }
     }
-    Ok((trusted, channel))
+    Ok(channel)
 }
 
-/// Fetches the channel document that `trusted` lists.
-pub fn fetch_channel(
+fn channel_document(
     client: &TrustClient<'_>,
-    server: &crate::fetch::Server,
+    source: &dyn MetadataSource,
     trusted: &mut Trusted,
     name: &str,
 ) -> Result<Channel, TrustError> {
-    let target = client.find(trusted, server, &Channel::target_path(name))?;
+    let target = client.find(trusted, source, &Channel::target_path(name))?;
     if let Some(kept) = client.store().channel(name)?
         && let Ok(channel) = trusted.channel(name, &target, &kept)
     {
         return Ok(channel);
     }
-    let limit = target.length.min(CHANNEL_MAX_BYTES);
-    let url = server.location.target(&target).map_err(picket_transport::TransportError::from)?;
-    let bytes = server.optional(&url, limit)?.ok_or_else(|| TrustError::Missing(target.path.clone()))?;
+    let bytes = source.fetch_target(&target, target.length.min(CHANNEL_MAX_BYTES))?;
+    let bytes = bytes.ok_or_else(|| TrustError::Missing(target.path.clone()))?;
     let channel = trusted.channel(name, &target, &bytes)?;
     client.store().keep_channel(name, &bytes)?;
     Ok(channel)
@@ -108,14 +106,15 @@ pub fn fetch_channel(
 /// Fetches and verifies the release metadata and the channel called `channel`, from whatever root `store` holds: what a
 /// candidate must be able to do.
 pub fn fetch_release(
-    server: &crate::fetch::Server,
+    source: &dyn MetadataSource,
     store: &TrustStore,
     clock: &crate::clock::Clock,
     channel: &str,
+    target: &TargetTriple,
 ) -> Result<Trusted, TrustError> {
     let client = TrustClient::new(store, clock);
-    let mut trusted = client.refresh(None, server)?;
-    fetch_channel(&client, server, &mut trusted, channel)?;
+    let mut trusted = client.refresh(None, source)?;
+    fetch_channel(&client, source, &mut trusted, channel, target)?;
     Ok(trusted)
 }
 
@@ -143,7 +142,9 @@ impl Engine<'_> {
     }
 
     fn look_and_decide(&self, asked: &Asked) -> Result<Checked, EngineError> {
-        let (trusted, channel) = look(self, &self.trust_store(), self.pinned_root.as_deref())?;
+        let (store, pinned) = (self.trust_store(), self.pinned_root.as_deref());
+        let (name, target) = (&self.settings.channel, &self.build.target);
+        let (trusted, channel) = self.fetcher.look(&store, pinned, &self.clock, name, target, self.interrupted)?;
         let decision = self.decide(&trusted, &channel, asked)?;
         Ok(Checked { trusted, channel, decision })
     }

@@ -1,5 +1,6 @@
 //! What keeps the updater from deciding or from going on.
 
+use crate::fetcher::{FetcherError, Refusal};
 use crate::gate::{Fault, HookError};
 use crate::journal::JournalError;
 use crate::machine::MachineError;
@@ -30,6 +31,9 @@ pub enum EngineError {
     /// The releases cannot be trusted.
     #[error(transparent)]
     Trust(#[from] TrustError),
+    /// The fetcher brought nothing to go by.
+    #[error(transparent)]
+    Fetcher(FetcherError),
     /// A version's folder is not what it should be.
     #[error(transparent)]
     Record(#[from] RecordError),
@@ -47,6 +51,16 @@ pub enum EngineError {
     File(#[from] picket_durable::Error),
 }
 
+impl From<FetcherError> for EngineError {
+    fn from(error: FetcherError) -> Self {
+        match error {
+            FetcherError::Trust(error) => Self::Trust(error),
+            FetcherError::Start(error) => Self::File(error),
+            error => Self::Fetcher(error),
+        }
+    }
+}
+
 impl From<MachineError> for EngineError {
     fn from(error: MachineError) -> Self {
         Self::Machine(error)
@@ -61,6 +75,7 @@ impl EngineError {
             Self::NotInstalled(_) => Some("install first with `picket install`".to_owned()),
             Self::NoPrevious => Some("install a version by name: `picket update apply VERSION`".to_owned()),
             Self::Trust(error) => Some(error.hint().to_owned()),
+            Self::Fetcher(error) => error.hint(),
             Self::Record(_) => Some("`picket doctor` shows what is damaged".to_owned()),
             Self::File(error) if error.is_disk_full() => Some("free some space and try again".to_owned()),
             Self::Hook(_) => Some("give it to root with `chown root` and `chmod go-w`".to_owned()),
@@ -73,6 +88,7 @@ impl EngineError {
         match self {
             Self::Trust(error) if error.is_network_trouble() => Trouble::Network,
             Self::Trust(_) => Trouble::Untrusted,
+            Self::Fetcher(FetcherError::Refused(refusal)) => refusal.trouble.unwrap_or(Trouble::Machine),
             Self::Refused(_) | Self::NoPrevious => Trouble::Refused,
             _ => Trouble::Machine,
         }
@@ -85,7 +101,7 @@ impl EngineError {
 }
 
 /// An error with all its causes, in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -100,44 +116,62 @@ pub(super) fn chain(error: &dyn std::error::Error) -> String {
 
 /// Why an update did not get to its trial.
 #[derive(Debug)]
-pub(super) struct Failure {
+pub(crate) struct Failure {
     /// Why.
-    pub(super) reason: String,
+    pub(crate) reason: String,
     /// What to do about it.
-    pub(super) hint: Option<String>,
+    pub(crate) hint: Option<String>,
     /// Whose fault it is: a version's own is remembered.
-    pub(super) fault: Fault,
+    pub(crate) fault: Fault,
     /// Of which kind it is, for scripts, where it is not simply the refusal.
-    pub(super) trouble: Option<Trouble>,
+    pub(crate) trouble: Option<Trouble>,
 }
 
 impl Failure {
     /// The version's own fault: it will be no better the next time.
-    pub(super) fn of_version(reason: String) -> Self {
+    pub(crate) fn of_version(reason: String) -> Self {
         Self { reason, hint: None, fault: Fault::Version, trouble: None }
     }
 
     /// The machine's, the server's or the network's.
-    pub(super) fn of_environment(reason: String, hint: Option<&str>) -> Self {
+    pub(crate) fn of_environment(reason: String, hint: Option<&str>) -> Self {
         Self { reason, hint: hint.map(str::to_owned), fault: Fault::Environment, trouble: None }
     }
 
     /// What came is not what was signed: the server's or the line's.
-    pub(super) fn of_signature(reason: String, hint: &str) -> Self {
+    pub(crate) fn of_signature(reason: String, hint: &str) -> Self {
         Self { trouble: Some(Trouble::Untrusted), ..Self::of_environment(reason, Some(hint)) }
     }
 
     /// The network's, or the release server's.
-    pub(super) fn of_network(reason: String, hint: Option<&str>) -> Self {
+    pub(crate) fn of_network(reason: String, hint: Option<&str>) -> Self {
         Self { trouble: Some(Trouble::Network), ..Self::of_environment(reason, hint) }
+    }
+}
+
+impl Failure {
+    /// Something is not to be trusted, or could not be had.
+    pub(crate) fn of_trust(error: &TrustError) -> Self {
+        // A forged or damaged file convicts the server or the line, not the release.
+        let trouble = if error.is_network_trouble() { Trouble::Network } else { Trouble::Untrusted };
+        Self { trouble: Some(trouble), ..Self::of_environment(chain(error), Some(error.hint())) }
     }
 }
 
 impl From<TrustError> for Failure {
     fn from(error: TrustError) -> Self {
-        // A forged or damaged file convicts the server or the line, not the release.
-        let trouble = if error.is_network_trouble() { Trouble::Network } else { Trouble::Untrusted };
-        Self { trouble: Some(trouble), ..Self::of_environment(chain(&error), Some(error.hint())) }
+        Self::of_trust(&error)
+    }
+}
+
+impl From<FetcherError> for Failure {
+    fn from(error: FetcherError) -> Self {
+        match error {
+            FetcherError::Refused(refusal) => Refusal::into(refusal),
+            FetcherError::Trust(error) => error.into(),
+            FetcherError::Start(error) => error.into(),
+            FetcherError::Broken(_) => Self::of_environment(error.chain(), error.hint().as_deref()),
+        }
     }
 }
 

@@ -7,16 +7,18 @@ mod check;
 mod error;
 mod prepare;
 mod recover;
+mod repair;
 mod settle;
 mod trial;
 
 pub use check::{Checked, Offer, fetch_channel, fetch_release};
 pub use error::EngineError;
+pub(crate) use error::{Failure, chain};
 
 use crate::clock::Clock;
 use crate::config::UpdateSettings;
 use crate::decide::{Asked, Decision};
-use crate::fetch::Server;
+use crate::fetcher::Fetcher;
 use crate::gate::Probe;
 use crate::held::{HeldVersions, HoldPolicy};
 use crate::journal::{JOURNAL_SCHEMA, Journal, JournalStore, Kind};
@@ -48,8 +50,8 @@ pub struct Engine<'a> {
     pub machine: &'a dyn Machine,
     /// The agent's health port.
     pub probe: &'a dyn Probe,
-    /// The release server.
-    pub server: &'a Server,
+    /// The half that meets the release server.
+    pub fetcher: &'a Fetcher,
     /// The release root that was given at install or built in.
     pub pinned_root: Option<Vec<u8>>,
     /// How versions test themselves.
@@ -163,6 +165,11 @@ impl Engine<'_> {
         let wish = take_wish(&self.layout.wish());
         if let Some(recovered) = self.recover_locked()? {
             self.progress.note(format!("an interrupted update was settled first: {}", recovered.reason));
+        }
+        // Not before a step back that a person asks for: it needs no network and must not wait for one.
+        let is_rollback = matches!(&request, Some(Request { wanted: Wanted::Rollback, .. }));
+        if !is_rollback && let Some(report) = self.mend()? {
+            return Ok(report);
         }
         match request {
             Some(Request { wanted: Wanted::Rollback, by, .. }) => self.rollback(&by),

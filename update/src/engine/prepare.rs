@@ -4,7 +4,7 @@ use super::check::Checked;
 use super::error::{Failure, chain};
 use super::{Engine, EngineError};
 use crate::archive::{ArchiveError, Format, unpack};
-use crate::fetch::{Download, DownloadError};
+use crate::fetcher::{Task, take_files, verified_archive};
 use crate::gate::{Baseline, Fault, Hooks};
 use crate::journal::{Journal, Mark, Step};
 use crate::machine::ViewState;
@@ -12,16 +12,10 @@ use crate::progress::Event;
 use crate::self_test::{SelfTestError, Test};
 use crate::snapshot::Snapshots;
 use crate::state::{self, Deferral};
-use crate::trust::minisign::{MAX_SIGNATURE_BYTES, trusted_comment};
-use crate::trust::{TrustError, VerifiedTarget};
-use picket_durable::Context;
 use picket_protocol::{Artifact, SelfTestReport, StateFormat};
-use picket_transport::TransportError;
 use picket_versions::{PlaceError, VersionSource};
 use semver::Version;
-use std::fs::File;
-use std::io::BufReader;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::Ordering;
 
 /// What a step brings: the outer error stops the updater, the inner one ends the update.
@@ -32,15 +26,12 @@ impl Engine<'_> {
     pub(super) fn prepare(&self, journal: &mut Journal, checked: Option<&Checked>) -> Attempt {
         if let (Some(artifact), Some(checked)) = (journal.artifact.clone(), checked) {
             let text = format!("download and verify {}", artifact.path);
-            let fetched =
-                self.step(journal, Step::Fetch, &text, |journal| self.fetch(&journal.to, &artifact, checked))?;
-            let path = match fetched {
-                Ok(path) => path,
-                Err(failure) => return Ok(Err(failure)),
-            };
-            let text = format!("unpack into {}", self.layout.version_dir(&journal.to).display());
-            let staged =
-                self.step(journal, Step::Stage, &text, |journal| Ok(self.unpack_and_place(journal, &artifact, &path)))?;
+            let fetched = self.step(journal, Step::Fetch, &text, |j| self.fetch(&j.to, &artifact, checked))?;
+            if let Err(failure) = fetched {
+                return Ok(Err(failure));
+            }
+            let text = format!("check again and put into {}", self.layout.version_dir(&journal.to).display());
+            let staged = self.step(journal, Step::Stage, &text, |j| Ok(self.take_and_place(j, &artifact, checked)))?;
             if let Err(failure) = staged {
                 return Ok(Err(failure));
             }
@@ -77,17 +68,38 @@ impl Engine<'_> {
         Ok(result)
     }
 
-    /// Downloads the artifact and checks both locks; returns its path once it has earned a name without `.unverified`.
-    fn fetch(&self, version: &Version, artifact: &Artifact, checked: &Checked) -> Attempt<PathBuf> {
+    /// Lets the fetcher download, verify and unpack the artifact.
+    fn fetch(&self, version: &Version, artifact: &Artifact, checked: &Checked) -> Attempt {
         let target = checked.trusted.target(&artifact.path)?;
-        let space = self.space_for(target.length, artifact.unpacked);
-        Ok(space.and_then(|()| self.download(version, &target, checked)))
+        if let Err(failure) = self.space_for(target.length, artifact.unpacked) {
+            return Ok(Err(failure));
+        }
+        let task = Task::Fetch {
+            artifact: target,
+            version: version.clone(),
+            target: self.build.target.clone(),
+            minisign: checked.trusted.minisign_keys().lines().to_vec(),
+            unpacked: artifact.unpacked,
+        };
+        let told = |done, total| self.progress.tell(Event::Download { done, total });
+        let fetched = self.fetcher.fetch(task, self.interrupted, &told);
+        crate::failpoint::reach("fetch-downloaded");
+        Ok(match fetched {
+            Ok(fetched) => fetched.map_err(Failure::from),
+            Err(_) if self.interrupted.load(Ordering::Relaxed) => Err(Failure {
+                reason: "the updater was told to stop while it downloaded; what has arrived is kept".to_owned(),
+                hint: None,
+                fault: Fault::Interrupted,
+                trouble: None,
+            }),
+            Err(error) => Err(error.into()),
+        })
     }
 
     fn space_for(&self, download: u64, unpacked: u64) -> Result<(), Failure> {
         let reserve = self.settings.disk_reserve.0;
-        for (place, bytes) in [(self.layout.update_dir().to_owned(), download), (self.layout.versions_dir(), unpacked)]
-        {
+        let fetched = download.saturating_add(unpacked);
+        for (place, bytes) in [(self.layout.update_dir().to_owned(), fetched), (self.layout.versions_dir(), unpacked)] {
             let free = picket_durable::free_space(&place)?;
             let needed = bytes.saturating_add(reserve);
             if free < needed {
@@ -107,69 +119,38 @@ impl Engine<'_> {
         Ok(())
     }
 
-    fn download(&self, version: &Version, target: &VerifiedTarget, checked: &Checked) -> Result<PathBuf, Failure> {
-        let url = |result: Result<picket_transport::SafeUrl, picket_transport::UrlError>| {
-            result.map_err(|e| TrustError::Transport(TransportError::from(e)))
-        };
-        let location = &self.server.location;
-        let signature_url = url(location.signature(target))?;
-        let signature = self
-            .server
-            .optional(&signature_url, MAX_SIGNATURE_BYTES)
-            .map_err(TrustError::Transport)?
-            .ok_or_else(|| TrustError::Missing(format!("minisign signature of {}", target.path)))?;
-        let signature = String::from_utf8_lossy(&signature).into_owned();
-        let downloads = self.layout.update_dir().join("downloads");
-        let download = Download {
-            client: &self.server.client,
-            url: url(location.target(target))?,
-            target,
-            dir: &downloads,
-            progress: &|done, total| self.progress.tell(Event::Download { done, total }),
-        };
-        let unverified = download.run().map_err(|error| match error {
-            DownloadError::Mismatch(error) => Failure::from(error),
-            DownloadError::File(error) => Failure::from(error),
-            DownloadError::Transport(error @ TransportError::TooLarge { .. }) => Failure::of_signature(
-                chain(&error),
-                "the server sends more than the vendor signed; if it happens again, it or a mirror may be compromised",
-            ),
-            other => Failure::of_network(
-                chain(&other),
-                Some("it goes on from there with the next attempt: `picket update apply`, or the daily check"),
-            ),
-        })?;
-        crate::failpoint::reach("fetch-downloaded");
-        let comment = trusted_comment(version, &self.build.target, &target.sha256()?);
-        let artifact = BufReader::new(File::open(&unverified).doing("read", &unverified)?);
-        if let Err(error) = checked.trusted.minisign_keys().verify(&target.path, artifact, &signature, &comment) {
-            // Whole, of the signed hash, and yet refused by the second lock: it must not be found again.
-            picket_durable::remove_if_present(&unverified)?;
-            return Err(error.into());
+    /// Checks with this process' own eyes what the fetcher brought, and puts it in place.
+    fn take_and_place(&self, journal: &Journal, artifact: &Artifact, checked: &Checked) -> Result<(), Failure> {
+        let places = &self.fetcher.places;
+        let signed = checked.trusted.target(&artifact.path)?;
+        let keys = checked.trusted.minisign_keys();
+        // An archive whose files the vendor did not list is unpacked here, from bytes that nobody else can change.
+        let own = artifact.files.is_empty().then(|| self.layout.update_dir().join("archive.verified"));
+        let taken =
+            verified_archive(places, &signed, &journal.to, &self.build.target, &keys, own.as_deref()).and_then(|()| {
+                let staging = self.versions().fresh_staging()?;
+                match &own {
+                    None => take_files(places, &artifact.files, &staging),
+                    Some(archive) => unpack_here(archive, artifact, &staging),
+                }
+            });
+        if let Some(own) = &own {
+            picket_durable::remove_if_present(own)?;
         }
-        let verified = unverified.with_extension("verified");
-        picket_durable::rename(&unverified, &verified)?;
-        Ok(verified)
-    }
-
-    fn unpack_and_place(&self, journal: &Journal, artifact: &Artifact, path: &Path) -> Result<(), Failure> {
-        let versions = self.versions();
-        let staging = versions.fresh_staging()?;
-        let format = Format::of(&artifact.path);
-        format.and_then(|format| unpack(path, format, &staging, artifact.unpacked)).map_err(|error| match error {
-            ArchiveError::File(error) => error.into(),
-            error => Failure::of_version(chain(&error)),
-        })?;
+        taken?;
         crate::failpoint::reach("stage-unpacked");
         let source = VersionSource::Release { sha256: journal.sha256 };
-        versions.place(&journal.to, &self.build.target, source, self.clock.now()).map_err(|error| match error {
+        let placed = self.versions().place(&journal.to, &self.build.target, source, self.clock.now());
+        placed.map_err(|error| match error {
             PlaceError::File(error) => error.into(),
             error @ PlaceError::InUse { .. } => {
                 Failure::of_environment(chain(&error), Some("the vendor published one number twice; tell the vendor"))
             }
         })?;
         // The release is in place; its archive is only in the way.
-        picket_durable::remove_if_present(path)?;
+        for dir in [places.out(), places.downloads()] {
+            picket_durable::remove_tree(&dir)?;
+        }
         Ok(())
     }
 
@@ -278,6 +259,14 @@ impl Engine<'_> {
             busy.hook, busy.detail
         )))
     }
+}
+
+fn unpack_here(archive: &Path, artifact: &Artifact, staging: &Path) -> Result<(), Failure> {
+    let format = Format::of(&artifact.path);
+    format.and_then(|format| unpack(archive, format, staging, artifact.unpacked)).map_err(|error| match error {
+        ArchiveError::File(error) => error.into(),
+        error => Failure::of_version(chain(&error)),
+    })
 }
 
 /// Why the formats of stored state speak against the version under test, if they do: it must be able to read what is

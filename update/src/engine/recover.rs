@@ -89,7 +89,7 @@ impl Engine<'_> {
         let _lock = Self::lock(self.layout)?;
         let removed = self.versions().prune(&BTreeSet::new(), Duration::ZERO, self.clock.now())?;
         let mut removed: Vec<String> = removed.iter().map(|version| format!("version {version}")).collect();
-        let downloads = self.layout.update_dir().join("downloads");
+        let downloads = self.fetcher.places.downloads();
         let partial = std::fs::read_dir(&downloads).is_ok_and(|mut files| files.next().is_some());
         picket_durable::remove_tree(&downloads)?;
         if partial {

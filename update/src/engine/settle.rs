@@ -47,7 +47,9 @@ impl Engine<'_> {
         let now = self.clock.now();
         if outcome == UpdateOutcome::Committed {
             held.forget(&journal.sha256)?;
+            // A machine that left a damaged copy has nothing against the release.
             if journal.kind == Kind::Rollback
+                && journal.trigger != super::repair::REPAIR
                 && let Ok(left) = self.versions().record(&journal.from)
             {
                 let reason = format!("{} went back from it to {}", journal.trigger, journal.to);

@@ -1,11 +1,10 @@
 //! The trial and what follows from it: start, watch, then switch or go back.
 
-use super::check::fetch_release;
 use super::error::chain;
 use super::{Engine, EngineError, Report};
 use crate::clock::Clock;
 use crate::failpoint::reach;
-use crate::fetch::Server;
+use crate::fetcher::Fetcher;
 use crate::gate::{Fault, Gate, GateSettings, Hooks, ReleaseFetch, Verdict};
 use crate::journal::{Journal, Kind, Mark, Step};
 use crate::machine::ViewState;
@@ -13,10 +12,12 @@ use crate::self_test::{SelfTests, Test};
 use crate::snapshot::Snapshots;
 use crate::trust::TrustStore;
 use picket_layout::Layout;
+use picket_protocol::TargetTriple;
 use picket_protocol::update_status::UpdateOutcome;
 use semver::Version;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 /// How often the proven version is looked for after it was started again.
@@ -94,7 +95,8 @@ impl Engine<'_> {
             releases: self.settings.releases.clone(),
             channel: self.settings.channel.clone(),
             root,
-            server: self.server.clone(),
+            fetcher: self.fetcher.clone(),
+            target: self.build.target.clone(),
             clock: self.clock.clone(),
             scratch_root: self.self_tests.scratch_root.clone(),
         }))
@@ -236,7 +238,8 @@ struct BothFetch {
     releases: String,
     channel: String,
     root: Vec<u8>,
-    server: Server,
+    fetcher: Fetcher,
+    target: TargetTriple,
     clock: Clock,
     scratch_root: PathBuf,
 }
@@ -261,6 +264,9 @@ impl BothFetch {
     fn fetch_into(&self, scratch: &Path) -> Result<(), String> {
         let store = TrustStore::new(scratch);
         store.keep("root", &self.root).map_err(|error| chain(&error))?;
-        fetch_release(&self.server, &store, &self.clock, &self.channel).map(drop).map_err(|error| chain(&error))
+        // The judge's own look ends by its own limits; nobody waits for it longer than the gate does.
+        let never = AtomicBool::new(false);
+        let looked = self.fetcher.look(&store, Some(&self.root), &self.clock, &self.channel, &self.target, &never);
+        looked.map(drop).map_err(|error| error.chain())
     }
 }

@@ -6,6 +6,7 @@ mod location;
 pub use download::{Download, DownloadError};
 pub use location::Location;
 
+use crate::trust::VerifiedTarget;
 use crate::trust::source::{Changed, Fetched, MetadataSource};
 use picket_transport::{Client, Request, SafeUrl, TransportError};
 
@@ -39,6 +40,10 @@ impl MetadataSource for Server {
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    fn fetch_target(&self, target: &VerifiedTarget, max_bytes: u64) -> Result<Option<Vec<u8>>, TransportError> {
+        self.optional(&self.location.target(target)?, max_bytes)
     }
 
     fn name(&self) -> String {

@@ -214,7 +214,11 @@ pub(crate) mod tests {
             from: Version::new(1, 0, 0),
             to: Version::new(2, 0, 0),
             sha256: Sha256Digest::new([1; 32]),
-            artifact: artifact.then(|| Artifact { path: "2.0.0/a.tar.xz".into(), unpacked: 1 }),
+            artifact: artifact.then(|| Artifact {
+                path: "2.0.0/a.tar.xz".into(),
+                unpacked: 1,
+                files: std::collections::BTreeMap::new(),
+            }),
             was_wanted: true,
             started: jiff::Timestamp::UNIX_EPOCH,
             entries: vec![],

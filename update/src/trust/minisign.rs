@@ -16,7 +16,10 @@ const MAX_KEYS: usize = 16;
 
 /// The keys that may sign artifacts.
 #[derive(Debug, Clone, Default)]
-pub struct MinisignKeys(Vec<PublicKey>);
+pub struct MinisignKeys {
+    keys: Vec<PublicKey>,
+    lines: Vec<String>,
+}
 
 /// What a trusted comment must say.
 pub fn trusted_comment(version: &Version, target: &TargetTriple, sha256: &Sha256Digest) -> String {
@@ -27,13 +30,25 @@ impl MinisignKeys {
     /// Reads the list in the root metadata; what is not a key in it counts for nothing.
     pub fn from_root_field(field: Option<&serde_json::Value>) -> Self {
         let lines = field.and_then(serde_json::Value::as_array).map(Vec::as_slice).unwrap_or_default();
-        let keys = lines.iter().take(MAX_KEYS).filter_map(|line| PublicKey::from_base64(line.as_str()?).ok());
-        Self(keys.collect())
+        let lines: Vec<String> = lines.iter().filter_map(|line| line.as_str().map(str::to_owned)).collect();
+        Self::from_lines(&lines)
+    }
+
+    /// Reads the base64 lines of `.pub` files; what is not a key counts for nothing.
+    pub fn from_lines(lines: &[String]) -> Self {
+        let read = |line: &String| Some((PublicKey::from_base64(line).ok()?, line.clone()));
+        let (keys, lines) = lines.iter().take(MAX_KEYS).filter_map(read).unzip();
+        Self { keys, lines }
+    }
+
+    /// The keys as [`MinisignKeys::from_lines`] reads them.
+    pub fn lines(&self) -> &[String] {
+        &self.lines
     }
 
     /// Whether there is no key, so that nothing can pass.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.keys.is_empty()
     }
 
     /// Checks `signature` over the bytes of `artifact`, and that its trusted comment is `expected_comment`.
@@ -53,7 +68,7 @@ impl MinisignKeys {
         }
         let signature = Signature::decode(signature).map_err(|e| refused(e.to_string()))?;
         // The key id in the signature picks the key; a key of another id refuses at once.
-        let mut verifiers: Vec<_> = self.0.iter().filter_map(|key| key.verify_stream(&signature).ok()).collect();
+        let mut verifiers: Vec<_> = self.keys.iter().filter_map(|key| key.verify_stream(&signature).ok()).collect();
         if verifiers.is_empty() {
             return Err(refused(
                 "made by a key that the release root does not name, or in the legacy format".to_owned(),

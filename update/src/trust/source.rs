@@ -1,5 +1,6 @@
 //! Where metadata comes from: a server, a folder, a bundle.
 
+use super::VerifiedTarget;
 use picket_transport::TransportError;
 
 /// Where metadata comes from. `Ok(None)` means that there is no such file.
@@ -17,6 +18,12 @@ pub trait MetadataSource {
     ) -> Result<Option<Changed>, TransportError> {
         let _ = known;
         Ok(self.fetch(name, max_bytes)?.map(|bytes| Changed::Bytes(Fetched { bytes, etag: None })))
+    }
+
+    /// The bytes of a small target, at most `max_bytes` of them. A source of metadata alone has none.
+    fn fetch_target(&self, target: &VerifiedTarget, max_bytes: u64) -> Result<Option<Vec<u8>>, TransportError> {
+        let _ = (target, max_bytes);
+        Ok(None)
     }
 
     /// Which source it is: validators of one mean nothing to another.

@@ -56,6 +56,20 @@ impl TrustStore {
         picket_durable::write_atomic(&self.path(role), bytes, 0o600)
     }
 
+    /// Copies everything to `dir`, for another user to read: none of it is a secret.
+    pub(crate) fn show(&self, dir: &Path) -> Result<(), Error> {
+        use picket_durable::Context;
+        use std::os::unix::fs::PermissionsExt;
+        for entry in std::fs::read_dir(&self.dir).doing("list", &self.dir)? {
+            let entry = entry.doing("list", &self.dir)?;
+            let to = dir.join(entry.file_name());
+            // Copies are not synced: nothing relies on them after a power cut.
+            std::fs::copy(entry.path(), &to).doing("copy", &to)?;
+            std::fs::set_permissions(&to, std::fs::Permissions::from_mode(0o644)).doing("set the mode of", &to)?;
+        }
+        Ok(())
+    }
+
     /// Forgets `role`'s metadata: its keys were replaced, so its floor means nothing any more (TUF §5.3.11).
     pub fn forget(&self, role: &str) -> Result<(), Error> {
         picket_durable::remove_if_present(&self.path(role)).map(drop)

@@ -2,11 +2,12 @@
 
 use super::TrustError;
 use picket_protocol::Sha256Digest;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256, Sha512};
 use sigstore_tuf::TargetFile;
 
 /// A file whose length and hashes the vendor signed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerifiedTarget {
     /// Its TUF path.
     pub path: String,
@@ -19,7 +20,7 @@ pub struct VerifiedTarget {
 }
 
 /// The hashes of a file that this version can compute; there is at least one.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hashes {
     sha256: Option<Sha256Digest>,
     /// In lower-case hex.

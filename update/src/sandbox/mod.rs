@@ -1,14 +1,22 @@
-//! A new version's first steps, with its hands tied: no network, no write outside one folder, no way back to root.
+//! Processes with their hands tied: a new version's first steps, and the [fetcher](crate::fetcher).
+//!
+//! A new version's first steps have no network, no write outside one folder, no way back to root.
 //!
 //! The proven version starts itself as `picket sandbox …`, confines that process, and only then becomes (`execve`) the
 //! new version. What confines it, where the kernel has it:
 //!
-//! - the service user's identity, when the updater is root: it owns nothing of Picket's program;
+//! - another user's identity, when the updater is root: it owns nothing of Picket's;
 //! - Landlock (Linux 5.13): writing is possible in the scratch folder and to `/dev/null` only;
 //! - seccomp: `socket(2)` makes Unix sockets only, and `io_uring`, which could make others, is refused;
 //! - `no_new_privs`: no set-uid program helps.
 //!
 //! Which of these applied is reported in the evidence of the update, not assumed.
+
+mod border;
+#[cfg(target_os = "linux")]
+mod linux;
+
+pub use border::{Border, cut_off, missing_means, shut_in};
 
 use std::convert::Infallible;
 use std::ffi::{CString, OsStr, OsString};
@@ -28,8 +36,8 @@ pub struct Identity {
 }
 
 impl Identity {
-    /// The service user of a system installation, when this process is root and can become it.
-    pub fn of_service_user(name: &str) -> Option<Self> {
+    /// One of the users of a system installation, when this process is root and can become it.
+    pub fn of_user(name: &str) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             return None;
         }
@@ -121,55 +129,4 @@ fn confine(confinement: &Confinement) -> io::Result<Enforced> {
 #[cfg(not(target_os = "linux"))]
 fn confine(_confinement: &Confinement) -> io::Result<Enforced> {
     Ok(Enforced { writes: false, network: false })
-}
-
-#[cfg(target_os = "linux")]
-mod linux {
-    use landlock::{
-        ABI, AccessFs, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr, RulesetCreatedAttr,
-        RulesetStatus,
-    };
-    use seccompiler::{
-        BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
-    };
-    use std::collections::BTreeMap;
-    use std::io;
-    use std::path::Path;
-
-    /// Landlock's first ABI that also refuses truncation (Linux 6.2); older kernels enforce what they know.
-    const LANDLOCK: ABI = ABI::V3;
-
-    /// Makes everything but `scratch` and `/dev/null` read-only; says whether the kernel does it.
-    pub(super) fn confine_writes(scratch: &Path) -> io::Result<bool> {
-        let write = AccessFs::from_write(LANDLOCK);
-        let build = || {
-            let ruleset = Ruleset::default()
-                .set_compatibility(CompatLevel::BestEffort)
-                .handle_access(write)?
-                .create()?
-                .add_rule(PathBeneath::new(PathFd::new(scratch)?, write))?
-                .add_rule(PathBeneath::new(PathFd::new("/dev/null")?, AccessFs::WriteFile))?;
-            Ok::<_, Box<dyn std::error::Error + Send + Sync>>(ruleset.restrict_self()?)
-        };
-        let status = build().map_err(io::Error::other)?;
-        Ok(status.ruleset != RulesetStatus::NotEnforced)
-    }
-
-    /// Lets `socket(2)` make Unix sockets only, and refuses `io_uring`; says whether the kernel does it.
-    pub(super) fn close_network() -> io::Result<bool> {
-        let not_unix = SeccompCondition::new(
-            0,
-            SeccompCmpArgLen::Dword,
-            SeccompCmpOp::Ne,
-            u64::try_from(libc::AF_UNIX).unwrap_or(1),
-        );
-        let rule = not_unix.and_then(|condition| SeccompRule::new(vec![condition])).map_err(io::Error::other)?;
-        let rules = BTreeMap::from([(libc::SYS_socket, vec![rule]), (libc::SYS_io_uring_setup, vec![])]);
-        let arch = std::env::consts::ARCH.try_into().map_err(io::Error::other)?;
-        let refuse = SeccompAction::Errno(u32::try_from(libc::EPERM).unwrap_or(1));
-        let filter = SeccompFilter::new(rules, SeccompAction::Allow, refuse, arch).map_err(io::Error::other)?;
-        let program: BpfProgram = filter.try_into().map_err(io::Error::other)?;
-        // A kernel without seccomp filters (containers of old) says EINVAL; the other layers stand.
-        Ok(seccompiler::apply_filter(&program).is_ok())
-    }
 }

@@ -1,0 +1,111 @@
+//! What the two halves say to each other: one line of JSON each way at a time, bounded.
+
+use crate::engine::Failure;
+use crate::gate::Fault;
+use crate::progress::Trouble;
+use crate::trust::VerifiedTarget;
+use picket_protocol::TargetTriple;
+use semver::Version;
+use serde::{Deserialize, Serialize};
+
+/// The longest line, in bytes: a job with sixteen keys and the longest path stays far below.
+pub(super) const MAX_LINE: u64 = 64 << 10;
+
+/// What the fetcher is to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// `update.releases`.
+    pub releases: String,
+    /// How it introduces itself to servers.
+    pub user_agent: String,
+    /// How long a line may be silent, in milliseconds.
+    pub stall_ms: u64,
+    /// The task.
+    pub task: Task,
+}
+
+/// A task of the fetcher's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "task")]
+pub enum Task {
+    /// Bring the metadata and the channel document up to date.
+    Look {
+        /// The channel.
+        channel: String,
+        /// For which machines' builds delegated roles are followed.
+        target: TargetTriple,
+    },
+    /// Download, verify and unpack one artifact.
+    Fetch {
+        /// What the vendor signed about it.
+        artifact: VerifiedTarget,
+        /// Its version.
+        version: Version,
+        /// What it is built for.
+        target: TargetTriple,
+        /// The minisign keys that may have signed it.
+        minisign: Vec<String>,
+        /// The most bytes it may unpack to.
+        unpacked: u64,
+    },
+}
+
+/// What the fetcher says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "said")]
+pub enum Said {
+    /// How it is confined.
+    Confined {
+        /// In words.
+        how: String,
+    },
+    /// Bytes of the artifact have arrived.
+    Download {
+        /// How many are there.
+        done: u64,
+        /// How many it will be.
+        total: u64,
+    },
+    /// The task is done, and everything was as it should be.
+    Accepted,
+    /// It is not.
+    Refused(Refusal),
+}
+
+/// Why a task was not done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// In words.
+    pub reason: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+    /// Whose fault it is.
+    pub fault: Fault,
+    /// Of which kind it is.
+    pub trouble: Option<Trouble>,
+    /// Whether metadata had expired.
+    #[serde(default)]
+    pub expired: bool,
+}
+
+impl Refusal {
+    /// The words of a stranger are cut and stripped before they are shown or kept.
+    pub(super) fn cleaned(self) -> Self {
+        let clean = |text: String| text.chars().filter(|c| !c.is_control()).take(2_000).collect::<String>();
+        Self { reason: clean(self.reason), hint: self.hint.map(clean), ..self }
+    }
+}
+
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Self {
+        let Failure { reason, hint, fault, trouble } = failure;
+        Self { reason, hint, fault, trouble, expired: false }
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        let Refusal { reason, hint, fault, trouble, .. } = refusal;
+        Self { reason, hint, fault, trouble }
+    }
+}
