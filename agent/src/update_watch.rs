@@ -140,6 +140,7 @@ mod tests {
             trust: None,
             pinned: None,
             held: vec![],
+            taken_back: None,
         }
     }
 
