@@ -23,6 +23,8 @@ pub(crate) enum ReleaseCommand {
     /// Bring a release out in waves, so that a broken one meets few machines first.
     Rollout(RolloutArgs),
     /// Show who gets a release when, and how many machines a broken one would hit by then.
+    ///
+    /// With --waves, --window or --jitter, these are tried out instead of what the repository says.
     Plan(PlanArgs),
     /// Halt a rollout, or all: machines that have not taken it do not. Those that run it stay, unless it is yanked.
     Stop(StopArgs),

@@ -49,6 +49,13 @@ pub(crate) struct WavesArgs {
     pub(crate) window_time: WindowClock,
 }
 
+impl WavesArgs {
+    /// Whether it says anything of how a release comes out.
+    pub(crate) fn says_something(&self) -> bool {
+        !self.waves.is_empty() || !self.window.is_empty() || self.jitter > 0
+    }
+}
+
 /// `picket release rollout`.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
@@ -146,7 +153,6 @@ pub(crate) struct PlanArgs {
     /// The version; the channel's head if not given.
     #[arg(value_parser = parse_version)]
     pub(crate) version: Option<Version>,
-    /// With --waves, these instead of what the repository says; none is needed then.
     #[command(flatten)]
     pub(crate) waves: WavesArgs,
     /// How many machines the fleet has.

@@ -32,8 +32,7 @@ fn of(waves: &WavesArgs, now: Timestamp) -> Rollout {
 /// Runs `picket release rollout`.
 pub(super) fn rollout(context: &Context<'_>, args: &RolloutArgs) -> Result<ExitCode, CommandError> {
     let rollout = (!args.everybody).then(|| of(&args.waves, now(context)));
-    let says_nothing = args.waves.waves.is_empty() && args.waves.window.is_empty() && args.waves.jitter == 0;
-    if rollout.is_some() && says_nothing {
+    if rollout.is_some() && !args.waves.says_something() {
         let message = "say how it comes out: --waves 0h:1,1d:10,7d:100 for instance, or --everybody";
         return Err(CommandError::Usage(message.to_owned()));
     }
@@ -149,7 +148,7 @@ pub(super) fn show_plan(context: &Context<'_>, args: &PlanArgs) -> Result<ExitCo
 
 /// What is to be planned: as the repository says, or as the command line tries it out.
 fn planned(args: &PlanArgs, now: Timestamp) -> Result<(Version, Timestamp, Rollout), CommandError> {
-    let tried_out = (!args.waves.waves.is_empty()).then(|| of(&args.waves, now));
+    let tried_out = args.waves.says_something().then(|| of(&args.waves, now));
     if let (Some(rollout), Some(version)) = (&tried_out, &args.version) {
         return Ok((version.clone(), now, rollout.clone()));
     }
