@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 /// The most waves of one rollout.
 pub const MAX_WAVES: usize = 32;
-/// The most windows of one rollout, or of one machine's configuration.
+/// The most windows of one rollout.
 pub const MAX_WINDOWS: usize = 32;
 /// The longest a rollout may take to reach everybody, in seconds: a year.
 pub const MAX_ROLLOUT_SECONDS: u32 = 366 * 86_400;

@@ -114,7 +114,7 @@ pub fn decide(facts: &Facts<'_>, asked: &Asked) -> Decision {
         return Decision::Refuse { reason };
     }
     if *asked == Asked::BySchedule
-        && let Some(version) = critical_before(facts, version)
+        && let Some(version) = meanwhile(facts, version, waiting.due.is_some())
     {
         return Decision::Take { version: version.clone() };
     }
@@ -140,19 +140,19 @@ fn forbidden_to_a_wish(facts: &Facts<'_>, asked: &Asked, version: &Version) -> O
     (back && !may).then(|| format!("release {version} is older than {current}: only a person may ask for it"))
 }
 
-/// The newest critical release before the head, for a machine that lacks it and must wait for the head: what is urgent
-/// does not wait because something else was released since.
-fn critical_before<'a>(facts: &Facts<'a>, head: &Version) -> Option<&'a Version> {
+/// What a machine that must wait for the head takes meanwhile: the newest release before it that is critical, or, where
+/// it waits for its turn only, that it may have by now. What is urgent does not wait because something else was released
+/// since; and a vendor who releases often must not keep machines of late waves waiting for ever.
+fn meanwhile<'a>(facts: &Facts<'a>, head: &Version, only_its_turn: bool) -> Option<&'a Version> {
     let Facts { current, channel, target, .. } = facts;
-    if facts.pinned.is_some()
-        || *head != channel.head
-        || channel.minimum.as_ref().is_some_and(|minimum| *current < minimum)
-    {
+    let by_steps = channel.minimum.as_ref().is_some_and(|minimum| *current < minimum);
+    if facts.pinned.is_some() || by_steps || *head != channel.head {
         return None;
     }
     let newest_first = channel.releases.iter().rev().filter(|(version, _)| *version < head && version > current);
     let mut able = newest_first.filter(|(version, release)| {
-        release.critical && release.artifacts.contains_key(target) && !channel.yanked.contains_key(version)
+        let wanted = release.critical || only_its_turn;
+        wanted && release.artifacts.contains_key(target) && !channel.yanked.contains_key(version)
     });
     let found = able.find(|(version, release)| waiting(facts, &Asked::BySchedule, version, release).is_none());
     found.map(|(version, _)| version)
@@ -507,7 +507,6 @@ mod tests {
     #[test]
     fn a_critical_release_is_taken_though_another_was_released_since() {
         let mut case = Case::new(&["1.0.0", "1.0.5!", "1.0.6", "1.1.0"], "1.0.0").in_waves();
-        assert_eq!(case.decide(&Asked::BySchedule), take("1.0.5"));
         case.auto = AutoUpdate::Critical;
         assert_eq!(case.decide(&Asked::BySchedule), take("1.0.5"));
         case.auto = AutoUpdate::Off;
@@ -515,6 +514,20 @@ mod tests {
         let yanked = Case::new(&["1.0.0", "1.0.5!", "1.1.0"], "1.0.0").in_waves().yank("1.0.5", "1.1.0");
         assert_due(&yanked.decide(&Asked::BySchedule), 3600);
         assert_due(&Case::new(&["1.0.0!", "1.1.0"], "1.0.0").in_waves().decide(&Asked::BySchedule), 3600);
+    }
+
+    #[test]
+    fn a_machine_that_waits_for_the_heads_wave_takes_the_release_before_it_meanwhile() {
+        let case = || Case::new(&["1.0.0", "1.0.5", "1.0.6", "1.1.0"], "1.0.0").in_waves();
+        assert_eq!(case().decide(&Asked::BySchedule), take("1.0.6"));
+        assert_eq!(case().stopped(Some("1.0.6")).decide(&Asked::BySchedule), take("1.0.5"));
+        assert_eq!(case().at(3600).decide(&Asked::BySchedule), take("1.1.0"));
+        let on_it = Case { current: v("1.0.6"), ..case() };
+        assert_due(&on_it.decide(&Asked::BySchedule), 3600);
+        // What keeps it from the head for another reason than time keeps it where it is.
+        assert_waits(case().stopped(Some("1.1.0")).decide(&Asked::BySchedule), "it eats disks");
+        let held = Case { held: Some("1.1.0"), ..case() };
+        assert_waits(held.decide(&Asked::BySchedule), "it crashed");
     }
 
     #[test]

@@ -193,6 +193,7 @@ fn available(facts: &Facts<'_>) -> Option<AvailableRelease> {
         Decision::Stay { .. } | Decision::Refuse { .. } => return None,
     };
     let release = facts.channel.releases.get(&version)?;
-    let turn = decide::turn(facts, &version);
+    let urgent = decide::is_urgent(facts.channel, facts.current, &version);
+    let turn = decide::turn(facts, &version).filter(|_| !urgent);
     Some(AvailableRelease { critical: release.critical, notes: release.notes.clone(), version, waiting, due, turn })
 }

@@ -36,8 +36,8 @@ impl Engine<'_> {
             due.clear()?;
             return Ok(None);
         };
-        let known = deferral.load().filter(|deferral| deferral.version == plan.to);
-        let since = known.as_ref().map_or(now, |known| known.since);
+        // Of an older release, too: see `note_due`.
+        let since = deferral.load().map_or(now, |known| known.since);
         let limit = if urgent { self.settings.defer_critical_at_most } else { self.settings.defer_at_most };
         let version = &plan.to;
         let Some(next) = until(&obstacle, now, since, limit.get()) else {
