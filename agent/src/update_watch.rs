@@ -104,6 +104,12 @@ fn update_findings(status: &UpdateStatus, now: jiff::Timestamp) -> Vec<(picket_t
         };
         findings.push((checks::LAST_UPDATE, finding));
     }
+    if let (Some(reason), Some(current)) = (&status.taken_back, &status.current) {
+        // Over whatever the last update was: this is about the version that runs.
+        let text = format!("the vendor took version {current}, which runs, back: {reason}; see `picket update status`");
+        findings.retain(|(spec, _)| *spec != checks::LAST_UPDATE);
+        findings.push((checks::LAST_UPDATE, Finding::warn(text)));
+    }
     if let Some(trust) = &status.trust {
         let (role, expires) = trust.first();
         let days = expires.duration_since(now).as_secs() / 86_400;
@@ -140,6 +146,7 @@ mod tests {
             trust: None,
             pinned: None,
             held: vec![],
+            taken_back: None,
         }
     }
 
@@ -164,6 +171,20 @@ mod tests {
         attempts.see(&ended("b", UpdateOutcome::RolledBack));
         attempts.see(&ended("c", UpdateOutcome::Refused));
         assert_eq!(UpdateAttempts::open(dir.path()).counts(), (1, 2));
+    }
+
+    #[test]
+    fn a_version_that_the_vendor_took_back_warns_over_how_the_last_update_ended() {
+        let now = jiff::Timestamp::UNIX_EPOCH;
+        let version = |text: &str| text.parse().unwrap();
+        let (from, to, outcome) = (version("1.0.0"), version("1.1.0"), UpdateOutcome::Committed);
+        let last = EndedUpdate { id: "a".into(), from, to, outcome, reason: String::new(), finished: now };
+        let taken_back = Some("it loses events".to_owned());
+        let status = UpdateStatus { last: Some(last), current: Some(version("1.1.0")), taken_back, ..status(now) };
+        let findings = update_findings(&status, now);
+        assert_eq!(findings.len(), 1);
+        assert_eq!(findings[0].1.status, CheckStatus::Warn);
+        assert!(findings[0].1.message.contains("it loses events"), "{}", findings[0].1.message);
     }
 
     #[test]

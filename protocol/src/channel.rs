@@ -4,15 +4,18 @@
 //! TUF protects the *metadata* from going backwards; the head named here may go backwards when newer signed metadata
 //! says so, and that is how a vendor takes a release back.
 
+use crate::rollout::{Rollout, RolloutError, Stop};
 use crate::{PRODUCT, Sha256Digest, TargetTriple};
 use semver::Version;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The only schema number this version writes, and the highest it reads.
 pub const CHANNEL_SCHEMA: u32 = 1;
 /// The largest channel document that is read, in bytes: about 2,000 releases.
 pub const CHANNEL_MAX_BYTES: u64 = 1 << 20;
+/// The most versions that may be told to go back without having been yanked.
+pub const MAX_DOWNGRADES: usize = 1000;
 
 /// One channel's signed statement.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +36,12 @@ pub struct Channel {
     /// Releases taken back, with the vendor's reason.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub yanked: BTreeMap<Version, Yank>,
+    /// Versions that go back to the head although they are newer and were not yanked. Without it, no machine does.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub allow_downgrade_from: BTreeSet<Version>,
+    /// In an emergency: no machine takes any release by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop: Option<Stop>,
 }
 
 /// One release of a channel.
@@ -50,6 +59,12 @@ pub struct Release {
     pub state_format: u32,
     /// The artifact for each target triple.
     pub artifacts: BTreeMap<TargetTriple, Artifact>,
+    /// How it reaches the machines in time; all of them at once where it says nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollout: Option<Rollout>,
+    /// In an emergency: no machine takes this release by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stop: Option<Stop>,
 }
 
 /// Where one artifact is. Its length and hash are in the TUF targets metadata under the same path.
@@ -119,6 +134,20 @@ pub enum ChannelError {
         /// The path as written.
         path: String,
     },
+    /// A release's rollout or stop is not usable.
+    #[error("the rollout of release {version} is not usable: {error}")]
+    Rollout {
+        /// The release.
+        version: Version,
+        /// Why not.
+        error: RolloutError,
+    },
+    /// The stop of everything is not usable.
+    #[error("the stop of the channel is not usable: {0}")]
+    Stop(RolloutError),
+    /// More versions than any fleet runs are told to go back.
+    #[error("it tells {0} versions to go back, more than the {MAX_DOWNGRADES} allowed")]
+    TooManyDowngrades(usize),
 }
 
 impl Channel {
@@ -162,8 +191,25 @@ impl Channel {
             if let Some(path) = release.artifacts.values().flat_map(paths).find(|path| !is_safe_path(path)) {
                 return Err(ChannelError::UnsafePath { version: version.clone(), path });
             }
+            let rollout = release.rollout.as_ref().map_or(Ok(()), Rollout::check);
+            rollout
+                .and_then(|()| release.stop.as_ref().map_or(Ok(()), Stop::check))
+                .map_err(|error| ChannelError::Rollout { version: version.clone(), error })?;
         }
-        Ok(())
+        if self.allow_downgrade_from.len() > MAX_DOWNGRADES {
+            return Err(ChannelError::TooManyDowngrades(self.allow_downgrade_from.len()));
+        }
+        self.stop.as_ref().map_or(Ok(()), Stop::check).map_err(ChannelError::Stop)
+    }
+
+    /// The stop that holds a release back, if one does: of everything, or its own.
+    pub fn stop_of(&self, version: &Version) -> Option<&Stop> {
+        self.stop.as_ref().or_else(|| self.releases.get(version)?.stop.as_ref())
+    }
+
+    /// Whether the vendor sends machines that run `version` back to the head, though it is older.
+    pub fn sends_back(&self, version: &Version) -> bool {
+        self.yanked.contains_key(version) || self.allow_downgrade_from.contains(version)
     }
 
     /// The TUF target path of the channel called `name`.
@@ -241,6 +287,46 @@ mod tests {
             let error = parse(&value).unwrap_err().to_string();
             assert!(error.contains(expected), "{pointer}: {error}");
         }
+    }
+
+    #[test]
+    fn a_rollout_that_is_not_possible_is_refused_with_the_release_it_is_of() {
+        let cases = [
+            (
+                "rollout",
+                json!({"waves": [{"after_seconds": 0, "percent": 50}]}),
+                "of release 1.1.0 is not usable: the last",
+            ),
+            ("rollout", json!({"waves": [{"after_seconds": 0, "percent": 300}]}), "cannot be read"),
+            ("rollout", json!({"waves": [{"after_seconds": -1, "percent": 100}]}), "cannot be read"),
+            ("rollout", json!({"windows": ["at night"]}), "cannot be read"),
+            ("stop", json!({"reason": "", "at": "2026-11-21T00:00:00Z"}), "a stop needs a reason"),
+        ];
+        for (field, new, expected) in cases {
+            let mut value = document();
+            value["releases"]["1.1.0"][field] = new;
+            let error = parse(&value).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        let mut value = document();
+        value["stop"] = json!({"reason": "x".repeat(2000), "at": "2026-11-21T00:00:00Z"});
+        assert!(parse(&value).unwrap_err().to_string().contains("stop of the channel"));
+        let mut value = document();
+        value["allow_downgrade_from"] = (0..=MAX_DOWNGRADES).map(|minor| json!(format!("1.{minor}.0"))).collect();
+        assert!(parse(&value).unwrap_err().to_string().contains("1001 versions"));
+    }
+
+    #[test]
+    fn a_stop_of_everything_holds_every_release_and_one_of_a_release_only_that() {
+        let mut value = document();
+        value["releases"]["1.0.5"] = value["releases"]["1.1.0"].clone();
+        value["releases"]["1.1.0"]["stop"] = json!({"reason": "its own", "at": "2026-11-21T00:00:00Z"});
+        let own = parse(&value).unwrap();
+        assert_eq!(own.stop_of(&Version::new(1, 1, 0)).unwrap().reason, "its own");
+        assert_eq!(own.stop_of(&Version::new(1, 0, 5)), None);
+        value["stop"] = json!({"reason": "all", "at": "2026-11-21T00:00:00Z"});
+        let all = parse(&value).unwrap();
+        assert_eq!(all.stop_of(&Version::new(1, 0, 5)).unwrap().reason, "all");
     }
 
     #[test]

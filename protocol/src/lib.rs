@@ -14,6 +14,7 @@ pub mod digest;
 pub mod event;
 pub mod health;
 pub mod hub;
+pub mod rollout;
 pub mod self_test;
 pub mod sensor;
 pub mod sight;
@@ -21,6 +22,7 @@ pub mod target;
 pub mod trace;
 pub mod update_status;
 pub mod versions;
+pub mod window;
 pub mod wish;
 
 pub use build_info::BuildInfo;
@@ -28,12 +30,14 @@ pub use channel::{Artifact, Channel, ChannelError, Release, Yank};
 pub use digest::Sha256Digest;
 pub use event::{Event, EventBody, EventId, GapReason, Priority};
 pub use health::{CheckReport, CheckScope, CheckStatus, HealthReport, LivezReport, OverallStatus, Severity};
+pub use rollout::{Rollout, Stop, Wave, WindowTime};
 pub use self_test::{SelfTestCheck, SelfTestReport, StateFormat, UnitText};
 pub use sight::{Sight, SightLevel};
 pub use target::TargetTriple;
 pub use trace::{CorrelationId, TraceContext, TraceParent};
 pub use update_status::{UpdateOutcome, UpdateStatus};
 pub use versions::VersionRange;
+pub use window::Window;
 pub use wish::{Wish, WishError};
 
 /// The product every release document, trusted comment and path is about.

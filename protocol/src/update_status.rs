@@ -37,6 +37,9 @@ pub struct UpdateStatus {
     pub pinned: Option<Version>,
     /// Versions that are not tried again for now.
     pub held: Vec<HeldVersion>,
+    /// Why the vendor took the proven version back, where it did.
+    #[serde(default)]
+    pub taken_back: Option<String>,
 }
 
 /// An update under way.
@@ -96,6 +99,30 @@ pub struct AvailableRelease {
     pub notes: String,
     /// Why it is not applied by itself, where it is not.
     pub waiting: Option<String>,
+    /// When it will be applied by itself, where only time keeps it back; it may be later where something else does then.
+    #[serde(default)]
+    pub due: Option<jiff::Timestamp>,
+    /// This machine's turn, where the release comes in waves.
+    #[serde(default)]
+    pub turn: Option<Turn>,
+}
+
+/// A machine's turn in the waves of a release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Turn {
+    /// Its wave, from 1 on.
+    pub wave: usize,
+    /// How many waves there are.
+    pub waves: usize,
+    /// The share of all machines that have had their turn with this wave, in percent.
+    pub percent: u8,
+    /// The machine's place among all, in hundredths of a percent from 0 to 9,999: it is in the first wave whose share is
+    /// larger. Another version gives it another place.
+    pub place: u16,
+    /// When its wave opens.
+    pub opens: jiff::Timestamp,
+    /// When its own turn is: up to the rollout's jitter after the opening.
+    pub at: jiff::Timestamp,
 }
 
 /// A look at the release server.

@@ -14,6 +14,7 @@
 //!
 //! Output is deterministic: the same inputs at the same time give the same bytes.
 
+mod channels;
 mod error;
 pub mod key;
 mod metadata;

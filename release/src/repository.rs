@@ -15,10 +15,10 @@ use crate::minisign;
 use crate::targets::digest;
 use picket_durable::Context;
 use picket_protocol::channel::{CHANNEL_SCHEMA, ReleaseFile, is_channel_name, is_safe_path};
-use picket_protocol::{Artifact, Channel, PRODUCT, Release, TargetTriple, Yank};
+use picket_protocol::{Artifact, Channel, PRODUCT, Release, TargetTriple};
 use semver::Version;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 const SETTINGS: &str = "release.json";
@@ -277,7 +277,7 @@ impl Repository {
         Ok(channels)
     }
 
-    fn channel_path(&self, name: &str) -> Result<PathBuf, ReleaseError> {
+    pub(crate) fn channel_path(&self, name: &str) -> Result<PathBuf, ReleaseError> {
         if is_channel_name(name) {
             Ok(self.channels_dir().join(format!("{name}.json")))
         } else {
@@ -331,6 +331,8 @@ impl Repository {
             published: metadata::to_the_second(now),
             state_format: addition.state_format,
             artifacts: BTreeMap::new(),
+            rollout: None,
+            stop: None,
         });
         release.critical = addition.critical;
         release.state_format = addition.state_format;
@@ -341,46 +343,15 @@ impl Repository {
         release.artifacts.insert(addition.target.clone(), artifact);
         if addition.version > channel.head || channel.yanked.contains_key(&channel.head) {
             channel.head.clone_from(&addition.version);
+            // Said of another head; with this one, machines go forward.
+            channel.allow_downgrade_from.clear();
         }
         self.save_channel(&channel)
     }
 
-    fn save_channel(&self, channel: &Channel) -> Result<(), ReleaseError> {
+    pub(crate) fn save_channel(&self, channel: &Channel) -> Result<(), ReleaseError> {
         channel.check(&channel.channel).map_err(|e| ReleaseError::Release(e.to_string()))?;
         Ok(picket_durable::write_json(&self.channel_path(&channel.channel)?, channel, 0o644)?)
-    }
-
-    /// Takes a release back: machines no longer go to it, and those that run it go to the head.
-    ///
-    /// # Errors
-    /// When the release is not there, or nothing would be left to go to.
-    pub fn yank(
-        &self,
-        channel: &str,
-        version: &Version,
-        reason: &str,
-        head: Option<&Version>,
-        now: jiff::Timestamp,
-    ) -> Result<Channel, ReleaseError> {
-        let path = self.channel_path(channel)?;
-        let mut channel = load_channel(&path)?;
-        if !channel.releases.contains_key(version) {
-            let message = format!("channel {} has no release {version}", channel.channel);
-            return Err(ReleaseError::Release(message));
-        }
-        let yank = Yank { reason: reason.to_owned(), at: metadata::to_the_second(now) };
-        channel.yanked.insert(version.clone(), yank);
-        let newest = || channel.releases.keys().rev().find(|v| !channel.yanked.contains_key(*v)).cloned();
-        let new_head = match head {
-            Some(head) => Some(head.clone()),
-            None if channel.head == *version => newest(),
-            None => Some(channel.head.clone()),
-        };
-        channel.head = new_head.ok_or_else(|| {
-            ReleaseError::Release(format!("{version} is the only release; publish another one first"))
-        })?;
-        self.save_channel(&channel)?;
-        Ok(channel)
     }
 }
 
@@ -407,10 +378,12 @@ fn empty_channel(addition: &Addition) -> Channel {
         minimum: None,
         releases: BTreeMap::new(),
         yanked: BTreeMap::new(),
+        allow_downgrade_from: BTreeSet::new(),
+        stop: None,
     }
 }
 
-fn load_channel(path: &Path) -> Result<Channel, ReleaseError> {
+pub(crate) fn load_channel(path: &Path) -> Result<Channel, ReleaseError> {
     let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
     let bytes = picket_durable::read_if_present(path, picket_protocol::channel::CHANNEL_MAX_BYTES)?
         .ok_or_else(|| ReleaseError::Release(format!("there is no channel {name}; `picket release add` makes it")))?;

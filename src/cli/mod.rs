@@ -8,6 +8,7 @@ mod data;
 mod enroll;
 mod hub;
 mod release;
+mod rollout;
 mod update;
 
 pub(crate) use alerts::{AckArgs, AlertsCommand, EventsCommand, ListArgs};
@@ -24,6 +25,7 @@ pub(crate) use hub::{
 pub(crate) use release::{
     AddArgs, InitArgs, KeyKind, KeygenArgs, PublishArgs, ReleaseCommand, SignArgs, VerifyArgs, YankArgs,
 };
+pub(crate) use rollout::{HeadArgs, PlanArgs, ResumeArgs, RolloutArgs, StopArgs, WavesArgs};
 pub(crate) use update::{ApplyArgs, UpdateCommand};
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};

@@ -1,5 +1,6 @@
 //! `picket release …`: the vendor's side.
 
+use super::rollout::{HeadArgs, PlanArgs, ResumeArgs, RolloutArgs, StopArgs};
 use super::{JsonArgs, parse_version};
 use clap::{Args, Subcommand, ValueEnum};
 use picket_protocol::TargetTriple;
@@ -19,6 +20,18 @@ pub(crate) enum ReleaseCommand {
     Sign(SignArgs),
     /// Sign and write the release tree that machines follow.
     Publish(PublishArgs),
+    /// Bring a release out in waves, so that a broken one meets few machines first.
+    Rollout(RolloutArgs),
+    /// Show who gets a release when, and how many machines a broken one would hit by then.
+    ///
+    /// With --waves, --window or --jitter, these are tried out instead of what the repository says.
+    Plan(PlanArgs),
+    /// Halt a rollout, or all: machines that have not taken it do not. Those that run it stay, unless it is yanked.
+    Stop(StopArgs),
+    /// Go on with what was stopped; waves that had not opened come later by the length of the halt.
+    Resume(ResumeArgs),
+    /// Choose which release machines should run.
+    Head(HeadArgs),
     /// Take a release back: machines no longer go to it, and those that run it leave it.
     Yank(YankArgs),
     /// Sign the timestamp anew, so that machines know that the newest is still the newest. For a schedule.
@@ -214,6 +227,9 @@ pub(crate) struct YankArgs {
     /// The version that machines should run instead; the newest other one if not given.
     #[arg(long, value_name = "VERSION", value_parser = parse_version)]
     pub(crate) head: Option<Version>,
+    /// Machines on this newer version go back to the head, too, though it is not yanked; can be given more than once.
+    #[arg(long, value_name = "VERSION", value_parser = parse_version)]
+    pub(crate) allow_downgrade_from: Vec<Version>,
     /// The channel.
     #[arg(long, value_name = "NAME", default_value = "stable")]
     pub(crate) channel: String,

@@ -15,7 +15,12 @@ pub(crate) enum UpdateCommand {
     /// the trial starts the old one. It is safe to close the terminal: the service manager owns the update.
     Apply(ApplyArgs),
     /// Go back to the previous version, under a trial; needs no network.
+    ///
+    /// A version that the vendor took back is not gone back to, as far as the last check heard of it.
     Rollback {
+        /// Go back even to a version that the vendor took back.
+        #[arg(long)]
+        force: bool,
         /// Do not ask.
         #[arg(short, long)]
         yes: bool,
@@ -57,7 +62,7 @@ pub(crate) struct ApplyArgs {
     /// Do not ask.
     #[arg(short, long)]
     pub(crate) yes: bool,
-    /// Do not wait for hooks that call the machine busy.
+    /// Do not wait for hooks that call the machine busy, nor for this machine's turn in a rollout.
     #[arg(long)]
     pub(crate) now: bool,
     #[command(flatten)]

@@ -17,6 +17,7 @@ mod hub;
 mod install;
 mod manual;
 mod release;
+mod release_rollout;
 mod release_verify;
 mod sandbox;
 mod self_test;

@@ -1,8 +1,8 @@
 //! `picket release …`: the vendor's side.
 
-use super::{Context, release_verify};
+use super::{Context, release_rollout, release_verify};
 use crate::build;
-use crate::cli::{AddArgs, InitArgs, KeyKind, KeygenArgs, PublishArgs, ReleaseCommand, SignArgs, YankArgs};
+use crate::cli::{AddArgs, InitArgs, KeyKind, KeygenArgs, PublishArgs, ReleaseCommand, SignArgs};
 use crate::error::CommandError;
 use crate::exit_code::ExitCode;
 use crate::output::Tone;
@@ -32,13 +32,18 @@ pub(super) fn run(context: &Context<'_>, command: ReleaseCommand) -> Result<Exit
         ReleaseCommand::Sign(args) => sign(context, &args),
         ReleaseCommand::Publish(args) => publish(context, &args, false),
         ReleaseCommand::Refresh(args) => publish(context, &args, true),
-        ReleaseCommand::Yank(args) => yank(context, &args),
+        ReleaseCommand::Rollout(args) => release_rollout::rollout(context, &args),
+        ReleaseCommand::Plan(args) => release_rollout::show_plan(context, &args),
+        ReleaseCommand::Stop(args) => release_rollout::stop(context, &args),
+        ReleaseCommand::Resume(args) => release_rollout::resume(context, &args),
+        ReleaseCommand::Head(args) => release_rollout::head(context, &args),
+        ReleaseCommand::Yank(args) => release_rollout::yank(context, &args),
         ReleaseCommand::Verify(args) => release_verify::run(context, &args),
     }
 }
 
 /// The time that metadata is made at: `SOURCE_DATE_EPOCH` where it is set, so that output can be repeated.
-fn now(context: &Context<'_>) -> jiff::Timestamp {
+pub(super) fn now(context: &Context<'_>) -> jiff::Timestamp {
     let epoch = context.process.variable("SOURCE_DATE_EPOCH").and_then(|seconds| seconds.parse().ok());
     epoch.and_then(|epoch| jiff::Timestamp::from_second(epoch).ok()).unwrap_or_else(jiff::Timestamp::now)
 }
@@ -345,17 +350,4 @@ fn show_published(context: &Context<'_>, args: &PublishArgs, published: &Publish
     for place in args.out.iter().chain(&args.github) {
         context.output.field("Written to", place.display());
     }
-}
-
-fn yank(context: &Context<'_>, args: &YankArgs) -> Result<ExitCode, CommandError> {
-    let repository = Repository::open(&args.repository.repo)?;
-    let channel = repository.yank(&args.channel, &args.version, &args.reason, args.head.as_ref(), now(context))?;
-    if args.json.json {
-        context.output.json(&json!({ "yanked": args.version, "head": channel.head }));
-    } else {
-        let message = format!("release {} is taken back; the head is {}", args.version, channel.head);
-        context.output.marked(Tone::Good, message);
-        context.output.hint("`picket release publish` tells the machines");
-    }
-    Ok(ExitCode::Success)
 }

@@ -121,7 +121,7 @@ fn verify(
         context.output.json(&json!({
             "root": root, "timestamp": timestamp, "snapshot": snapshot, "targets": targets,
             "valid_until": until, "first_to_expire": role, "channel": channel.channel, "head": channel.head,
-            "yanked": channel.yanked, "artifacts": checked, "machine_would": would,
+            "yanked": channel.yanked, "stopped": channel.stop_of(&channel.head), "artifacts": checked, "machine_would": would,
         }));
         return Ok(ExitCode::Success);
     }
@@ -131,6 +131,9 @@ fn verify(
     output.marked(Tone::Good, format_args!("channel {}: head {}", channel.channel, channel.head));
     for (version, yank) in &channel.yanked {
         output.marked(Tone::Warn, format_args!("{version} is taken back: {}", yank.reason));
+    }
+    if let Some(stop) = channel.stop_of(&channel.head) {
+        output.marked(Tone::Warn, format_args!("{} is stopped since {}: {}", channel.head, stop.at, stop.reason));
     }
     for path in &checked {
         output.marked(Tone::Good, format_args!("{path}: length, SHA-256 and minisign signature hold"));
@@ -181,10 +184,20 @@ fn artifact_holds(
 }
 
 fn would_do(from: &Version, channel: &Channel, target: &TargetTriple) -> String {
-    let facts = Facts { current: from, channel, target, pinned: None, auto: AutoUpdate::All, held: &|_, _| None };
+    // Of a machine whose turn has come: when that is, `release plan` says.
+    let facts = Facts {
+        current: from,
+        channel,
+        target,
+        pinned: None,
+        auto: AutoUpdate::All,
+        held: &|_, _| None,
+        machine: "",
+        now: jiff::Timestamp::MAX,
+    };
     match decide(&facts, &Asked::BySchedule) {
         Decision::Take { version } => format!("try release {version}"),
         Decision::Stay { reason } | Decision::Refuse { reason } => format!("stay: {reason}"),
-        Decision::Offer { version, waiting } => format!("offer release {version}: {waiting}"),
+        Decision::Offer { version, waiting, .. } => format!("offer release {version}: {waiting}"),
     }
 }

@@ -13,7 +13,7 @@ use picket_service::supervisor::{self, Options};
 use picket_service::{LogQuery, Registrar, ServiceState, ServiceStatus};
 use picket_telemetry::logs;
 use picket_update::gate::{HttpProbe, Probe};
-use picket_update::schedule;
+use picket_update::{schedule, state};
 use serde::Serialize;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -209,9 +209,11 @@ fn serve(context: &Context<'_>, detached: bool) -> Result<ExitCode, CommandError
     let (settings, _) = settings::resolve(&context.layout, context.process, &ConfigArgs::default())?;
     logs::init(&settings::log_options(&settings, context.process, "picket-supervisor"))?;
     let machine_id = wiring::machine_id();
+    let update_dir = context.layout.update_dir().to_owned();
     supervisor::run(Options {
         layout: context.layout.clone(),
         detached,
+        is_due: Box::new(move |now| state::is_due(&update_dir, now)),
         next_update: Box::new(move |now| schedule::next(now, &jiff::tz::TimeZone::system(), &machine_id)),
     })?;
     Ok(ExitCode::Success)

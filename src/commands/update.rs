@@ -11,15 +11,16 @@ use crate::process;
 use crate::settings::{self, Settings};
 use crate::wiring::{self, Parts};
 use picket_layout::Layout;
-use picket_protocol::update_status::{UPDATE_STATUS_MAX_BYTES, UpdateOutcome, UpdateStatus};
+use picket_protocol::update_status::{Turn, UPDATE_STATUS_MAX_BYTES, UpdateOutcome, UpdateStatus};
 use picket_service::{ServiceState, units};
 use picket_telemetry::logs;
 use picket_update::decide::Asked;
-use picket_update::engine::Offer;
+use picket_update::engine::{Offer, rollback_obstacle};
 use picket_update::fetch::Location;
 use picket_update::journal::JournalStore;
 use picket_update::progress::Progress;
 use picket_update::request::{Request, Wanted};
+use picket_update::rollout;
 use picket_update::state::{self, Pin};
 use picket_update::{Clock, Engine, EngineError, UpdateSettings};
 use picket_versions::VersionDirs;
@@ -32,7 +33,7 @@ pub(super) fn run(context: &Context<'_>, command: UpdateCommand) -> Result<ExitC
     match command {
         UpdateCommand::Check(json) => check(context, &json),
         UpdateCommand::Apply(args) => apply(context, &args),
-        UpdateCommand::Rollback { yes, json } => rollback(context, yes, &json),
+        UpdateCommand::Rollback { force, yes, json } => rollback(context, force, yes, &json),
         UpdateCommand::Status(json) => status(context, &json),
         UpdateCommand::History { limit, json } => history(context, limit, &json),
         UpdateCommand::Pin { version } => pin(context, version),
@@ -63,9 +64,9 @@ fn with_engine<T>(
     wiring::with_engine(&parts, act)
 }
 
-fn look(context: &Context<'_>, version: Option<Version>) -> Result<Offer, CommandError> {
+fn look(context: &Context<'_>, version: Option<Version>, now: bool) -> Result<Offer, CommandError> {
     with_engine(context, |engine| {
-        let checked = engine.check(&Asked::ByPerson(version))?;
+        let checked = engine.check(&Asked::ByPerson { version, now })?;
         let current = engine.status().current;
         let current = current.ok_or_else(|| EngineError::NotInstalled(context.layout.current_link()))?;
         Ok(checked.offer(&current))
@@ -74,7 +75,7 @@ fn look(context: &Context<'_>, version: Option<Version>) -> Result<Offer, Comman
 
 fn check(context: &Context<'_>, json: &JsonArgs) -> Result<ExitCode, CommandError> {
     context.require_root("checking for updates")?;
-    let offer = look(context, None)?;
+    let offer = look(context, None, false)?;
     if json.json {
         context.output.json(&offer);
     } else {
@@ -93,6 +94,7 @@ fn show_offer(context: &Context<'_>, offer: &Offer) {
             let notes = offer.release_notes.as_deref().unwrap_or_default();
             output.field("Release notes", if notes.is_empty() { "none" } else { notes });
             output.field("Critical", offer.critical.unwrap_or(false));
+            show_turn(context, offer.turn.as_ref(), offer.due);
         }
         None => {
             output.field("Update available", "none");
@@ -104,10 +106,20 @@ fn show_offer(context: &Context<'_>, offer: &Offer) {
     }
 }
 
+/// This machine's turn in a rollout, where there is one.
+fn show_turn(context: &Context<'_>, turn: Option<&Turn>, due: Option<jiff::Timestamp>) {
+    if let Some(turn) = turn {
+        context.output.field("Rollout", format_args!("{}; its turn: {}", rollout::describe(turn), turn.at));
+    }
+    if let Some(due) = due {
+        context.output.field("Due", due);
+    }
+}
+
 fn apply(context: &Context<'_>, args: &ApplyArgs) -> Result<ExitCode, CommandError> {
     context.require_root("updating")?;
     if !args.yes {
-        let offer = look(context, args.version.clone())?;
+        let offer = look(context, args.version.clone(), args.now)?;
         let Some(version) = &offer.version else {
             let reason = offer.reason.unwrap_or_default();
             if args.version.is_some() && !reason.ends_with("that runs") {
@@ -122,15 +134,19 @@ fn apply(context: &Context<'_>, args: &ApplyArgs) -> Result<ExitCode, CommandErr
     ask(context, Wanted::Apply { version: args.version.clone(), now: args.now }, args.json.json)
 }
 
-fn rollback(context: &Context<'_>, yes: bool, json: &JsonArgs) -> Result<ExitCode, CommandError> {
+fn rollback(context: &Context<'_>, force: bool, yes: bool, json: &JsonArgs) -> Result<ExitCode, CommandError> {
     context.require_root("rolling back")?;
     let status = state::derive(&context.layout, &Clock::system(), None);
     let Some(previous) = status.previous else {
         return Err(CommandError::Update(EngineError::NoPrevious));
     };
+    // Said before anything is asked; the updater looks again.
+    if let Some(obstacle) = rollback_obstacle(&context.layout, &previous).filter(|_| !force) {
+        return Err(CommandError::Update(EngineError::Refused(obstacle)));
+    }
     let current = status.current.map(|current| current.to_string()).unwrap_or_default();
     context.confirm(yes, &format!("Go back from {current} to {previous}?"))?;
-    ask(context, Wanted::Rollback, json.json)
+    ask(context, Wanted::Rollback { force }, json.json)
 }
 
 fn ask(context: &Context<'_>, wanted: Wanted, as_json: bool) -> Result<ExitCode, CommandError> {
@@ -162,6 +178,9 @@ fn show_status(context: &Context<'_>, status: &UpdateStatus) {
     let output = context.output;
     let name = |version: &Option<Version>| version.as_ref().map_or_else(|| "none".to_owned(), ToString::to_string);
     output.field("Current version", name(&status.current));
+    if let Some(reason) = &status.taken_back {
+        output.marked(Tone::Warn, format_args!("the vendor took this version back: {reason}"));
+    }
     output.field("Previous version", name(&status.previous));
     if let Some(running) = &status.running {
         output.field("Under way", format_args!("{} to {}, at the {} step", running.from, running.to, running.step));
@@ -174,6 +193,7 @@ fn show_status(context: &Context<'_>, status: &UpdateStatus) {
     if let Some(available) = &status.available {
         let critical = if available.critical { ", critical" } else { "" };
         output.field("Available", format_args!("{}{critical}", available.version));
+        show_turn(context, available.turn.as_ref(), available.due);
         if let Some(waiting) = &available.waiting {
             output.marked(Tone::Plain, waiting);
         }
@@ -315,6 +335,13 @@ fn recover(context: &Context<'_>, json: &JsonArgs) -> Result<ExitCode, CommandEr
 /// What the service manager starts: one run of the updater.
 fn service_run(context: &Context<'_>) -> Result<ExitCode, CommandError> {
     context.require_root("updating")?;
+    // Set by the unit that looks whether a release has its turn: the updater itself is always started as the one unit.
+    if context.process.variable("PICKET_UPDATE_IF_DUE").is_some() {
+        if state::is_due(context.layout.update_dir(), Clock::system().now()) {
+            picket_service::registrar(&context.layout).start_updater()?;
+        }
+        return Ok(ExitCode::Success);
+    }
     supervised(context);
     let (settings, _) = settings::resolve(&context.layout, context.process, &ConfigArgs::default())?;
     logs::init(&settings::log_options(&settings, context.process, "picket-update"))?;

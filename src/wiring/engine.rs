@@ -69,6 +69,8 @@ pub(crate) fn with_engine<T>(
         },
         config_check: &settings::check_folder,
         clock: Clock::system(),
+        zone: jiff::tz::TimeZone::system(),
+        machine_id: super::machine_id(),
         progress,
         interrupted,
     };

@@ -43,7 +43,7 @@ fn assert_healthy(machine: &Machine) {
     assert_eq!(machine.property("picket-agent", "ActiveState"), "active");
     assert_eq!(machine.property("picket-agent", "UnitFileState"), "enabled");
     assert_eq!(machine.property("picket-agent", "NRestarts"), "0");
-    for unit in ["picket-sensor.service", "picket-update.timer", "picket-update.path"] {
+    for unit in ["picket-sensor.service", "picket-update.timer", "picket-update-due.timer", "picket-update.path"] {
         assert_eq!(machine.property(unit, "ActiveState"), "active", "{unit}");
     }
     assert_eq!(machine.sh("systemctl --failed --no-legend"), "");

@@ -157,6 +157,42 @@ fn the_timer_looks_once_a_night_at_a_time_of_the_machines_own() {
 }
 
 #[test]
+fn a_release_that_waits_wakes_the_updater_when_it_has_its_turn_and_nothing_is_started_before() {
+    let machine = Machine::installed("due", "  auto: all\n");
+    assert_eq!(machine.property("picket-update-due.timer", "ActiveState"), "active");
+    assert_eq!(machine.property("picket-update-due.timer", "UnitFileState"), "enabled");
+    // What the timer does every ten minutes.
+    let elapse = || machine.sh("systemctl start picket-update-due.service");
+    let updater_ran = || machine.property("picket-update.service", "ExecMainStartTimestampMonotonic");
+    elapse();
+    assert_eq!(machine.property("picket-update-due.service", "ConditionResult"), "no", "a process for nothing");
+
+    machine.release("2.0.0", Fault::None);
+    machine.vendor.in_waves("2.0.0", jiff::Timestamp::now(), &[(3600, 100)]);
+    machine.daily_check();
+    machine.assert_on("1.0.0");
+    assert!(machine.status()["available"]["due"].is_string(), "{}", machine.status());
+    let before = updater_ran();
+    elapse();
+    assert_eq!(machine.property("picket-update-due.service", "ConditionResult"), "yes");
+    assert_eq!(machine.property("picket-update-due.service", "Result"), "success");
+    assert_eq!(updater_ran(), before, "its turn is in an hour");
+
+    // The machine's clock is this one's: the wave comes nearer instead.
+    machine.vendor.in_waves("2.0.0", jiff::Timestamp::now() + jiff::SignedDuration::from_secs(15), &[(0, 100)]);
+    machine.daily_check();
+    wait_until("the wave to open, and the timer to see it", || {
+        elapse();
+        machine.current() == "2.0.0"
+    });
+    machine.assert_on("2.0.0");
+    assert_eq!(machine.run(&["test", "-e", "/var/lib/picket-update/due.json"]).code, 1, "it is still waited for");
+    // Where the daily timer is stopped, this one is, too.
+    machine.sh("systemctl stop picket-update.timer");
+    assert_eq!(machine.property("picket-update-due.timer", "ActiveState"), "inactive");
+}
+
+#[test]
 fn the_unprivileged_agents_wish_starts_the_updater_and_nothing_more() {
     let machine = Machine::installed("wish", "");
     machine.release("2.0.0", Fault::None);

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a helper that cannot go on fails its test")]
 
 mod agent;
+mod bad_release;
 mod cache;
 mod cli;
 mod config;
@@ -25,5 +26,6 @@ mod ownership;
 mod prometheus;
 mod records;
 mod release;
+mod rollouts;
 mod trust;
 mod update;

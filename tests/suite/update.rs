@@ -27,14 +27,14 @@ impl Fleet {
         Self { vendor, server, prefix }
     }
 
-    fn release(&self, version: &str, fault: Fault) -> Build {
+    pub(crate) fn release(&self, version: &str, fault: Fault) -> Build {
         let build = build(version, fault);
         self.vendor.release(&build);
         build
     }
 
     /// The daily check, as the supervisor starts it.
-    fn daily_check(&self) {
+    pub(crate) fn daily_check(&self) {
         let before = self.prefix.status()["last_check"]["at"].clone();
         // Checks are told apart by their second.
         wait_until("the clock to move on", || {
@@ -43,7 +43,7 @@ impl Fleet {
         });
     }
 
-    fn assert_on(&self, version: &str) {
+    pub(crate) fn assert_on(&self, version: &str) {
         wait_until(&format!("version {version} to answer, proven"), || {
             self.prefix.running_version().as_deref() == Some(version) && self.prefix.current() == version
         });

@@ -1,6 +1,51 @@
 //! The updater's configuration keys.
 
-use picket_config::{ByteSize, Interval};
+use picket_config::{ByteSize, Interval, Node, Problems, Setting, Value};
+use picket_protocol::Window;
+use serde_json::json;
+
+/// A window in which this machine may restart for an update.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MaintenanceWindow(pub Window);
+
+impl Setting for MaintenanceWindow {
+    fn read(node: &Node, key: &str, problems: &mut Problems) -> Option<Self> {
+        let value = match &node.value {
+            Value::Text(text) => text.parse().ok().map(Self),
+            _ => None,
+        };
+        if value.is_none() {
+            problems.expected(
+                node,
+                key,
+                "a window such as 02:00-04:00, \"sat,sun 00:00-24:00\" or mon-fri 22:00-06:00",
+            );
+        }
+        value
+    }
+
+    fn show(&self) -> serde_json::Value {
+        self.0.to_string().into()
+    }
+
+    fn schema() -> serde_json::Value {
+        json!({ "type": "string", "examples": ["02:00-04:00", "sat,sun 00:00-24:00", "mon-fri 22:00-06:00"] })
+    }
+
+    fn type_name() -> String {
+        "window".to_owned()
+    }
+}
+
+picket_config::choice! {
+    /// In which time windows are meant.
+    pub enum WindowClock {
+        /// The machine's time zone.
+        Local = "local",
+        /// UTC.
+        Utc = "utc",
+    }
+}
 
 picket_config::choice! {
     /// Which releases the machine takes by itself.
@@ -39,8 +84,16 @@ picket_config::settings! {
         pub hold_for: Interval = Interval::days(7),
         /// After how many failed trials a version is not tried again unless it is asked for by name.
         pub retry_budget: u32 = 3,
-        /// How long hooks that call the machine busy may put off a scheduled update.
+        /// When this machine may restart for an update that it takes by itself; none is at any time. With some, the
+        /// vendor's windows do not count.
+        pub windows: Vec<MaintenanceWindow> = Vec::new(),
+        /// In which time the windows are meant.
+        pub window_time: WindowClock = WindowClock::Local,
+        /// How long windows and hooks that call the machine busy may put off an update together, from when it is this
+        /// machine's turn.
         pub defer_at_most: Interval = Interval::days(7),
+        /// The same for a release that the vendor calls critical, and for leaving one that the vendor took back.
+        pub defer_critical_at_most: Interval = Interval::seconds(3600),
         /// How long one hook may run.
         pub hook_limit: Interval = Interval::seconds(10),
         /// How long a download may stand still before it is broken off, to be resumed later.

@@ -12,6 +12,7 @@ mod child;
 pub mod clock;
 pub mod config;
 pub mod decide;
+mod defer;
 pub mod engine;
 mod failpoint;
 pub mod fetch;
@@ -20,14 +21,17 @@ pub mod gate;
 pub mod held;
 pub mod journal;
 pub mod machine;
+pub mod plan;
 pub mod progress;
 pub mod request;
+pub mod rollout;
 pub mod sandbox;
 pub mod schedule;
 pub mod self_test;
 mod snapshot;
 pub mod state;
 pub mod trust;
+pub mod windows;
 
 /// A random id that sorts by time: a UUID of version 7.
 pub fn random_id() -> String {

@@ -29,11 +29,15 @@ pub enum Wanted {
     Apply {
         /// The version; a named one is tried even if it is held.
         version: Option<Version>,
-        /// Whether hooks that call the machine busy are to be ignored.
+        /// Whether hooks that call the machine busy, and this machine's turn in a rollout, are to be ignored.
         now: bool,
     },
     /// Go back to the previous version.
-    Rollback,
+    Rollback {
+        /// Even if the vendor took it back.
+        #[serde(default)]
+        force: bool,
+    },
     /// Try a version that `picket install` put in place.
     Installed {
         /// The version.
@@ -89,7 +93,7 @@ mod tests {
     #[test]
     fn a_request_is_taken_once() {
         let dir = tempfile::tempdir().unwrap();
-        let request = Request { id: "x".into(), wanted: Wanted::Rollback, by: "ann".into() };
+        let request = Request { id: "x".into(), wanted: Wanted::Rollback { force: false }, by: "ann".into() };
         request.leave(dir.path()).unwrap();
         assert!(Request::is_waiting(dir.path()));
         assert_eq!(Request::take(dir.path()).unwrap(), Some(request));

@@ -5,6 +5,8 @@ use crate::held::HeldVersions;
 use crate::journal::{Journal, JournalStore, Mark, Step};
 use picket_durable::Error;
 use picket_layout::Layout;
+use picket_protocol::Yank;
+use picket_protocol::channel::CHANNEL_MAX_BYTES;
 use picket_protocol::update_status::{
     AvailableRelease, EndedUpdate, LastCheck, RunningUpdate, TrustExpiry, UPDATE_STATUS_SCHEMA, UpdateOutcome,
     UpdateStatus,
@@ -12,10 +14,11 @@ use picket_protocol::update_status::{
 use picket_versions::VersionDirs;
 use semver::Version;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// The largest of these files, in bytes.
-const MAX_BYTES: u64 = 64 << 10;
+/// The largest of these files, in bytes: the notes of a release, or what was yanked, are some of a channel document.
+const MAX_BYTES: u64 = 2 * CHANNEL_MAX_BYTES;
 
 /// What the last look at the release server brought.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,13 +40,32 @@ pub struct Pin {
     pub at: jiff::Timestamp,
 }
 
-/// Since when a release has been put off because the machine is busy.
+/// A release whose turn it is, and which this machine's windows or hooks put off.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Deferral {
     /// The release.
     pub version: Version,
     /// Since when.
     pub since: jiff::Timestamp,
+    /// Why, in words.
+    #[serde(default)]
+    pub reason: String,
+}
+
+/// When the updater is to be started without anybody asking: a release has its turn then.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Due {
+    /// The release.
+    pub version: Version,
+    /// When.
+    pub at: jiff::Timestamp,
+}
+
+/// What the vendor took back, as the last channel document that was verified says: for when there is no network.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TakenBack {
+    /// The versions, with the vendor's reasons.
+    pub yanked: BTreeMap<Version, Yank>,
 }
 
 /// One small JSON file in the updater's state folder.
@@ -92,6 +114,53 @@ pub fn deferral(update_dir: &Path) -> StateFile<Deferral> {
     StateFile::new(update_dir, "deferral.json")
 }
 
+/// When the updater is due.
+pub fn due(update_dir: &Path) -> StateFile<Due> {
+    // [`Layout::update_due`]: service managers look for it.
+    StateFile::new(update_dir, "due.json")
+}
+
+/// Whether a release has waited until its time.
+pub fn is_due(update_dir: &Path, now: jiff::Timestamp) -> bool {
+    due(update_dir).load().is_some_and(|due| due.at <= now)
+}
+
+/// What the vendor took back.
+pub fn taken_back(update_dir: &Path) -> StateFile<TakenBack> {
+    StateFile::new(update_dir, "taken-back.json")
+}
+
+/// Why the vendor took `version` back, as far as this machine has heard; needs no network.
+pub fn why_taken_back(update_dir: &Path, version: &Version) -> Option<String> {
+    Some(taken_back(update_dir).load()?.yanked.get(version)?.reason.clone())
+}
+
+/// A random id for a machine that has none of its own, made once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineId {
+    /// The id.
+    pub id: String,
+}
+
+/// The id that a machine's place in rollouts is made from: the machine's own, or else one that is made and kept here.
+/// Without either, all machines that have none (containers, often) would be in the same wave.
+pub fn machine_id(update_dir: &Path, own: &str) -> String {
+    if !own.trim().is_empty() {
+        return own.trim().to_owned();
+    }
+    let file = StateFile::<MachineId>::new(update_dir, "machine-id.json");
+    file.load().map_or_else(
+        || {
+            let made = MachineId { id: crate::random_id() };
+            if let Err(error) = file.save(&made) {
+                tracing::warn!(%error, "an id for this machine cannot be kept: its place in rollouts will change");
+            }
+            made.id
+        },
+        |known| known.id,
+    )
+}
+
 /// Derives the status from what is on disk.
 pub fn derive(layout: &Layout, clock: &Clock, trust: Option<TrustExpiry>) -> UpdateStatus {
     let dir = layout.update_dir();
@@ -105,12 +174,20 @@ pub fn derive(layout: &Layout, clock: &Clock, trust: Option<TrustExpiry>) -> Upd
     let available = check.as_ref().and_then(|record| record.available.clone());
     let available = available.filter(|available| Some(&available.version) != current.as_ref());
     let held = HeldVersions::load(dir).map(|held| held.list(now)).unwrap_or_default();
+    let deferred = deferral(dir).load();
     let available = available.map(|mut available| {
         if let Some(hold) = held.iter().find(|hold| hold.version == available.version) {
             available.waiting = Some(format!("held: {}", hold.reason));
+            available.due = None;
+        } else if let Some(deferral) = deferred.filter(|deferral| deferral.version == available.version)
+            && available.waiting.is_none()
+        {
+            available.waiting = Some(deferral.reason).filter(|reason| !reason.is_empty());
+            available.due = due(dir).load().filter(|due| due.version == available.version).map(|due| due.at);
         }
         available
     });
+    let taken_back = current.as_ref().and_then(|current| why_taken_back(dir, current));
     UpdateStatus {
         schema: UPDATE_STATUS_SCHEMA,
         at: now,
@@ -123,6 +200,7 @@ pub fn derive(layout: &Layout, clock: &Clock, trust: Option<TrustExpiry>) -> Upd
         trust,
         pinned: pin(dir).load().map(|pin| pin.version),
         held,
+        taken_back,
     }
 }
 
@@ -167,4 +245,20 @@ pub(crate) fn recently_replaced(history: &[Journal], keep: std::time::Duration, 
         ended.outcome == UpdateOutcome::Committed && now.duration_since(ended.finished).unsigned_abs() < keep
     });
     recent.map(|ended| ended.from).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_without_an_id_gets_one_that_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(machine_id(dir.path(), "0123\n"), "0123");
+        let made = machine_id(dir.path(), " \n");
+        assert!(made.len() > 30, "{made}");
+        assert_eq!(machine_id(dir.path(), ""), made);
+        let other = tempfile::tempdir().unwrap();
+        assert_ne!(machine_id(other.path(), ""), made);
+    }
 }

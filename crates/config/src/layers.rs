@@ -6,13 +6,14 @@ use crate::setting::{Gravity, KeyDoc, Problem, Problems, Setting, nearest};
 use std::path::{Path, PathBuf};
 
 /// Variables that begin with `PICKET_` but are no keys: they are read before any configuration is.
-const RESERVED: [&str; 10] = [
+const RESERVED: [&str; 11] = [
     "PICKET_HUB_CONFIG",
     "PICKET_CONFIG",
     "PICKET_PREFIX",
     "PICKET_USER",
     "PICKET_COLOR",
     "PICKET_SUPERVISED",
+    "PICKET_UPDATE_IF_DUE",
     "PICKET_FAILPOINT",
     "PICKET_ENROLL_TOKEN",
     "PICKET_RELEASE_PASSPHRASE",

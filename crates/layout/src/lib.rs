@@ -352,6 +352,11 @@ impl Layout {
         &self.fetch
     }
 
+    /// The file that is there while a release waits for its time; it says which, and when.
+    pub fn update_due(&self) -> PathBuf {
+        self.update.join("due.json")
+    }
+
     /// The sensor's own state: what is there, as it last saw it, and what the agent has not taken yet.
     pub fn sensor_dir(&self) -> &Path {
         &self.sensor

@@ -1,8 +1,8 @@
 //! A vendor with keys in memory, who publishes builds into a tree.
 
 use crate::builds::{Build, Fault, build};
-use picket_protocol::Sha256Digest;
 use picket_protocol::channel::ReleaseFile;
+use picket_protocol::{Rollout, Sha256Digest, Wave};
 use picket_release::{Addition, Lifetimes, PublicKey, PublishOptions, Repository, Role, RootPlan, SecretKey, minisign};
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
@@ -97,6 +97,26 @@ impl Vendor {
     pub fn yank(&self, version: &str, reason: &str) {
         let version = version.parse().unwrap();
         self.repository.yank("stable", &version, reason, None, jiff::Timestamp::now()).unwrap();
+        self.publish();
+    }
+
+    /// Brings a release out in these waves (seconds after `start`, percent) and publishes that.
+    pub fn in_waves(&self, version: &str, start: jiff::Timestamp, waves: &[(u32, u8)]) {
+        let wave = |wave: &(u32, u8)| Wave { after_seconds: wave.0, percent: wave.1 };
+        let waves = waves.iter().map(wave).collect();
+        self.roll_out(version, Rollout { start: Some(start), waves, ..Rollout::default() });
+    }
+
+    /// Says how a release comes out and publishes that.
+    pub fn roll_out(&self, version: &str, rollout: Rollout) {
+        self.repository.set_rollout("stable", &version.parse().unwrap(), Some(rollout)).unwrap();
+        self.publish();
+    }
+
+    /// Stops the rollout of a release and publishes that.
+    pub fn stop(&self, version: &str, reason: &str) {
+        let version = version.parse().unwrap();
+        self.repository.stop("stable", Some(&version), reason, jiff::Timestamp::now()).unwrap();
         self.publish();
     }
 

@@ -28,6 +28,10 @@ use tokio::signal::unix::{SignalKind, signal};
 const TICK: Duration = Duration::from_millis(250);
 /// How long the recovery at the start may take before the agent is started without it.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(120);
+/// How often to look whether a release that waited has its turn.
+const DUE_LOOK: Duration = Duration::from_secs(1);
+/// How long to let be after the updater was started for that: it may have found no network.
+const DUE_PAUSE: Duration = Duration::from_secs(300);
 /// How long a request may take to arrive: the socket is ours alone, but a stopped client must not stop us.
 const REQUEST_LIMIT: Duration = Duration::from_secs(2);
 
@@ -39,6 +43,8 @@ pub struct Options {
     pub detached: bool,
     /// When the updater is to be started next, after the given time.
     pub next_update: Box<dyn Fn(jiff::Timestamp) -> jiff::Timestamp>,
+    /// Whether a release waited for its time, and that is now.
+    pub is_due: Box<dyn Fn(jiff::Timestamp) -> bool>,
 }
 
 /// A child that runs beside the agent and ends by itself. There is one at a time: the updater has one lock.
@@ -66,6 +72,7 @@ struct Server {
     job: Option<Job>,
     trial: Option<(Version, PathBuf)>,
     next_update: jiff::Timestamp,
+    next_due_look: Instant,
     ending: bool,
 }
 
@@ -118,6 +125,7 @@ async fn serve(options: Options) -> Result<(), ServiceError> {
         job: None,
         trial: None,
         next_update,
+        next_due_look: Instant::now(),
         ending: false,
     };
     server.start_recovery(true);
@@ -196,6 +204,12 @@ impl Server {
         if now >= self.next_update || wished {
             self.next_update = (self.options.next_update)(now);
             self.start_updater();
+        } else if self.next_due_look <= Instant::now() {
+            let due = (self.options.is_due)(now);
+            self.next_due_look = Instant::now() + if due { DUE_PAUSE } else { DUE_LOOK };
+            if due {
+                self.start_updater();
+            }
         }
     }
 

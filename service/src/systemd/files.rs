@@ -3,7 +3,7 @@
 //! One version registers and tries the units of another, so nothing here goes by a list of names alone: a version may
 //! bring a unit that this one does not know, or lack one that this one has.
 
-use super::{ALL, RECOVER, UPDATE, units};
+use super::{ALL, RECOVER, UPDATE, UPDATE_DUE, units};
 use crate::registrar::{ServiceError, Trial};
 use picket_protocol::UnitText;
 use std::path::{Path, PathBuf};
@@ -30,7 +30,7 @@ fn is_ours(name: &str) -> bool {
 /// own, which judges.
 fn is_tried(name: &str) -> bool {
     let service = Path::new(name).extension().is_some_and(|extension| extension == "service");
-    service && is_ours(name) && ![UPDATE, RECOVER].contains(&name)
+    service && is_ours(name) && ![UPDATE, UPDATE_DUE, RECOVER].contains(&name)
 }
 
 impl UnitFiles {

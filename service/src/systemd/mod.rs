@@ -28,15 +28,20 @@ pub const HUB: &str = "picket-hub.service";
 pub const UPDATE: &str = "picket-update.service";
 /// What starts the updater every day.
 pub const UPDATE_TIMER: &str = "picket-update.timer";
+/// What looks, every ten minutes, whether a release that waited for its time has its turn.
+pub const UPDATE_DUE_TIMER: &str = "picket-update-due.timer";
+/// What that timer starts: it starts the updater if so. Without a release that waits, not even a process.
+pub const UPDATE_DUE: &str = "picket-update-due.service";
 /// What starts the updater when the agent wishes for it.
 pub const UPDATE_PATH: &str = "picket-update.path";
 /// What repairs an interrupted update before the agent starts.
 pub const RECOVER: &str = "picket-recover.service";
 
 /// Every unit we install.
-pub const ALL: [&str; 7] = [AGENT, SENSOR, HUB, UPDATE, UPDATE_TIMER, UPDATE_PATH, RECOVER];
+pub const ALL: [&str; 9] =
+    [AGENT, SENSOR, HUB, UPDATE, UPDATE_TIMER, UPDATE_DUE, UPDATE_DUE_TIMER, UPDATE_PATH, RECOVER];
 /// What is started at boot beside the services. The sensor comes with the agent, which wants it.
-const ENABLED: [&str; 3] = [RECOVER, UPDATE_TIMER, UPDATE_PATH];
+const ENABLED: [&str; 4] = [RECOVER, UPDATE_TIMER, UPDATE_DUE_TIMER, UPDATE_PATH];
 
 /// The unit of a role's service.
 pub fn service_of(role: Role) -> &'static str {
@@ -156,6 +161,9 @@ impl Registrar for Systemd {
     }
 
     fn register(&self, units: &[UnitText]) -> Result<bool, ServiceError> {
+        // An installation that looks for updates gets what a later version looks with; a first one is enabled as a whole.
+        let looks_already = self.files.path(UPDATE_TIMER).exists();
+        let fresh = looks_already && !self.files.path(UPDATE_DUE_TIMER).exists();
         let mut changed = self.files.write(units)?;
         for name in self.files.surplus(units) {
             self.companion(&["stop", name]);
@@ -165,6 +173,11 @@ impl Registrar for Systemd {
         }
         if changed {
             self.reload()?;
+        }
+        if fresh && self.files.path(UPDATE_DUE_TIMER).exists() {
+            // It wants the daily timer: where somebody stopped that, it does not start.
+            self.companion(&["--quiet", "enable", UPDATE_DUE_TIMER]);
+            self.companion(&["start", UPDATE_DUE_TIMER]);
         }
         Ok(changed)
     }
@@ -178,7 +191,7 @@ impl Registrar for Systemd {
         let known = ENABLED.into_iter().filter(|name| self.files.path(name).exists());
         let wanted: Vec<&str> = known.chain([service_of(role)]).collect();
         self.systemctl.run(&[&["--quiet", "enable"], &wanted[..]].concat())?;
-        let started = wanted.into_iter().filter(|name| [UPDATE_TIMER, UPDATE_PATH].contains(name));
+        let started = wanted.into_iter().filter(|name| [UPDATE_TIMER, UPDATE_DUE_TIMER, UPDATE_PATH].contains(name));
         self.systemctl.run(&[&["start"], &started.collect::<Vec<_>>()[..]].concat()).map(drop)
     }
 

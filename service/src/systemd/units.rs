@@ -7,7 +7,7 @@
 //!
 //! Every unit is held to an exposure of 2.5 or less by `systemd-analyze security`; `scripts/unit-exposure` prints it.
 
-use super::{AGENT, HUB, RECOVER, SENSOR, UPDATE, UPDATE_PATH, UPDATE_TIMER, service_of};
+use super::{AGENT, HUB, RECOVER, SENSOR, UPDATE, UPDATE_DUE, UPDATE_DUE_TIMER, UPDATE_PATH, UPDATE_TIMER, service_of};
 use picket_layout::{HUB_USER, Layout, Role, SENSOR_USER, SERVICE_USER, Scope};
 use picket_protocol::UnitText;
 use semver::Version;
@@ -38,6 +38,8 @@ pub fn texts(layout: &Layout) -> Vec<UnitText> {
     }
     units.push(unit(UPDATE, update(layout, user)));
     units.push(unit(UPDATE_TIMER, timer()));
+    units.push(unit(UPDATE_DUE, update_if_due(layout, user)));
+    units.push(unit(UPDATE_DUE_TIMER, due_timer()));
     // Only an agent wishes for updates.
     if layout.roles().has(Role::Agent) {
         units.push(unit(UPDATE_PATH, path(layout)));
@@ -312,12 +314,25 @@ WantedBy={target}
 }
 
 fn update(layout: &Layout, user: bool) -> String {
+    updater(layout, user, "Picket updater", "", "")
+}
+
+/// Starts the updater if a release that waited has its turn. A version that does not know the variable is the updater
+/// itself, and looks: no harm is done.
+fn update_if_due(layout: &Layout, user: bool) -> String {
+    let condition = format!("ConditionPathExists={}\n", layout.update_due().display());
+    let variable = "Environment=PICKET_UPDATE_IF_DUE=1\n";
+    updater(layout, user, "Picket updater, if a release that waited has its turn", &condition, variable)
+}
+
+fn updater(layout: &Layout, user: bool, description: &str, condition: &str, variable: &str) -> String {
     let exe = layout.current_exe();
     format!(
         "\
 [Unit]
-Description=Picket updater
+Description={description}
 Documentation={DOCUMENTATION}
+{condition}\
 After=network-online.target
 Wants=network-online.target
 # The updater was killed, or ran into its time limit: undo or finish what its journal holds.
@@ -325,6 +340,7 @@ OnFailure={RECOVER}
 
 [Service]
 Type=oneshot
+{variable}\
 ExecStart={exe} update run
 # Hours, for a large release on a slow line; the trial has limits of its own.
 TimeoutStartSec=4h
@@ -425,6 +441,30 @@ WantedBy=timers.target
     )
 }
 
+/// Beside the daily timer, and only where that runs: a wave that opens at noon is for noon, not for the next night. The
+/// service has a condition, so nothing is started while no release waits for its time.
+fn due_timer() -> String {
+    format!(
+        "\
+[Unit]
+Description=Picket updater, when a release that waited has its turn
+Documentation={DOCUMENTATION}
+Requisite={UPDATE_TIMER}
+After={UPDATE_TIMER}
+PartOf={UPDATE_TIMER}
+
+[Timer]
+OnCalendar=*:0/10
+RandomizedDelaySec=10min
+FixedRandomDelay=yes
+Unit={UPDATE_DUE}
+
+[Install]
+WantedBy={UPDATE_TIMER}
+"
+    )
+}
+
 fn path(layout: &Layout) -> String {
     format!(
         "\
@@ -453,7 +493,7 @@ mod tests {
         let layout = Layout::of(Scope::System).unwrap().with_roles(Roles::HUB);
         let texts = texts(&layout);
         let names: Vec<&str> = texts.iter().map(|unit| unit.name.as_str()).collect();
-        assert_eq!(names, [HUB, UPDATE, UPDATE_TIMER, RECOVER]);
+        assert_eq!(names, [HUB, UPDATE, UPDATE_TIMER, UPDATE_DUE, UPDATE_DUE_TIMER, RECOVER]);
         let hub = &texts[0].text;
         for line in ["User=picket-hub", "CapabilityBoundingSet=", "Type=notify", "RestartPreventExitStatus=78 8 9"] {
             assert!(hub.lines().any(|known| known == line), "{line}");

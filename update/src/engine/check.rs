@@ -1,12 +1,12 @@
 //! Looking at the release server: what is there, what may be trusted, what this machine should do about it.
 
 use super::{Engine, EngineError};
-use crate::decide::{Asked, Decision, Facts, decide};
+use crate::decide::{self, Asked, Decision, Facts};
 use crate::held::Hold;
-use crate::state::{self, CheckRecord};
+use crate::state::{self, CheckRecord, Due};
 use crate::trust::{MetadataSource, TrustClient, TrustError, TrustStore, Trusted, VerifiedTarget};
 use picket_protocol::channel::CHANNEL_MAX_BYTES;
-use picket_protocol::update_status::{AvailableRelease, LastCheck};
+use picket_protocol::update_status::{AvailableRelease, LastCheck, Turn};
 use picket_protocol::{Artifact, Channel, Release, TargetTriple};
 use semver::Version;
 
@@ -19,6 +19,8 @@ pub struct Checked {
     pub channel: Channel,
     /// What this machine should do.
     pub decision: Decision,
+    /// What the status offers: decided as the daily check would, whoever looked.
+    pub available: Option<AvailableRelease>,
 }
 
 /// What a person is told.
@@ -36,6 +38,10 @@ pub struct Offer {
     pub critical: Option<bool>,
     /// Why it is not taken by itself, or why there is none.
     pub reason: Option<String>,
+    /// This machine's turn, where the release comes in waves.
+    pub turn: Option<Turn>,
+    /// When it will be taken by itself, where only time keeps it back.
+    pub due: Option<jiff::Timestamp>,
 }
 
 impl Checked {
@@ -51,10 +57,11 @@ impl Checked {
     pub fn offer(&self, current: &Version) -> Offer {
         let (version, reason) = match &self.decision {
             Decision::Take { version } => (Some(version), None),
-            Decision::Offer { version, waiting } => (Some(version), Some(waiting.clone())),
+            Decision::Offer { version, waiting, .. } => (Some(version), Some(waiting.clone())),
             Decision::Stay { reason } | Decision::Refuse { reason } => (None, Some(reason.clone())),
         };
         let release = version.and_then(|version| self.channel.releases.get(version));
+        let by_itself = self.available.as_ref().filter(|available| Some(&available.version) == version);
         Offer {
             update_available: version.is_some(),
             current: current.clone(),
@@ -62,6 +69,8 @@ impl Checked {
             release_notes: release.map(|release| release.notes.clone()),
             critical: release.map(|release| release.critical),
             reason,
+            turn: by_itself.and_then(|available| available.turn),
+            due: by_itself.and_then(|available| available.due),
         }
     }
 }
@@ -133,7 +142,11 @@ impl Engine<'_> {
     pub(super) fn check_locked(&self, asked: &Asked) -> Result<Checked, EngineError> {
         let result = self.look_and_decide(asked);
         let (error, available) = match &result {
-            Ok(checked) => (None, self.available(checked)?),
+            Ok(checked) => {
+                self.heed_yanks(&checked.trusted, &checked.channel)?;
+                self.note_due(checked)?;
+                (None, checked.available.clone())
+            }
             Err(error) => (Some(error.chain()), None),
         };
         let record = CheckRecord { check: LastCheck { at: self.clock.now(), error }, available };
@@ -141,15 +154,37 @@ impl Engine<'_> {
         result
     }
 
+    /// Notes when the updater is to be started next without anybody asking. What windows and hooks put off has its own
+    /// time, which stays while it is the same release.
+    fn note_due(&self, checked: &Checked) -> Result<(), EngineError> {
+        let file = state::due(self.layout.update_dir());
+        match &checked.available {
+            Some(AvailableRelease { version, due: Some(at), .. }) => {
+                file.save(&Due { version: version.clone(), at: *at })?
+            }
+            Some(AvailableRelease { version, waiting: None, .. })
+                if file.load().is_some_and(|due| due.version == *version) => {}
+            _ => {
+                file.clear()?;
+            }
+        }
+        Ok(())
+    }
+
     fn look_and_decide(&self, asked: &Asked) -> Result<Checked, EngineError> {
         let (store, pinned) = (self.trust_store(), self.pinned_root.as_deref());
         let (name, target) = (&self.settings.channel, &self.build.target);
         let (trusted, channel) = self.fetcher.look(&store, pinned, &self.clock, name, target, self.interrupted)?;
-        let decision = self.decide(&trusted, &channel, asked)?;
-        Ok(Checked { trusted, channel, decision })
+        let (decision, available) = self.decide(&trusted, &channel, asked)?;
+        Ok(Checked { trusted, channel, decision, available })
     }
 
-    fn decide(&self, trusted: &Trusted, channel: &Channel, asked: &Asked) -> Result<Decision, EngineError> {
+    fn decide(
+        &self,
+        trusted: &Trusted,
+        channel: &Channel,
+        asked: &Asked,
+    ) -> Result<(Decision, Option<AvailableRelease>), EngineError> {
         let current = self.current()?;
         let pin = state::pin(self.layout.update_dir()).load();
         let held = self.held()?;
@@ -166,20 +201,22 @@ impl Engine<'_> {
             pinned: pin.as_ref().map(|pin| &pin.version),
             auto: self.settings.auto,
             held: &hold,
+            machine: &state::machine_id(self.layout.update_dir(), &self.machine_id),
+            now,
         };
-        Ok(decide(&facts, asked))
+        Ok((decide::decide(&facts, asked), available(&facts)))
     }
+}
 
-    /// What the status offers: decided as the daily check would, whoever looked.
-    fn available(&self, checked: &Checked) -> Result<Option<AvailableRelease>, EngineError> {
-        let decision = self.decide(&checked.trusted, &checked.channel, &Asked::BySchedule)?;
-        let (version, waiting) = match decision {
-            Decision::Take { version } => (version, None),
-            Decision::Offer { version, waiting } => (version, Some(waiting)),
-            Decision::Stay { .. } | Decision::Refuse { .. } => return Ok(None),
-        };
-        let release = &checked.channel.releases[&version];
-        let (critical, notes) = (release.critical, release.notes.clone());
-        Ok(Some(AvailableRelease { version, critical, notes, waiting }))
-    }
+/// What the status offers: decided as the daily check would, whoever looked.
+fn available(facts: &Facts<'_>) -> Option<AvailableRelease> {
+    let (version, waiting, due) = match decide::decide(facts, &Asked::BySchedule) {
+        Decision::Take { version } => (version, None, None),
+        Decision::Offer { version, waiting, due } => (version, Some(waiting), due),
+        Decision::Stay { .. } | Decision::Refuse { .. } => return None,
+    };
+    let release = facts.channel.releases.get(&version)?;
+    let urgent = decide::is_urgent(facts.channel, facts.current, &version);
+    let turn = decide::turn(facts, &version).filter(|_| !urgent);
+    Some(AvailableRelease { critical: release.critical, notes: release.notes.clone(), version, waiting, due, turn })
 }

@@ -6,14 +6,17 @@
 mod check;
 mod error;
 mod prepare;
+mod put_off;
 mod recover;
 mod repair;
 mod settle;
+mod taken_back;
 mod trial;
 
 pub use check::{Checked, Offer, fetch_channel, fetch_release};
 pub use error::EngineError;
 pub(crate) use error::{Failure, chain};
+pub use taken_back::rollback_obstacle;
 
 use crate::clock::Clock;
 use crate::config::UpdateSettings;
@@ -34,6 +37,7 @@ use picket_protocol::update_status::{UpdateOutcome, UpdateStatus};
 use picket_protocol::wish::Wish;
 use picket_protocol::{Artifact, BuildInfo, Sha256Digest};
 use picket_versions::VersionDirs;
+use put_off::MayWait;
 use semver::Version;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
@@ -60,6 +64,10 @@ pub struct Engine<'a> {
     pub config_check: &'a dyn Fn(&Path) -> Result<(), String>,
     /// The clock.
     pub clock: Clock,
+    /// The time zone in which windows are meant.
+    pub zone: jiff::tz::TimeZone,
+    /// The machine's own id, or nothing where it has none: see [`state::machine_id`].
+    pub machine_id: String,
     /// Where progress is told.
     pub progress: &'a Progress,
     /// Set when the process is told to stop.
@@ -89,8 +97,8 @@ struct Plan {
     sha256: Sha256Digest,
     artifact: Option<Artifact>,
     checked: Option<Checked>,
-    /// Whether hooks may put it off.
-    may_defer: bool,
+    /// Who may put it off.
+    may_wait: MayWait,
 }
 
 impl Engine<'_> {
@@ -167,26 +175,29 @@ impl Engine<'_> {
             self.progress.note(format!("an interrupted update was settled first: {}", recovered.reason));
         }
         // Not before a step back that a person asks for: it needs no network and must not wait for one.
-        let is_rollback = matches!(&request, Some(Request { wanted: Wanted::Rollback, .. }));
+        let is_rollback = matches!(&request, Some(Request { wanted: Wanted::Rollback { .. }, .. }));
         if !is_rollback && let Some(report) = self.mend()? {
             return Ok(report);
         }
         match request {
-            Some(Request { wanted: Wanted::Rollback, by, .. }) => self.rollback(&by),
+            Some(Request { wanted: Wanted::Rollback { force }, by, .. }) => self.rollback(&by, force),
             Some(Request { wanted: Wanted::Installed { version }, by, .. }) => self.installed(&version, &by),
             Some(Request { wanted: Wanted::Apply { version, now }, by, .. }) => {
-                self.follow(&Asked::ByPerson(version), by, !now)
+                let may_wait = if now { MayWait::No } else { MayWait::ForHooks };
+                self.follow(&Asked::ByPerson { version, now }, by, may_wait)
             }
             None => match wish {
-                Some(Wish::Latest) => self.follow(&Asked::ByWish(None), "wish".to_owned(), true),
-                Some(Wish::Version(version)) => self.follow(&Asked::ByWish(Some(version)), "wish".to_owned(), true),
-                None => self.follow(&Asked::BySchedule, "schedule".to_owned(), true),
+                Some(Wish::Latest) => self.follow(&Asked::ByWish(None), "wish".to_owned(), MayWait::ForWindowsAndHooks),
+                Some(Wish::Version(version)) => {
+                    self.follow(&Asked::ByWish(Some(version)), "wish".to_owned(), MayWait::ForWindowsAndHooks)
+                }
+                None => self.follow(&Asked::BySchedule, "schedule".to_owned(), MayWait::ForWindowsAndHooks),
             },
         }
     }
 
     /// Follows the channel: checks, decides, and updates if that is the decision.
-    fn follow(&self, asked: &Asked, trigger: String, may_defer: bool) -> Result<Report, EngineError> {
+    fn follow(&self, asked: &Asked, trigger: String, may_wait: MayWait) -> Result<Report, EngineError> {
         let checked = self.check_locked(asked)?;
         let stay = |reason: String| Report {
             outcome: None,
@@ -199,15 +210,17 @@ impl Engine<'_> {
             Decision::Take { version } => version.clone(),
             Decision::Stay { reason } => return Ok(stay(reason.clone())),
             // A person who asks is told no, and why; to a schedule it is no news.
-            Decision::Offer { version, waiting } if matches!(asked, Asked::ByPerson(_)) => {
+            Decision::Offer { version, waiting, .. } if matches!(asked, Asked::ByPerson { .. }) => {
                 return Err(EngineError::Refused(format!("release {version} is available; {waiting}")));
             }
-            Decision::Offer { version, waiting } => {
+            Decision::Offer { version, waiting, .. } => {
                 return Ok(stay(format!("release {version} is available; {waiting}")));
             }
             Decision::Refuse { reason } => return Err(EngineError::Refused(reason.clone())),
         };
         if *asked == Asked::BySchedule && !self.machine.view()?.state.is_wanted() {
+            // Nothing to be woken for: the daily check looks whether it was started.
+            state::due(self.layout.update_dir()).clear()?;
             return Ok(stay(format!(
                 "release {version} waits: the agent is stopped, so it could not be watched; start it, or apply the \
                  release with `picket update apply`"
@@ -221,14 +234,17 @@ impl Engine<'_> {
             sha256: target.sha256()?,
             artifact: Some(artifact),
             checked: Some(checked),
-            may_defer,
+            may_wait,
         };
         self.transact(plan)
     }
 
     /// Goes back to the previous version, under the same trial and gate.
-    fn rollback(&self, by: &str) -> Result<Report, EngineError> {
+    fn rollback(&self, by: &str, force: bool) -> Result<Report, EngineError> {
         let to = self.versions().previous().ok_or(EngineError::NoPrevious)?;
+        if !force && let Some(obstacle) = rollback_obstacle(self.layout, &to) {
+            return Err(EngineError::Refused(obstacle));
+        }
         let record = self.versions().intact(&to)?;
         self.transact(Plan {
             kind: Kind::Rollback,
@@ -237,7 +253,7 @@ impl Engine<'_> {
             sha256: record.source.sha256(),
             artifact: None,
             checked: None,
-            may_defer: false,
+            may_wait: MayWait::No,
         })
     }
 
@@ -251,7 +267,7 @@ impl Engine<'_> {
             sha256: record.source.sha256(),
             artifact: None,
             checked: None,
-            may_defer: false,
+            may_wait: MayWait::No,
         })
     }
 
@@ -262,9 +278,7 @@ impl Engine<'_> {
             let reason = format!("version {from} is the one that runs");
             return Ok(Report { outcome: None, version: Some(from), reason, hint: None, trouble: None });
         }
-        if plan.may_defer
-            && let Some(reason) = self.deferred(&plan.to)?
-        {
+        if let Some(reason) = self.put_off(&plan, &from)? {
             return Ok(Report { outcome: None, version: Some(from), reason, hint: None, trouble: None });
         }
         let mut journal = Journal {

@@ -5,13 +5,12 @@ use super::error::{Failure, chain};
 use super::{Engine, EngineError};
 use crate::archive::{ArchiveError, Format, unpack};
 use crate::fetcher::{Task, take_files, verified_archive};
-use crate::gate::{Baseline, Fault, Hooks};
+use crate::gate::{Baseline, Fault};
 use crate::journal::{Journal, Mark, Step};
 use crate::machine::ViewState;
 use crate::progress::Event;
 use crate::self_test::{SelfTestError, Test};
 use crate::snapshot::Snapshots;
-use crate::state::{self, Deferral};
 use picket_protocol::{Artifact, SelfTestReport, StateFormat};
 use picket_versions::{PlaceError, VersionSource};
 use semver::Version;
@@ -229,35 +228,6 @@ impl Engine<'_> {
         snapshots.take(&journal.id)?;
         journal.baseline = Some(Baseline::of(self.probe.health().as_ref()));
         Ok(())
-    }
-
-    /// Whether hooks call the machine busy, and may still put the update off. In words, if so.
-    pub(super) fn deferred(&self, version: &Version) -> Result<Option<String>, EngineError> {
-        let hooks = Hooks { dir: self.layout.busy_hooks(), required: false, limit: self.settings.hook_limit.get() };
-        let results = hooks.run()?;
-        let file = state::deferral(self.layout.update_dir());
-        let Some(busy) = results.iter().find(|result| !result.ok) else {
-            file.clear()?;
-            return Ok(None);
-        };
-        let now = self.clock.now();
-        let since = match file.load().filter(|deferral| deferral.version == *version) {
-            Some(deferral) => deferral.since,
-            None => {
-                file.save(&Deferral { version: version.clone(), since: now })?;
-                now
-            }
-        };
-        let limit = self.settings.defer_at_most;
-        if now.duration_since(since).unsigned_abs() >= limit.get() {
-            self.progress.note(format!("{} still calls the machine busy, but {limit} are over", busy.hook));
-            return Ok(None);
-        }
-        Ok(Some(format!(
-            "release {version} waits: {} calls the machine busy ({}); at most until {limit} after {since}. \
-             `picket update apply --now` does not wait",
-            busy.hook, busy.detail
-        )))
     }
 }
 

@@ -4,7 +4,7 @@
 //! exchange of names, so that what boots is never missing; where that cannot be done, the machine goes back to the
 //! previous version under the same trial and gate as ever.
 
-use super::{Engine, EngineError, Plan, Report};
+use super::{Engine, EngineError, MayWait, Plan, Report};
 use crate::decide::Asked;
 use crate::fetcher::{Task, take_files, verified_archive};
 use crate::journal::Kind;
@@ -119,7 +119,7 @@ impl Engine<'_> {
             sha256: record.source.sha256(),
             artifact: None,
             checked: None,
-            may_defer: false,
+            may_wait: MayWait::No,
         })
         .map(Some)
     }
