@@ -31,14 +31,18 @@ fn part(number: u64, whole: u32) -> u32 {
 
 /// The place of `machine` among all that could take `version`: below [`PLACES`].
 pub fn place(machine: &str, version: &Version) -> u16 {
-    u16::try_from(part(numbers(machine, version).0, u32::from(PLACES))).unwrap_or(0)
+    place_of(numbers(machine, version).0)
+}
+
+fn place_of(number: u64) -> u16 {
+    u16::try_from(part(number, u32::from(PLACES))).unwrap_or(0)
 }
 
 /// The turn of `machine` in the rollout of `version`, which was published at `published`; `None` only where the waves leave
 /// machines out, which none that was checked does.
 pub fn turn(rollout: &Rollout, published: Timestamp, machine: &str, version: &Version) -> Option<Turn> {
-    let (_, spread) = numbers(machine, version);
-    let place = place(machine, version);
+    let (number, spread) = numbers(machine, version);
+    let place = place_of(number);
     let waves = rollout.in_effect();
     let wave = waves.iter().position(|wave| u32::from(place) < u32::from(wave.percent) * 100)?;
     let opens = *rollout.openings(published).get(wave)?;

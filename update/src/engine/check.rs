@@ -154,20 +154,22 @@ impl Engine<'_> {
         result
     }
 
-    /// Notes when the updater is to be started next without anybody asking. What windows and hooks put off has its own
-    /// time, which stays while it is the same release.
+    /// Notes when the updater is to be started next without anybody asking. Windows and hooks that put a release off have
+    /// their own time, and their limit counts on while there is one to be taken, whichever: a busy machine must not be
+    /// left behind because a newer one comes out every few days.
     fn note_due(&self, checked: &Checked) -> Result<(), EngineError> {
-        let file = state::due(self.layout.update_dir());
+        let dir = self.layout.update_dir();
+        let due = state::due(dir);
         match &checked.available {
+            Some(AvailableRelease { waiting: None, .. }) => return Ok(()),
             Some(AvailableRelease { version, due: Some(at), .. }) => {
-                file.save(&Due { version: version.clone(), at: *at })?
+                due.save(&Due { version: version.clone(), at: *at })?;
             }
-            Some(AvailableRelease { version, waiting: None, .. })
-                if file.load().is_some_and(|due| due.version == *version) => {}
             _ => {
-                file.clear()?;
+                due.clear()?;
             }
         }
+        state::deferral(dir).clear()?;
         Ok(())
     }
 
