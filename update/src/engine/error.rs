@@ -121,16 +121,6 @@ impl Failure {
     pub(super) fn of_environment(reason: String, hint: Option<&str>) -> Self {
         Self { reason, hint: hint.map(str::to_owned), fault: Fault::Environment, trouble: None }
     }
-
-    /// What came is not what was signed: the server's or the line's.
-    pub(super) fn of_signature(reason: String, hint: &str) -> Self {
-        Self { trouble: Some(Trouble::Untrusted), ..Self::of_environment(reason, Some(hint)) }
-    }
-
-    /// The network's, or the release server's.
-    pub(super) fn of_network(reason: String, hint: Option<&str>) -> Self {
-        Self { trouble: Some(Trouble::Network), ..Self::of_environment(reason, hint) }
-    }
 }
 
 impl From<TrustError> for Failure {

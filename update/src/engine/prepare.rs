@@ -130,14 +130,9 @@ impl Engine<'_> {
         let unverified = download.run().map_err(|error| match error {
             DownloadError::Mismatch(error) => Failure::from(error),
             DownloadError::File(error) => Failure::from(error),
-            DownloadError::Transport(error @ TransportError::TooLarge { .. }) => Failure::of_signature(
-                chain(&error),
-                "the server sends more than the vendor signed; if it happens again, it or a mirror may be compromised",
-            ),
-            other => Failure::of_network(
-                chain(&other),
-                Some("it goes on from there with the next attempt: `picket update apply`, or the daily check"),
-            ),
+            error => {
+                Failure { trouble: Some(error.trouble()), ..Failure::of_environment(chain(&error), Some(error.hint())) }
+            }
         })?;
         crate::failpoint::reach("fetch-downloaded");
         let comment = trusted_comment(version, &self.build.target, &target.sha256()?);
