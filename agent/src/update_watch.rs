@@ -2,7 +2,7 @@
 
 use crate::checks;
 use crate::keep::told;
-use picket_protocol::update_status::{UPDATE_STATUS_MAX_BYTES, UpdateOutcome, UpdateStatus};
+use picket_protocol::update_status::{TrustExpiry, UPDATE_STATUS_MAX_BYTES, UpdateOutcome, UpdateStatus};
 use picket_telemetry::{Finding, Health};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -11,8 +11,12 @@ use std::time::Duration;
 
 /// How often the updater's published status is read.
 const UPDATE_STATUS_INTERVAL: Duration = Duration::from_secs(30);
-/// From how many days before its expiry the release metadata warns.
-const TRUST_WARN_DAYS: i64 = 14;
+/// From how many days before their expiry the root and the targets warn, each time more urgently: people renew them, with
+/// keys that are kept offline.
+const TRUST_WARN_DAYS: [i64; 3] = [30, 14, 7];
+/// The same for the timestamp and the snapshot. They live for some weeks by design, and a schedule renews them every day:
+/// so few days are left only where it did not run, or where this machine does not see what it does.
+const SCHEDULED_WARN_DAYS: [i64; 1] = [3];
 
 /// The largest file of counted attempts, in bytes.
 const ATTEMPTS_MAX_BYTES: u64 = 4 << 10;
@@ -110,28 +114,58 @@ fn update_findings(status: &UpdateStatus, now: jiff::Timestamp) -> Vec<(picket_t
         findings.retain(|(spec, _)| *spec != checks::LAST_UPDATE);
         findings.push((checks::LAST_UPDATE, Finding::warn(text)));
     }
-    if let Some(trust) = &status.trust {
-        let (role, expires) = trust.first();
-        let days = expires.duration_since(now).as_secs() / 86_400;
-        // The timestamp lives for two weeks by design and is renewed every day; it warns when it was not.
-        let limit = if matches!(role, "timestamp" | "snapshot") { 3 } else { TRUST_WARN_DAYS };
-        let finding = if expires < now {
-            Finding::warn(format!("the release {role} metadata expired on {expires}; updates wait, the agent does not"))
-        } else if days < limit {
-            Finding::warn(format!("the release {role} metadata expires in {days} days"))
-        } else {
-            Finding::pass(format!("the release {role} metadata is valid until {expires}"))
-        };
-        findings.push((checks::UPDATE_TRUST, finding.figure("expires_in_days", days)));
-    }
+    findings.extend(status.trust.as_ref().map(|trust| (checks::UPDATE_TRUST, trust_finding(trust, now))));
     findings
+}
+
+/// What the expiry of the release metadata means: of all roles, the one that it is most urgent to renew speaks. It is not
+/// always the one that expires first, since a fresh timestamp may well expire before a root that is nearly over.
+fn trust_finding(trust: &TrustExpiry, now: jiff::Timestamp) -> Finding {
+    let roles = [
+        ("root", Some(trust.root), &TRUST_WARN_DAYS[..]),
+        ("targets", trust.targets, &TRUST_WARN_DAYS),
+        ("snapshot", trust.snapshot, &SCHEDULED_WARN_DAYS),
+        ("timestamp", trust.timestamp, &SCHEDULED_WARN_DAYS),
+    ];
+    let judged = roles.into_iter().filter_map(|(role, expires, steps)| {
+        let expires = expires?;
+        let days = expires.duration_since(now).as_secs().div_euclid(86_400);
+        // How many of its steps are over, and whether it is too late.
+        let urgency = steps.iter().filter(|step| days < **step).count();
+        let is_last = urgency == steps.len();
+        Some((if expires < now { usize::MAX } else { urgency }, is_last, role, expires, days))
+    });
+    // The most urgent; among equals the one that expires first.
+    let most = judged.max_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)).then(b.3.cmp(&a.3)));
+    let Some((urgency, is_last, role, expires, days)) = most else { return Finding::pass("nothing is trusted yet") };
+    let scheduled = matches!(role, "snapshot" | "timestamp");
+    let finding = match (urgency, is_last, scheduled) {
+        (usize::MAX, _, _) => {
+            Finding::warn(format!("the release {role} metadata expired on {expires}; updates wait, the agent does not"))
+        }
+        (0, _, _) => Finding::pass(format!("the release {role} metadata is valid until {expires}")),
+        (_, _, true) => Finding::warn(format!(
+            "the release {role} metadata expires in {days} days: the vendor's daily renewal did not reach this machine; \
+             check update.releases, then ask the vendor"
+        )),
+        (_, true, false) => Finding::warn(format!(
+            "the release {role} metadata expires in {days} days, and updates will stop: the vendor must renew it now"
+        )),
+        (1, false, false) => {
+            Finding::warn(format!("the release {role} metadata expires in {days} days; the vendor should renew it"))
+        }
+        (_, false, false) => Finding::warn(format!(
+            "the release {role} metadata expires in {days} days: ask the vendor when it will be renewed"
+        )),
+    };
+    finding.figure("expires_in_days", days)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use picket_protocol::CheckStatus;
-    use picket_protocol::update_status::{EndedUpdate, TrustExpiry};
+    use picket_protocol::update_status::EndedUpdate;
 
     fn status(now: jiff::Timestamp) -> UpdateStatus {
         UpdateStatus {
@@ -173,6 +207,48 @@ mod tests {
         assert_eq!(UpdateAttempts::open(dir.path()).counts(), (1, 2));
     }
 
+    /// What the health says where the roles have so many days left: root, targets, snapshot, timestamp.
+    fn left(days: [i64; 4]) -> Finding {
+        let now: jiff::Timestamp = "2026-11-21T00:00:00Z".parse().unwrap();
+        let at = |days: i64| now + jiff::SignedDuration::from_hours(24 * days + 1);
+        let [root, targets, snapshot, timestamp] = days.map(at);
+        let trust = TrustExpiry { root, targets: Some(targets), snapshot: Some(snapshot), timestamp: Some(timestamp) };
+        update_findings(&UpdateStatus { trust: Some(trust), ..status(now) }, now).remove(0).1
+    }
+
+    #[test]
+    fn release_metadata_warns_thirty_fourteen_and_seven_days_before_it_expires() {
+        let steps = [
+            (30, CheckStatus::Pass, "valid until"),
+            (29, CheckStatus::Warn, "in 29 days; the vendor should renew it"),
+            (14, CheckStatus::Warn, "in 14 days; the vendor should renew it"),
+            (13, CheckStatus::Warn, "in 13 days: ask the vendor"),
+            (7, CheckStatus::Warn, "in 7 days: ask the vendor"),
+            (6, CheckStatus::Warn, "in 6 days, and updates will stop: the vendor must renew it now"),
+            (0, CheckStatus::Warn, "in 0 days, and updates will stop"),
+            (-1, CheckStatus::Warn, "expired on"),
+        ];
+        for (days, expected, words) in steps {
+            for (role, finding) in [("root", left([days, 100, 25, 12])), ("targets", left([100, days, 25, 12]))] {
+                assert_eq!(finding.status, expected, "{role}, {days} days: {}", finding.message);
+                assert!(finding.message.contains(words), "{role}, {days} days: {}", finding.message);
+                let named = days >= 30 || finding.message.contains(&format!("the release {role} metadata"));
+                assert!(named, "{}", finding.message);
+                assert!(days >= 30 || finding.figures["expires_in_days"] == days, "{role}, {days} days");
+            }
+        }
+    }
+
+    #[test]
+    fn a_root_that_is_nearly_over_is_not_hidden_by_a_timestamp_that_lives_for_two_weeks() {
+        let finding = left([20, 100, 25, 13]);
+        assert!(finding.message.contains("root metadata expires in 20 days"), "{}", finding.message);
+        assert_eq!(left([100, 100, 25, 3]).status, CheckStatus::Pass, "renewed every day, as it should be");
+        let finding = left([100, 100, 25, 2]);
+        assert!(finding.message.contains("timestamp metadata expires in 2 days"), "{}", finding.message);
+        assert!(finding.message.contains("daily renewal"), "{}", finding.message);
+    }
+
     #[test]
     fn a_version_that_the_vendor_took_back_warns_over_how_the_last_update_ended() {
         let now = jiff::Timestamp::UNIX_EPOCH;
@@ -189,16 +265,10 @@ mod tests {
 
     #[test]
     fn expired_release_metadata_warns_and_never_fails() {
-        let now: jiff::Timestamp = "2026-11-21T00:00:00Z".parse().unwrap();
-        let finding = |root: &str| {
-            let trust = TrustExpiry { root: root.parse().unwrap(), targets: None, snapshot: None, timestamp: None };
-            let status = UpdateStatus { trust: Some(trust), ..status(now) };
-            update_findings(&status, now).remove(0).1
-        };
-        assert_eq!(finding("2027-11-21T00:00:00Z").status, CheckStatus::Pass);
-        assert_eq!(finding("2026-11-30T00:00:00Z").status, CheckStatus::Warn);
-        let expired = finding("2026-11-20T00:00:00Z");
-        assert_eq!(expired.status, CheckStatus::Warn);
-        assert!(expired.message.contains("updates wait"), "{}", expired.message);
+        for days in [[-1, 100, 100, 100], [5, 5, -3, -2], [-400, -400, -400, -400]] {
+            let expired = left(days);
+            assert_eq!(expired.status, CheckStatus::Warn);
+            assert!(expired.message.contains("updates wait, the agent does not"), "{}", expired.message);
+        }
     }
 }

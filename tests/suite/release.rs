@@ -7,23 +7,23 @@ use std::process::Command;
 use tempfile::TempDir;
 
 /// A vendor's desk: the plain build, a folder, a passphrase in the environment.
-struct Desk {
+pub(crate) struct Desk {
     dir: TempDir,
-    runner: Prefix,
+    pub(crate) runner: Prefix,
 }
 
 impl Desk {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut runner = Prefix::new("http://127.0.0.1:9");
         runner.set("PICKET_RELEASE_PASSPHRASE", "correct horse");
         Self { dir: tempfile::tempdir().unwrap(), runner }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
-    fn run(&self, arguments: &[&str]) -> Ran {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Ran {
         // Paths in the arguments are relative to the desk.
         let place = |word: &&str| {
             word.strip_prefix('@').map_or_else(|| (*word).to_owned(), |name| self.path(name).display().to_string())
@@ -33,14 +33,14 @@ impl Desk {
         self.runner.run_with(Path::new(env!("CARGO_BIN_EXE_picket")), &arguments)
     }
 
-    fn keys(&self, names: &[(&str, &str)]) {
+    pub(crate) fn keys(&self, names: &[(&str, &str)]) {
         for (kind, name) in names {
             self.run(&["release", "keygen", kind, "--out", &format!("@{name}")]).expect(0);
         }
     }
 
     /// A repository whose root needs two of three signatures.
-    fn init(&self) {
+    pub(crate) fn init(&self) {
         self.keys(&[
             ("root", "root1"),
             ("root", "root2"),
@@ -63,12 +63,12 @@ impl Desk {
         self.run(&[&["release", "init", "--repo", "@repo"], &roots[..], &rest[..]].concat()).expect(0);
     }
 
-    fn sign_root(&self) {
+    pub(crate) fn sign_root(&self) {
         self.run(&["release", "sign", "--repo", "@repo", "--key", "@root1", "--yes"]).expect(0);
         self.run(&["release", "sign", "--repo", "@repo", "--key", "@root3", "--yes"]).expect(0);
     }
 
-    fn add(&self, version: &str) -> Ran {
+    pub(crate) fn add(&self, version: &str) -> Ran {
         let archive = build("1.0.0", Fault::None).archive;
         let archive = archive.to_str().unwrap();
         let target = "x86_64-unknown-linux-musl";
@@ -86,7 +86,7 @@ impl Desk {
         ])
     }
 
-    fn publish(&self) -> Ran {
+    pub(crate) fn publish(&self) -> Ran {
         self.run(&["release", "publish", "--repo", "@repo", "--key", "@targets", "--key", "@online", "--out", "@tree"])
     }
 }

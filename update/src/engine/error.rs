@@ -142,11 +142,6 @@ impl Failure {
     pub(crate) fn of_signature(reason: String, hint: &str) -> Self {
         Self { trouble: Some(Trouble::Untrusted), ..Self::of_environment(reason, Some(hint)) }
     }
-
-    /// The network's, or the release server's.
-    pub(crate) fn of_network(reason: String, hint: Option<&str>) -> Self {
-        Self { trouble: Some(Trouble::Network), ..Self::of_environment(reason, hint) }
-    }
 }
 
 impl Failure {

@@ -4,6 +4,7 @@
 //! that a later attempt can ask for the rest. The name without `.unverified` is given only by the caller, after every
 //! check. Nothing here trusts the server: the length is the signed one, and one byte more breaks off.
 
+use crate::progress::Trouble;
 use crate::trust::{Hasher, VerifiedTarget};
 use picket_durable::Context;
 use picket_transport::{Client, Request, Response, SafeUrl, TransportError, read_error};
@@ -39,6 +40,9 @@ pub enum DownloadError {
     /// The server or the network failed; what has arrived is kept for the next attempt.
     #[error("the download broke off; what has arrived is kept")]
     Transport(#[from] TransportError),
+    /// The server sends more than was signed; it was thrown away.
+    #[error(transparent)]
+    TooLong(TransportError),
     /// It came in too slowly to be honest.
     #[error("{url}: fewer than {DRIP_BYTES} bytes in {} s; what has arrived is kept", DRIP_WINDOW.as_secs())]
     Drip {
@@ -51,6 +55,37 @@ pub enum DownloadError {
     /// It could not be written.
     #[error("the download cannot be written")]
     File(#[from] picket_durable::Error),
+}
+
+impl DownloadError {
+    /// Who may be behind it, what it may mean and what to do, for the person who reads it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::TooLong(_) => {
+                "the server sends more than the vendor signed; if it happens again, it or a mirror may be compromised: \
+                 tell the vendor"
+            }
+            Self::Transport(_) => {
+                "it goes on from there with the next attempt: `picket update apply`, or the daily check"
+            }
+            Self::Drip { .. } => {
+                "the network is too slow, or the server or a mirror keeps the line busy on purpose; it goes on from there \
+                 with the next attempt: `picket update apply`, or the daily check"
+            }
+            Self::Mismatch(error) => error.hint(),
+            Self::File(error) if error.is_disk_full() => "free some space and try again",
+            Self::File(_) => "check the disk and the owner of the updater's state folder; `picket doctor` shows both",
+        }
+    }
+
+    /// Of which kind it is, for scripts: more than was signed speaks against the server, less may be the line's fault.
+    pub fn trouble(&self) -> Trouble {
+        match self {
+            Self::TooLong(_) | Self::Mismatch(_) => Trouble::Untrusted,
+            Self::Transport(_) | Self::Drip { .. } => Trouble::Network,
+            Self::File(_) => Trouble::Machine,
+        }
+    }
 }
 
 impl Download<'_> {
@@ -115,7 +150,7 @@ impl Download<'_> {
         // One byte more than was signed is an endless-data attack, or another file.
         if body.read(&mut buffer[..1]).is_ok_and(|more| more > 0) {
             picket_durable::remove_if_present(path)?;
-            return Err(TransportError::TooLarge { url, limit: self.target.length }.into());
+            return Err(DownloadError::TooLong(TransportError::TooLarge { url, limit: self.target.length }));
         }
         Ok(())
     }

@@ -174,14 +174,9 @@ fn broken_off(error: DownloadError) -> Failure {
     match error {
         DownloadError::Mismatch(error) => Failure::of_trust(&error),
         DownloadError::File(error) => Failure::from(error),
-        DownloadError::Transport(error @ TransportError::TooLarge { .. }) => Failure::of_signature(
-            chain(&error),
-            "the server sends more than the vendor signed; if it happens again, it or a mirror may be compromised",
-        ),
-        other => Failure::of_network(
-            chain(&other),
-            Some("it goes on from there with the next attempt: `picket update apply`, or the daily check"),
-        ),
+        error => {
+            Failure { trouble: Some(error.trouble()), ..Failure::of_environment(chain(&error), Some(error.hint())) }
+        }
     }
 }
 

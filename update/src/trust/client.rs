@@ -8,7 +8,7 @@ use super::idle::Cheap;
 use super::source::{Changed, Fetched, MetadataSource};
 use super::store::{LastLook, TrustStore};
 use super::target::VerifiedTarget;
-use super::{MINISIGN_FIELD, MinisignKeys, TrustError, provider};
+use super::{MINISIGN_FIELD, MinisignKeys, TrustError, keys, provider};
 use crate::clock::Clock;
 use picket_protocol::Channel;
 use picket_protocol::update_status::TrustExpiry;
@@ -66,6 +66,7 @@ impl<'a> TrustClient<'a> {
         }
         let pinned = pinned.ok_or(TrustError::NoRoot)?;
         let set = TrustedMetadataSet::from_root(pinned).map_err(TrustError::PinnedRoot)?;
+        keys::check_root(set.root()).map_err(TrustError::PinnedRoot)?;
         self.store.keep("root", pinned)?;
         Ok(set)
     }
@@ -76,6 +77,7 @@ impl<'a> TrustClient<'a> {
     /// [`TrustError::PinnedRoot`] when they are not.
     pub fn check_root(&self, bytes: &[u8]) -> Result<(), TrustError> {
         let set = TrustedMetadataSet::from_root(bytes).map_err(TrustError::PinnedRoot)?;
+        keys::check_root(set.root()).map_err(TrustError::PinnedRoot)?;
         if MinisignKeys::from_root_field(set.root().extra.get(MINISIGN_FIELD)).is_empty() {
             let error = TufError::Malformed(format!("it names no minisign key ({MINISIGN_FIELD})"));
             return Err(TrustError::PinnedRoot(error));
@@ -151,7 +153,7 @@ impl<'a> TrustClient<'a> {
         let first = set.root().version;
         for version in first.saturating_add(1)..=first.saturating_add(MAX_ROOT_ROTATIONS) {
             let Some(bytes) = source.fetch(&format!("{version}.root.json"), MAX_ROOT)? else { return Ok(()) };
-            set.update_root(&bytes).map_err(refused("root"))?;
+            set.update_root(&bytes).and_then(|()| keys::check_root(set.root())).map_err(refused("root"))?;
             self.store.keep("root", &bytes)?;
             tracing::info!(version, "the vendor's root was renewed");
         }
@@ -215,7 +217,9 @@ impl<'a> TrustClient<'a> {
         if let Err(TufError::Expired { expires, .. }) = &updated {
             // What was once seen expired stays expired, whatever becomes of the clock. Not the clock itself is kept: were
             // it wrong, no metadata would ever be fresh again; so the vendor's next timestamp is.
-            self.store.raise_time_floor(*expires)?;
+            // At the very second it is not expired yet.
+            let after = expires.checked_add(jiff::SignedDuration::from_secs(1)).unwrap_or(*expires);
+            self.store.raise_time_floor(after)?;
         }
         updated.map_err(refused("timestamp"))
     }

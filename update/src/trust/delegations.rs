@@ -3,7 +3,7 @@
 //! A vendor may hand parts of the targets to other keys, for example one team's platform. A delegated role is asked only
 //! for the paths that were handed to it, and a *terminating* delegation ends the search even where it has no answer.
 
-use super::TrustError;
+use super::{TrustError, keys};
 use sigstore_tuf::{Error as TufError, TargetFile, TrustedMetadataSet};
 use std::collections::BTreeSet;
 
@@ -57,6 +57,9 @@ pub(super) fn view(set: &TrustedMetadataSet, role: &str, path: &str) -> Result<O
     for child in targets.delegations.iter().flat_map(|delegations| &delegations.roles) {
         if !is_delegated(&child.name) || !child.matches_path(path).map_err(refused)? {
             continue;
+        }
+        if let Some(delegations) = &targets.delegations {
+            keys::check_delegated(delegations, &child.name).map_err(refused)?;
         }
         view.children.push(child.name.clone());
         if child.terminating {

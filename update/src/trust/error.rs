@@ -94,44 +94,93 @@ impl TrustError {
         matches!(self, Self::Transport(_) | Self::Missing(_))
     }
 
-    /// What it may mean and what to do, for the person who reads it.
+    /// Who may be behind it, what it may mean and what to do, for the person who reads it.
     pub fn hint(&self) -> &'static str {
-        use sigstore_tuf::Error as Tuf;
         match self {
             Self::NoRoot => {
                 "install with `picket install --root-keys root.json --releases URL`; the vendor publishes root.json"
             }
             Self::PinnedRoot(_) => "get root.json from the vendor again, over a channel you trust",
-            Self::Refused { source: Tuf::Expired { .. }, .. } => {
-                "the vendor has not renewed it, a mirror is out of date, somebody holds newer releases back, or this \
-                 machine's clock is wrong; the installed version goes on running"
+            Self::Refused { source, .. } => refusal(source),
+            Self::Floor { .. } => OLDER,
+            Self::Transport(error) => transport(error),
+            Self::Missing(_) => {
+                "the server or a mirror is half copied, or somebody withholds the file; check update.releases and try \
+                 again later. Nothing was changed"
             }
             Self::ClockBack { .. } => {
                 "somebody turned the clock back to make old metadata look fresh, or the clock was wrong before: set it \
                  right (`timedatectl`); whatever the vendor signs next is taken as usual, and the installed version goes on \
                  running"
             }
-            Self::Refused { source: Tuf::Rollback { .. }, .. } | Self::Floor { .. } => {
-                "a mirror is out of date, or somebody offers this machine an older release on purpose; nothing was changed"
-            }
-            Self::Refused { source: Tuf::ThresholdNotMet { .. }, .. } => {
-                "the signatures are not the vendor's: the release server or a mirror may be compromised, or the vendor \
-                 changed its keys without a new root; ask the vendor before you do anything"
-            }
-            Self::Refused { .. } => {
-                "the release server offers something the vendor would not; it may be compromised, or half written"
-            }
-            Self::Transport(_) | Self::Missing(_) => "check update.releases and the network; nothing was changed",
             Self::Store(_) => "check the disk and the owner of the updater's state folder; `picket doctor` shows both",
             Self::NoHash(_) => "tell the vendor; nothing was changed",
             Self::UnknownTarget(_) | Self::NoArtifact { .. } => {
-                "the vendor offers no build for this machine in this release; nothing was changed"
+                "the vendor offers no such channel, or no build for this machine in this release; check update.channel. \
+                 Nothing was changed"
             }
-            Self::Channel(_) => "check update.channel; if it is right, tell the vendor",
-            Self::Mismatch { .. } | Self::Minisign { .. } => {
+            Self::Channel(_) => {
+                "the vendor signed something that is not this channel's: check update.releases and update.channel; if both \
+                 are right, tell the vendor. Nothing was changed"
+            }
+            Self::Mismatch { .. } => {
                 "the download was damaged or replaced on the way; it was thrown away. If it happens again, the server or \
-                 a mirror may be compromised"
+                 a mirror may be compromised: tell the vendor"
+            }
+            Self::Minisign { .. } => {
+                "the second lock does not open: the server or a mirror offers the signature of another file, or the \
+                 vendor's targets key may be stolen; the download was thrown away. If it happens again, the server or a \
+                 mirror may be compromised: ask the vendor before you do anything"
             }
         }
+    }
+}
+
+/// For every way of offering less than was seen before.
+const OLDER: &str = "a mirror is out of date, or somebody offers this machine an older release on purpose; nothing was \
+                     changed. If it lasts, ask the vendor: where a stolen online key had run the versions up, a new root \
+                     sets them right";
+
+/// What refused metadata may mean.
+fn refusal(error: &sigstore_tuf::Error) -> &'static str {
+    use sigstore_tuf::Error as Tuf;
+    match error {
+        Tuf::Expired { .. } => {
+            "the vendor has not renewed it, a mirror is out of date, somebody holds newer releases back, or this \
+             machine's clock is wrong: check the clock and update.releases, then ask the vendor. The installed version \
+             goes on running"
+        }
+        Tuf::Rollback { .. } => OLDER,
+        Tuf::ThresholdNotMet { found: 0, .. } => {
+            "the signatures are not the vendor's: the release server or a mirror may be compromised, or the vendor \
+             changed its keys without a new root; ask the vendor before you do anything"
+        }
+        Tuf::ThresholdNotMet { .. } => {
+            "too few of the vendor's keys have signed it: one of them may be stolen, or the vendor published a draft; ask \
+             the vendor before you do anything"
+        }
+        Tuf::DuplicateSignature { .. } => {
+            "one key would count more than once: it may be stolen, or the vendor's tool is broken; ask the vendor before \
+             you do anything"
+        }
+        _ => {
+            "the release server or a mirror offers something that the vendor did not write, or half of it; it may be \
+             compromised. Nothing was changed: try again later, and if it stays, ask the vendor"
+        }
+    }
+}
+
+/// What trouble with the line may mean.
+fn transport(error: &TransportError) -> &'static str {
+    match error {
+        TransportError::TooLarge { .. } => {
+            "the server sends more than a vendor signs: it or a mirror may be compromised, or update.releases is the \
+             address of something else. It was broken off, and nothing was changed"
+        }
+        TransportError::TimedOut { .. } => {
+            "the server or the network is too slow, or somebody keeps the line busy; nothing was changed, and the next \
+             check tries again. If it lasts, check update.releases and the network"
+        }
+        _ => "check update.releases and the network; nothing was changed",
     }
 }

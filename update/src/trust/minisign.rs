@@ -66,6 +66,9 @@ impl MinisignKeys {
         if self.is_empty() {
             return Err(refused("the release root names no minisign key".to_owned()));
         }
+        if signature.len() as u64 > MAX_SIGNATURE_BYTES {
+            return Err(refused(format!("the file has {} bytes, more than {MAX_SIGNATURE_BYTES}", signature.len())));
+        }
         let signature = Signature::decode(signature).map_err(|e| refused(e.to_string()))?;
         // The key id in the signature picks the key; a key of another id refuses at once.
         let mut verifiers: Vec<_> = self.keys.iter().filter_map(|key| key.verify_stream(&signature).ok()).collect();

@@ -16,6 +16,7 @@ mod client;
 mod delegations;
 mod error;
 mod idle;
+mod keys;
 pub mod minisign;
 mod provider;
 pub mod source;

