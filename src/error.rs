@@ -25,6 +25,7 @@ use picket_telemetry::logs::LogError;
 use picket_transport::UrlError;
 use picket_transport::hub::{DoorError, HubCallError};
 use picket_update::EngineError;
+use picket_update::progress::Trouble;
 use picket_update::archive::ArchiveError;
 use picket_update::trust::TrustError;
 use std::io;
@@ -222,6 +223,12 @@ impl CommandError {
             Self::NotReady(_) | Self::AgentSilent { .. } => ExitCode::Unhealthy,
             Self::OtherHubsBackup(_) => ExitCode::Untrusted,
             Self::RootNeeded(_) | Self::Update(EngineError::Refused(_) | EngineError::NoPrevious) => ExitCode::NotTried,
+            Self::Update(error @ EngineError::Fetcher(_)) => match error.trouble() {
+                Trouble::Network => ExitCode::Network,
+                Trouble::Untrusted => ExitCode::Untrusted,
+                Trouble::Refused => ExitCode::NotTried,
+                Trouble::Machine => ExitCode::Failure,
+            },
             Self::Update(EngineError::Trust(error)) | Self::Trust(error) => {
                 if error.is_network_trouble() {
                     ExitCode::Network

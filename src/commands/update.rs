@@ -395,6 +395,7 @@ fn is_everyday(error: &EngineError) -> bool {
     matches!(
         error,
         EngineError::Trust(_)
+            | EngineError::Fetcher(_)
             | EngineError::Refused(_)
             | EngineError::NoPrevious
             | EngineError::Busy(_)
