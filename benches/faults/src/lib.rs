@@ -11,6 +11,7 @@
 pub mod call;
 pub mod power;
 pub mod run;
+pub mod sameness;
 pub mod scenario;
 pub mod site;
 pub mod survive;

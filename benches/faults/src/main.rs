@@ -19,7 +19,7 @@ struct Line {
 #[derive(Subcommand)]
 enum Command {
     /// A fault at every system call.
-    Calls {
+    Update {
         /// Only this scenario; may be given again.
         #[arg(long)]
         scenario: Vec<String>,
@@ -35,6 +35,9 @@ enum Command {
         /// Every call of a long transfer, too.
         #[arg(long)]
         every_chunk: bool,
+        /// Start the machine after each point, even on a disk that was started before.
+        #[arg(long)]
+        each: bool,
         /// How many are tried side by side.
         #[arg(long, default_value_t = 8)]
         workers: usize,
@@ -44,6 +47,9 @@ enum Command {
         /// Where failures are kept, and from where a run goes on that was broken off.
         #[arg(long)]
         dir: PathBuf,
+        /// Builds that are there already: `1.0.0/picket`, `2.0.0/picket`, `2.0.0-crash/picket`, `3.0.0/picket`.
+        #[arg(long)]
+        builds: Option<PathBuf>,
     },
     /// Power cuts: every disk that one may leave.
     Power {
@@ -68,6 +74,9 @@ enum Command {
         /// Where failures are kept.
         #[arg(long)]
         dir: PathBuf,
+        /// Builds that are there already: `1.0.0/picket`, `2.0.0/picket`, `2.0.0-crash/picket`, `3.0.0/picket`.
+        #[arg(long)]
+        builds: Option<PathBuf>,
     },
 }
 
@@ -85,18 +94,18 @@ fn main() -> ExitCode {
 fn obey(command: Command) -> ExitCode {
     let minutes = |minutes: Option<u64>| minutes.map(|minutes| Duration::from_secs(minutes * 60));
     let well = match command {
-        Command::Calls { scenario, point, sample, seed, every_chunk, workers, minutes: most, dir } => {
+        Command::Update { scenario, point, sample, seed, every_chunk, each, workers, minutes: most, dir, builds } => {
             let Some(scenarios) = chosen(&scenario, |_| true) else { return ExitCode::from(2) };
             let (ends, between) = if every_chunk { (usize::MAX / 4, 0) } else { (2, 4) };
             let limit = minutes(most);
-            let plan = Plan { scenarios, only: point, sample, seed, ends, between, workers, limit, folder: dir };
+            let plan = Plan { scenarios, builds, only: point, sample, seed, ends, between, each, workers, limit, folder: dir };
             let outcome = run::run(&plan);
             run::tell(&plan, &outcome);
             outcome.failures.is_empty()
         }
-        Command::Power { scenario, state, sample, seed, workers, minutes: most, dir } => {
+        Command::Power { scenario, state, sample, seed, workers, minutes: most, dir, builds } => {
             let Some(scenarios) = chosen(&scenario, power::is_recorded) else { return ExitCode::from(2) };
-            let plan = power::Plan { scenarios, only: state, sample, seed, workers, limit: minutes(most), folder: dir };
+            let plan = power::Plan { scenarios, builds, only: state, sample, seed, workers, limit: minutes(most), folder: dir };
             let outcome = power::run(&plan);
             power::tell(&plan, &outcome);
             outcome.failures.is_empty()

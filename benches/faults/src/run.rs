@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 pub struct Plan {
     /// In which scenarios.
     pub scenarios: Vec<Scenario>,
+    /// Builds that are there already; the test builds where there are none. See [`crate::site::World::new`].
+    pub builds: Option<PathBuf>,
     /// This one point only.
     pub only: Option<Point>,
     /// So many points of all, chosen by the seed; every one where it is `None`.
@@ -27,6 +29,8 @@ pub struct Plan {
     pub ends: usize,
     /// See `ends`.
     pub between: usize,
+    /// Whether the machine is started after each point, even where the disk is one that was started before.
+    pub each: bool,
     /// How many are tried side by side.
     pub workers: usize,
     /// No point is begun after this.
@@ -70,6 +74,8 @@ pub struct Outcome {
     pub failures: Vec<Failure>,
     /// Points that were left out because the time was over.
     pub left_out: usize,
+    /// How many different disks the faults left, as far as the next start can tell.
+    pub disks: usize,
     /// How long it took.
     pub wall: Duration,
 }
@@ -139,7 +145,7 @@ fn dry_run(stage: &Stage, scenario: &Scenario) -> (Vec<Call>, String) {
 /// When a scenario does not even work without a fault.
 pub fn run(plan: &Plan) -> Outcome {
     let began = Instant::now();
-    let stage = Stage::new(&plan.scenarios);
+    let stage = Stage::new(&plan.scenarios, plan.builds.as_deref(), plan.each);
     println!("builds and starting states: {} s", began.elapsed().as_secs());
     let mut outcome = Outcome::default();
     let noted = noted(&plan.folder);
@@ -184,6 +190,7 @@ pub fn run(plan: &Plan) -> Outcome {
         }
     });
     outcome.left_out = queue.into_inner().unwrap().len();
+    outcome.disks = stage.disks();
     outcome.wall = began.elapsed();
     outcome
 }
@@ -290,9 +297,11 @@ pub fn tell(plan: &Plan, outcome: &Outcome) {
     println!("{:>14}", cell(sum));
     let share = if sum.tried == 0 { 0.0 } else { 100.0 * sum.survived as f64 / sum.tried as f64 };
     println!(
-        "points tried: {}, survived: {} ({share:.2} %), ended before the call: {}, left out: {}, seed {}, {} workers, {} s",
+        "points tried: {}, survived: {} ({share:.2} %), disks started: {}, ended before the call: {}, left out: {}, \
+         seed {}, {} workers, {} s",
         sum.tried,
         sum.survived,
+        if plan.each { sum.tried } else { outcome.disks },
         sum.unreached,
         outcome.left_out,
         plan.seed,

@@ -1,7 +1,7 @@
 //! Where points are tried: a release world, and an installation that is put back as it was before each of them.
 
 use crate::call::{Point, WATCHED};
-use picket_testkit::{Build, Fault, Prefix, Ran, ReleaseServer, Vendor, build};
+use picket_testkit::{Build, Fault, Prefix, Ran, ReleaseServer, Vendor, build, this_target};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -27,12 +27,19 @@ pub struct World {
 }
 
 impl World {
-    /// A world whose 2.0.0 is broken in this way.
-    pub fn new(fault: Fault) -> Self {
+    /// A world whose 2.0.0 crashes at its start, or does not. Its builds are those in `made`, one folder each
+    /// (`2.0.0-crash/picket`), or the test builds.
+    pub fn new(crashes: bool, made: Option<&Path>) -> Self {
         let vendor = Vendor::new();
         let mut builds = BTreeMap::new();
-        for (version, fault) in [("1.0.0", Fault::None), ("2.0.0", fault), ("3.0.0", Fault::None)] {
-            let build = build(version, fault);
+        for (version, crashes) in [("1.0.0", false), ("2.0.0", crashes), ("3.0.0", false)] {
+            let build = match made {
+                Some(folder) => {
+                    let name = if crashes { format!("{version}-crash") } else { version.to_owned() };
+                    Build::of(version, &folder.join(name).join("picket"), &this_target().to_string())
+                }
+                None => build(version, if crashes { Fault::Crash } else { Fault::None }),
+            };
             vendor.release(&build);
             let sha256 = hex(&Sha256::digest(fs::read(&build.exe).unwrap()));
             builds.insert(version.to_owned(), (build, sha256));
