@@ -14,4 +14,5 @@ pub mod run;
 pub mod sameness;
 pub mod scenario;
 pub mod site;
+pub mod stored;
 pub mod survive;

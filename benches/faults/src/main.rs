@@ -2,8 +2,8 @@
 
 use clap::{Parser, Subcommand};
 use picket_faults::call::Point;
-use picket_faults::run::{self, Plan};
 use picket_faults::power;
+use picket_faults::run::{self, Plan};
 use picket_faults::scenario::{self, ALL, Scenario};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -98,14 +98,24 @@ fn obey(command: Command) -> ExitCode {
             let Some(scenarios) = chosen(&scenario, |_| true) else { return ExitCode::from(2) };
             let (ends, between) = if every_chunk { (usize::MAX / 4, 0) } else { (2, 4) };
             let limit = minutes(most);
-            let plan = Plan { scenarios, builds, only: point, sample, seed, ends, between, each, workers, limit, folder: dir };
+            let plan =
+                Plan { scenarios, builds, only: point, sample, seed, ends, between, each, workers, limit, folder: dir };
             let outcome = run::run(&plan);
             run::tell(&plan, &outcome);
             outcome.failures.is_empty()
         }
         Command::Power { scenario, state, sample, seed, workers, minutes: most, dir, builds } => {
             let Some(scenarios) = chosen(&scenario, power::is_recorded) else { return ExitCode::from(2) };
-            let plan = power::Plan { scenarios, builds, only: state, sample, seed, workers, limit: minutes(most), folder: dir };
+            let plan = power::Plan {
+                scenarios,
+                builds,
+                only: state,
+                sample,
+                seed,
+                workers,
+                limit: minutes(most),
+                folder: dir,
+            };
             let outcome = power::run(&plan);
             power::tell(&plan, &outcome);
             outcome.failures.is_empty()

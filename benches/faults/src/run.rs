@@ -174,13 +174,19 @@ pub fn run(plan: &Plan) -> Outcome {
             Some(point) => vec![point.clone()],
             None => points(&trace, &root, plan.ends, plan.between),
         };
+        println!("{name}: {} calls, {} points", outcome.calls[&index].values().sum::<usize>(), points.len());
         queue.extend(points.into_iter().map(|point| (index, point)));
     }
     let all = queue.len();
     let mut dice = Dice(plan.seed);
     dice.shuffle(&mut queue);
     queue.truncate(plan.sample.unwrap_or(usize::MAX));
-    println!("{all} points in {} scenarios, {} of them to be tried; dry runs: {} s", plan.scenarios.len(), queue.len(), began.elapsed().as_secs());
+    println!(
+        "{all} points in {} scenarios, {} of them to be tried; dry runs: {} s",
+        plan.scenarios.len(),
+        queue.len(),
+        began.elapsed().as_secs()
+    );
     let total = queue.len();
     let queue = Mutex::new(VecDeque::from(queue));
     let shared = Mutex::new(&mut outcome);
@@ -231,14 +237,22 @@ fn work(
                 let kept = plan.folder.join(format!("{}-{point}", scenario.name));
                 site.keep(&kept);
                 fs::write(kept.join("message"), &message).unwrap();
-                println!("NOT SURVIVED {note}: {message}\n  kept in {}\n  again: {}", kept.display(), again(scenario.name, &point));
+                println!(
+                    "NOT SURVIVED {note}: {message}\n  kept in {}\n  again: {}",
+                    kept.display(),
+                    again(scenario.name, &point)
+                );
                 outcome.failures.push(Failure { scenario: scenario.name, point: point.to_string(), message, kept });
             }
         }
         let done = outcome.sum();
         if (done.tried + done.unreached) % 100 == 0 {
             let seconds = began.elapsed().as_secs();
-            println!("{} of {total} tried, {} not survived, {seconds} s", done.tried + done.unreached, outcome.failures.len());
+            println!(
+                "{} of {total} tried, {} not survived, {seconds} s",
+                done.tried + done.unreached,
+                outcome.failures.len()
+            );
         }
         let _ = caught(|| clear(site));
     }
@@ -272,7 +286,8 @@ fn remember(folder: &Path, note: &str) {
 pub fn tell(plan: &Plan, outcome: &Outcome) {
     let faults: Vec<Fault> =
         Fault::ALL.into_iter().filter(|fault| outcome.counts.keys().any(|(_, known)| known == fault)).collect();
-    let cell = |count: Count| if count.tried == 0 { "-".to_owned() } else { format!("{}/{}", count.survived, count.tried) };
+    let cell =
+        |count: Count| if count.tried == 0 { "-".to_owned() } else { format!("{}/{}", count.survived, count.tried) };
     print!("\n{:<16}{:>8}", "survived/tried", "calls");
     faults.iter().for_each(|fault| print!("{:>14}", fault.word()));
     println!("{:>14}", "all");
@@ -309,6 +324,12 @@ pub fn tell(plan: &Plan, outcome: &Outcome) {
         outcome.wall.as_secs()
     );
     for failure in &outcome.failures {
-        println!("NOT SURVIVED {} {}: {} (kept in {})", failure.scenario, failure.point, failure.message, failure.kept.display());
+        println!(
+            "NOT SURVIVED {} {}: {} (kept in {})",
+            failure.scenario,
+            failure.point,
+            failure.message,
+            failure.kept.display()
+        );
     }
 }

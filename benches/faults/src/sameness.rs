@@ -30,7 +30,8 @@ fn add(folder: &Path, root: &Path, hasher: &mut DefaultHasher) {
             continue;
         }
         let meta = fs::symlink_metadata(&path).unwrap();
-        let named_by_id = inside.parent().is_some_and(|parent| parent.ends_with("history") || parent.ends_with("snapshots"));
+        let named_by_id =
+            inside.parent().is_some_and(|parent| parent.ends_with("history") || parent.ends_with("snapshots"));
         if !named_by_id {
             inside.hash(hasher);
         }

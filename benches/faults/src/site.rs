@@ -1,6 +1,7 @@
 //! Where points are tried: a release world, and an installation that is put back as it was before each of them.
 
 use crate::call::{Point, WATCHED};
+use crate::stored;
 use picket_testkit::{Build, Fault, Prefix, Ran, ReleaseServer, Vendor, build, this_target};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -24,28 +25,32 @@ pub struct World {
     vendor: Vendor,
     server: ReleaseServer,
     builds: BTreeMap<String, (Build, String)>,
+    _folder: tempfile::TempDir,
 }
 
 impl World {
     /// A world whose 2.0.0 crashes at its start, or does not. Its builds are those in `made`, one folder each
     /// (`2.0.0-crash/picket`), or the test builds.
     pub fn new(crashes: bool, made: Option<&Path>) -> Self {
-        let vendor = Vendor::new();
+        let (vendor, folder) = (Vendor::new(), tempfile::tempdir().unwrap());
         let mut builds = BTreeMap::new();
         for (version, crashes) in [("1.0.0", false), ("2.0.0", crashes), ("3.0.0", false)] {
-            let build = match made {
+            let exe = match made {
                 Some(folder) => {
                     let name = if crashes { format!("{version}-crash") } else { version.to_owned() };
-                    Build::of(version, &folder.join(name).join("picket"), &this_target().to_string())
+                    folder.join(name).join("picket")
                 }
-                None => build(version, if crashes { Fault::Crash } else { Fault::None }),
+                None => build(version, if crashes { Fault::Crash } else { Fault::None }).exe,
             };
+            let archive = folder.path().join(format!("{version}.tar.xz"));
+            stored::pack(&exe, &archive);
+            let build = Build { version: version.to_owned(), exe, archive, target: this_target() };
             vendor.release(&build);
             let sha256 = hex(&Sha256::digest(fs::read(&build.exe).unwrap()));
             builds.insert(version.to_owned(), (build, sha256));
         }
         let server = ReleaseServer::start(&vendor.tree());
-        Self { vendor, server, builds }
+        Self { vendor, server, builds, _folder: folder }
     }
 
     /// One of its builds.
@@ -131,7 +136,8 @@ impl Site {
             config = config.replace(&format!(":{port}\""), &format!(":{own}\""));
             *port = own;
         }
-        config = config.replace("soak: 700ms", "soak: 1ms");
+        // Many are tried side by side, and none of them is about a server that stalls.
+        config = config.replace("soak: 700ms", "soak: 1ms").replace("stall_limit: 2s", "stall_limit: 30s");
         fs::write(&file, &config).unwrap();
         Self { prefix, recording: false, scratch: tempfile::tempdir().unwrap(), config }
     }
@@ -164,6 +170,15 @@ impl Site {
             named.then(|| saved.roots.iter().fold(text, |text, known| text.replace(known, &root)).into_bytes())
         };
         copy(&saved.tree, &here, &rewrite);
+    }
+
+    /// Writes the configuration where there is none.
+    pub fn configure(&self) {
+        let file = self.prefix.path("etc/picket/config.yaml");
+        if !file.exists() {
+            fs::create_dir_all(self.prefix.path("etc/picket")).unwrap();
+            fs::write(file, &self.config).unwrap();
+        }
     }
 
     /// Leaves a request for the updater, as `picket update apply` and its like do.
@@ -205,6 +220,15 @@ impl Site {
         };
         let stderr = String::from_utf8_lossy(&fs::read(self.log("stderr")).unwrap()).into_owned();
         Traced { code: status.code(), stderr, trace: self.trace() }
+    }
+
+    /// Cuts the power until a traced process is gone: one that had not become the program yet is not seen by the first cut.
+    pub fn end_by_cut(&self, mut child: std::process::Child) -> Traced {
+        picket_testkit::wait_until("the traced process to end with the power", || {
+            self.prefix.cut_power();
+            child.try_wait().unwrap().is_some()
+        });
+        self.end_traced(child)
     }
 
     /// The trace so far.
@@ -279,7 +303,9 @@ pub fn copy(from: &Path, to: &Path, rewrite: &dyn Fn(&Path) -> Option<Vec<u8>>) 
                 fs::write(&target, bytes).unwrap();
                 let mode = fs::metadata(&path).unwrap().permissions().mode();
                 fs::set_permissions(&target, fs::Permissions::from_mode(mode)).unwrap();
-            } else if !path.to_string_lossy().contains("/opt/picket/versions/") || fs::hard_link(&path, &target).is_err() {
+            } else if !path.to_string_lossy().contains("/opt/picket/versions/")
+                || fs::hard_link(&path, &target).is_err()
+            {
                 fs::copy(&path, &target).unwrap();
             }
         }

@@ -89,7 +89,8 @@ impl Engine<'_> {
         if outcome == UpdateOutcome::Committed {
             // What is there was fetched for an update that this one has overtaken: nobody would go on with it.
             let downloads = self.layout.update_dir().join("downloads");
-            let _ = picket_durable::remove_tree(&downloads).inspect_err(|error| tracing::warn!(%error, "cannot be removed"));
+            let _ = picket_durable::remove_tree(&downloads)
+                .inspect_err(|error| tracing::warn!(%error, "cannot be removed"));
         }
         let keep = self.settings.keep_previous.get();
         let recent = state::recently_replaced(&self.journals().history(), keep, now);

@@ -118,7 +118,9 @@ impl Tree {
     /// Sets entries.
     pub fn set(&mut self, entries: &[(Ino, String, Option<Ino>)]) {
         for (folder, name, ino) in entries {
-            let Some(Node::Folder { entries, .. }) = self.nodes.get_mut(folder) else { panic!("{name} is in no folder") };
+            let Some(Node::Folder { entries, .. }) = self.nodes.get_mut(folder) else {
+                panic!("{name} is in no folder")
+            };
             match ino {
                 Some(ino) => entries.insert(name.clone(), *ino),
                 None => entries.remove(name),
@@ -211,7 +213,8 @@ impl Tree {
             Node::File { bytes, mode } => {
                 match bytes {
                     Bytes::Original(path, _) => {
-                        let linked = path.to_string_lossy().contains("/opt/picket/versions/") && fs::hard_link(path, to).is_ok();
+                        let linked =
+                            path.to_string_lossy().contains("/opt/picket/versions/") && fs::hard_link(path, to).is_ok();
                         if !linked {
                             fs::copy(path, to).unwrap();
                         }
@@ -377,6 +380,10 @@ fn apply_unit(tree: &mut Tree, unit: &Unit, keep: Keep) {
         (Unit::Data(ino, ops), keep) => {
             ops.iter().for_each(|op| tree.apply(op));
             let length = tree.length(*ino);
+            // A folder, or nothing but a mode.
+            if length == 0 {
+                return;
+            }
             match keep {
                 Keep::Half => tree.truncate(*ino, length / 2),
                 Keep::Zeros => {
@@ -436,7 +443,8 @@ mod tests {
         let mut tree = Tree::default();
         let (folder, file) = (tree.folder(0o755), tree.file(0o600));
         tree.set(&[(0, "d".into(), Some(folder)), (folder, "x".into(), Some(file))]);
-        let ops = [Op::Entries(vec![(0, "y".into(), Some(file)), (folder, "x".into(), None)]), Op::Sync(0), Op::Sync(folder)];
+        let ops =
+            [Op::Entries(vec![(0, "y".into(), Some(file)), (folder, "x".into(), None)]), Op::Sync(0), Op::Sync(folder)];
         let names = |cut: &Cut| ["d/x", "y"].map(|path| cut.tree.find(Path::new(path)).is_some());
         let seen: HashSet<[bool; 2]> = cuts(&tree, &tree.clone(), &ops, 6, 0, 1).iter().map(names).collect();
         assert_eq!(seen, HashSet::from([[true, false], [true, true], [false, true]]), "gone from both is not possible");

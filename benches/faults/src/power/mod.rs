@@ -115,16 +115,21 @@ pub fn run(plan: &Plan) -> Outcome {
     let stage = Stage::new(&plan.scenarios, plan.builds.as_deref(), true);
     let mut outcome = Outcome::default();
     let mut queue = Vec::new();
-    let recorded: Vec<Recorded> =
-        plan.scenarios.iter().map(|scenario| {
+    let recorded: Vec<Recorded> = plan
+        .scenarios
+        .iter()
+        .map(|scenario| {
             caught(|| record(&stage, scenario, plan.seed))
                 .unwrap_or_else(|words| panic!("{} cannot be recorded: {words}", scenario.name))
-        }).collect();
+        })
+        .collect();
     for (index, recorded) in recorded.iter().enumerate() {
         let Recorded { cuts, changes, syncs, .. } = recorded;
         let count = Count { changes: *changes, syncs: *syncs, states: cuts.len(), ..Count::default() };
         outcome.counts.insert(index, count);
-        queue.extend((0..cuts.len()).filter(|state| plan.only.is_none_or(|only| only == *state)).map(|state| (index, state)));
+        queue.extend(
+            (0..cuts.len()).filter(|state| plan.only.is_none_or(|only| only == *state)).map(|state| (index, state)),
+        );
     }
     let all = queue.len();
     Dice(plan.seed).shuffle(&mut queue);

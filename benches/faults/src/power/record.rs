@@ -46,7 +46,9 @@ impl<'a> Recorder<'a> {
         for line in trace.lines() {
             let Some((name, rest)) = line.split_once('(') else { continue };
             // `) = ` may be in what was written, too: the last one ends the arguments.
-            let Some(end) = rest.rfind(") = ").or_else(|| rest.rfind(") ").filter(|_| rest.contains(" = "))) else { continue };
+            let Some(end) = rest.rfind(") = ").or_else(|| rest.rfind(") ").filter(|_| rest.contains(" = "))) else {
+                continue;
+            };
             let result = rest[end..].rsplit("= ").next().unwrap_or("-1");
             if result.starts_with('-') || result.starts_with('?') {
                 continue;
@@ -63,6 +65,7 @@ impl<'a> Recorder<'a> {
             "openat" => self.opened(&at(&arguments[0], &arguments[1]), &arguments[2], arguments.get(3), result),
             "write" => self.wrote(&arguments[0], &arguments[1], result),
             "copy_file_range" => self.copied(&arguments[0], &arguments[2], result),
+            "sendfile" => self.copied(&arguments[1], &arguments[0], result),
             "fsync" | "fdatasync" => self.synced(&arguments[0]),
             "ftruncate" => {
                 if let Some((ino, _)) = self.descriptor(&arguments[0]) {
@@ -107,7 +110,8 @@ impl<'a> Recorder<'a> {
     /// The folder and the name of a place.
     fn entry(&self, path: &Path) -> Option<(Ino, String)> {
         let inside = self.inside(path)?;
-        let folder = self.tree.find(inside.parent()?).unwrap_or_else(|| panic!("nothing is known of {}", path.display()));
+        let folder =
+            self.tree.find(inside.parent()?).unwrap_or_else(|| panic!("nothing is known of {}", path.display()));
         Some((folder, inside.file_name()?.to_str()?.to_owned()))
     }
 
@@ -141,8 +145,11 @@ impl<'a> Recorder<'a> {
         self.open.insert(descriptor, (ino, offset));
     }
 
+    /// The file that a descriptor is of. Its number may be a pipe's by now, and the file may have been removed.
     fn descriptor(&self, argument: &str) -> Option<(Ino, usize)> {
-        self.open.get(&number(argument)?).copied()
+        let (ino, offset) = self.open.get(&number(argument)?).copied()?;
+        let path = PathBuf::from(between(argument));
+        (self.tree.find(self.inside(&path)?) == Some(ino)).then_some((ino, offset))
     }
 
     fn wrote(&mut self, descriptor: &str, data: &str, result: &str) {
@@ -232,7 +239,8 @@ fn octal(text: &str) -> u32 {
 
 /// What `-y` says of a descriptor.
 fn between(descriptor: &str) -> String {
-    let inside = descriptor.split_once('<').and_then(|(_, rest)| rest.rsplit_once('>')).map_or("", |(inside, _)| inside);
+    let inside =
+        descriptor.split_once('<').and_then(|(_, rest)| rest.rsplit_once('>')).map_or("", |(inside, _)| inside);
     String::from_utf8_lossy(&text(&format!("\"{inside}\""))).into_owned()
 }
 
