@@ -3,7 +3,7 @@
 
 use crate::cli::{Color, Global};
 use crate::error::CommandError;
-use anstream::{eprint, eprintln, print, println};
+use anstream::{print, println};
 use anstyle::{AnsiColor, Style};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
@@ -18,6 +18,14 @@ const GREEN: Style = AnsiColor::Green.on_default();
 const YELLOW: Style = AnsiColor::Yellow.on_default();
 const RED: Style = AnsiColor::Red.on_default().bold();
 const CYAN: Style = AnsiColor::Cyan.on_default();
+
+/// Prints a line of talk. Talk that nobody hears any more must not end what is being done: a terminal that was hung up
+/// answers with an error.
+macro_rules! tell {
+    ($($text:tt)*) => {
+        let _ = writeln!(anstream::stderr().lock(), $($text)*);
+    };
+}
 
 /// Prints for one command.
 #[derive(Debug, Clone, Copy)]
@@ -93,34 +101,34 @@ impl Output {
     /// Talk: what is being done.
     pub(crate) fn say(self, text: impl Display) {
         if self.quiet == 0 {
-            eprintln!("{text}");
+            tell!("{text}");
         }
     }
 
     /// Talk: something that somebody should know.
     pub(crate) fn warn(self, text: impl Display) {
         if self.quiet < 2 {
-            eprintln!("{YELLOW}warning:{YELLOW:#} {text}");
+            tell!("{YELLOW}warning:{YELLOW:#} {text}");
         }
     }
 
     /// Talk: what can be done.
     pub(crate) fn hint(self, text: impl Display) {
         if self.quiet == 0 {
-            eprintln!("{CYAN}hint:{CYAN:#} {text}");
+            tell!("{CYAN}hint:{CYAN:#} {text}");
         }
     }
 
     /// A command's failure: what, because of what, and the way out.
     pub(crate) fn error(self, error: &CommandError) {
-        eprintln!("{RED}error:{RED:#} {error}");
+        tell!("{RED}error:{RED:#} {error}");
         let mut said = error.to_string();
         let mut cause = error.source();
         while let Some(error) = cause {
             let text = error.to_string();
             // Transparent wrappers say the same twice.
             if !said.contains(&text) {
-                eprintln!("  {DIM}caused by:{DIM:#} {text}");
+                tell!("  {DIM}caused by:{DIM:#} {text}");
                 said = text;
             }
             cause = error.source();
@@ -132,7 +140,7 @@ impl Output {
 
     /// Asks a yes-or-no question on the terminal; anything but yes is no.
     pub(crate) fn ask(self, question: &str) -> bool {
-        eprint!("{question} [y/N] ");
+        let _ = write!(anstream::stderr().lock(), "{question} [y/N] ");
         let _ = std::io::stderr().flush();
         let mut answer = String::new();
         let _ = std::io::stdin().read_line(&mut answer);

@@ -52,10 +52,11 @@ const WORKSHOP: [&str; 17] = [
 #[test]
 fn rooms_know_the_workshop_and_the_protocol_and_never_each_other() {
     let packages = packages();
-    // The program, the protocol, the load of `benches/fleet`, and the stand-in for async-nats' `nkeys`, which knows nobody.
+    // The program, the protocol, the load of `benches/fleet`, the faults of `benches/faults`, and the stand-in for
+    // async-nats' `nkeys`, which knows nobody.
     assert_eq!(
         packages.len(),
-        ROOMS.len() + HUB.len() + WORKSHOP.len() + 4,
+        ROOMS.len() + HUB.len() + WORKSHOP.len() + 5,
         "a package has no place in the layer test"
     );
     for package in &packages {
@@ -65,7 +66,7 @@ fn rooms_know_the_workshop_and_the_protocol_and_never_each_other() {
             let allowed = match short {
                 "protocol" => false,
                 // Tools for tests and measurements: nobody knows them, but in tests.
-                "testkit" | "load" => true,
+                "testkit" | "load" | "faults" => true,
                 _ if ROOMS.contains(&short) => {
                     known == "protocol"
                         || (WORKSHOP.contains(&known.as_str()) && known != "testkit")

@@ -392,3 +392,18 @@ fn a_rotten_version_that_cannot_be_fetched_again_is_left_for_the_one_before() {
     fleet.assert_on("2.0.0");
     fleet.prefix.picket(&["doctor"]).expect(0);
 }
+
+#[test]
+fn what_was_fetched_of_a_release_that_another_overtook_takes_up_no_space_for_ever() {
+    let fleet = Fleet::new();
+    let parts = || fs::read_dir(fleet.prefix.path("var/lib/picket-fetch/downloads")).map_or(0, Iterator::count);
+    fleet.release("2.0.0", Fault::None);
+    fleet.server.misbehave("picket-2.0.0", Behaviour::CutAfter(100_000));
+    let broken_off = fleet.prefix.picket(&["update", "apply", "--yes"]);
+    assert!(broken_off.code != 0 && parts() > 0, "there is nothing to go on with: {broken_off:?}");
+    fleet.server.behave();
+    fleet.release("3.0.0", Fault::None);
+    fleet.prefix.picket(&["update", "apply", "--yes"]).expect(0);
+    fleet.assert_on("3.0.0");
+    assert_eq!(parts(), 0, "part of 2.0.0 is still there");
+}

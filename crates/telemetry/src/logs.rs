@@ -328,7 +328,9 @@ fn layer(options: &LogOptions) -> Result<BoxedLayer, LogError> {
 }
 
 fn human(options: &LogOptions) -> impl Layer<Registry> + Send + Sync + use<> {
-    tracing_subscriber::fmt::layer().with_writer(io::stderr).with_ansi(options.color && io::stderr().is_terminal())
+    let layer = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    // It would tell of a stderr that cannot be written on stderr, and panic: a full disk under a log must end no update.
+    layer.log_internal_errors(false).with_ansi(options.color && io::stderr().is_terminal())
 }
 
 #[cfg(test)]

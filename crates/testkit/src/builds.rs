@@ -67,7 +67,7 @@ impl Build {
 }
 
 /// The target triple that the test builds are for.
-fn this_target() -> TargetTriple {
+pub fn this_target() -> TargetTriple {
     let libc = if cfg!(target_env = "musl") { "musl" } else { "gnu" };
     format!("{}-unknown-linux-{libc}", std::env::consts::ARCH).parse().unwrap()
 }

@@ -13,7 +13,7 @@ mod server;
 pub mod stores;
 mod vendor;
 
-pub use builds::{Build, Fault, build};
+pub use builds::{Build, Fault, build, this_target};
 pub use machine::{Machine, inside};
 pub use nats::NatsServer;
 pub use prefix::{Prefix, Ran};

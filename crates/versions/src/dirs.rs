@@ -45,9 +45,11 @@ impl<'a> VersionDirs<'a> {
         linked(&self.layout.current_link())
     }
 
-    /// The version behind the `previous` link, if its folder is complete.
+    /// The version behind the `previous` link, if its folder is complete and it is another than the current one: a switch
+    /// that was broken off between the two links leaves them alike.
     pub fn previous(&self) -> Option<Version> {
-        linked(&self.layout.previous_link()).filter(|version| self.record(version).is_ok())
+        let other = linked(&self.layout.previous_link()).filter(|version| Some(version) != self.current().as_ref());
+        other.filter(|version| self.record(version).is_ok())
     }
 
     /// The record of an installed version.
@@ -279,6 +281,21 @@ mod tests {
         assert_eq!(dirs.all(), [version(0), version(2), version(3), version(4)]);
         assert!(!dirs.remove(&version(3)).unwrap(), "the current version was removed");
         assert!(dirs.remove(&version(4)).unwrap());
+    }
+
+    #[test]
+    fn what_is_current_is_nothing_to_go_back_to() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = layout(dir.path());
+        let dirs = VersionDirs::new(&layout);
+        for minor in [0, 1] {
+            place(&layout, minor, &[1, u8::try_from(minor).unwrap()], jiff::Timestamp::now()).unwrap();
+        }
+        point(&layout.current_link(), 1);
+        point(&layout.previous_link(), 0);
+        assert_eq!(dirs.previous(), Some(version(0)));
+        point(&layout.previous_link(), 1);
+        assert_eq!(dirs.previous(), None);
     }
 
     #[test]

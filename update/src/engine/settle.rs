@@ -88,6 +88,13 @@ impl Engine<'_> {
         if outcome != UpdateOutcome::Committed && convicted {
             let _ = versions.remove(&journal.to).inspect_err(|error| tracing::warn!(%error, "cannot be removed"));
         }
+        if outcome == UpdateOutcome::Committed {
+            // What is there was fetched for an update that this one has overtaken: nobody would go on with it.
+            for dir in [self.fetcher.places.out(), self.fetcher.places.downloads()] {
+                let _ =
+                    picket_durable::remove_tree(&dir).inspect_err(|error| tracing::warn!(%error, "cannot be removed"));
+            }
+        }
         let keep = self.settings.keep_previous.get();
         let recent = state::recently_replaced(&self.journals().history(), keep, now);
         let wanted: BTreeSet<_> = recent.into_iter().chain([journal.from.clone()]).collect();

@@ -126,9 +126,20 @@ impl Engine<'_> {
         if self.versions().current().as_ref() == Some(&journal.to) {
             return Ok(());
         }
-        picket_durable::replace_symlink(&self.layout.previous_link(), &Layout::link_target(&journal.from))?;
-        reach("commit-previous-linked");
-        picket_durable::replace_symlink(&self.layout.current_link(), &Layout::link_target(&journal.to))?;
+        let before = self.versions().previous();
+        let previous = self.layout.previous_link();
+        let linked = picket_durable::replace_symlink(&previous, &Layout::link_target(&journal.from)).and_then(|()| {
+            reach("commit-previous-linked");
+            picket_durable::replace_symlink(&self.layout.current_link(), &Layout::link_target(&journal.to))
+        });
+        if linked.is_err() && self.versions().current().as_ref() != Some(&journal.to) {
+            // Nothing is switched: what could be gone back to before is what can be gone back to now.
+            let put_back =
+                before.map(|before| picket_durable::replace_symlink(&previous, &Layout::link_target(&before)));
+            let _ =
+                put_back.transpose().inspect_err(|error| tracing::warn!(%error, "the previous version is not linked"));
+        }
+        linked?;
         reach("commit-switched");
         Ok(())
     }
