@@ -25,8 +25,8 @@ use picket_telemetry::logs::LogError;
 use picket_transport::UrlError;
 use picket_transport::hub::{DoorError, HubCallError};
 use picket_update::EngineError;
-use picket_update::progress::Trouble;
 use picket_update::archive::ArchiveError;
+use picket_update::progress::Trouble;
 use picket_update::trust::TrustError;
 use std::io;
 
