@@ -122,7 +122,8 @@ impl Hasher {
     }
 
     fn finish(self) -> Hashes {
-        let hex = |digest: &[u8]| digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        let digit = |nibble: u8| char::from_digit(u32::from(nibble), 16).unwrap_or_default();
+        let hex = |digest: &[u8]| digest.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect();
         Hashes {
             sha256: self.sha256.map(|hasher| Sha256Digest::new(hasher.finalize().into())),
             sha512: self.sha512.map(|hasher| hex(&hasher.finalize())),
