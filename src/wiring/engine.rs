@@ -39,7 +39,8 @@ pub(crate) fn with_engine<T>(
     let registrar: Box<dyn Registrar> = picket_service::registrar(layout);
     let build = build::info();
     let user_agent = build::user_agent();
-    let timeouts = Timeouts { stall: settings.update.stall_limit.get(), ..Timeouts::default() };
+    let (patience, usual) = (settings.update.stall_limit.get(), Timeouts::default());
+    let timeouts = Timeouts { connect: usual.connect.min(patience), response: patience, stall: patience };
     let location = Location::parse(&settings.update.releases).map_err(CommandError::Releases)?;
     let server = Server { client: Client::new(&user_agent, timeouts), location };
     let machine = MachineOf::new(registrar.as_ref(), layout);

@@ -20,6 +20,7 @@ mod hub_nats;
 mod install;
 mod judges;
 mod killpoints;
+mod network;
 mod ownership;
 mod prometheus;
 mod records;

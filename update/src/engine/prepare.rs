@@ -134,7 +134,7 @@ impl Engine<'_> {
                 chain(&error),
                 "the server sends more than the vendor signed; if it happens again, it or a mirror may be compromised",
             ),
-            other => Failure::of_network(
+            other @ DownloadError::Transport(_) => Failure::of_network(
                 chain(&other),
                 Some("it goes on from there with the next attempt: `picket update apply`, or the daily check"),
             ),

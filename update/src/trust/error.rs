@@ -121,7 +121,8 @@ impl TrustError {
             Self::Refused { .. } => {
                 "the release server offers something the vendor would not; it may be compromised, or half written"
             }
-            Self::Transport(_) | Self::Missing(_) => "check update.releases and the network; nothing was changed",
+            Self::Transport(error) => error.advice(),
+            Self::Missing(_) => "check update.releases and the network; nothing was changed",
             Self::Store(_) => "check the disk and the owner of the updater's state folder; `picket doctor` shows both",
             Self::NoHash(_) => "tell the vendor; nothing was changed",
             Self::UnknownTarget(_) | Self::NoArtifact { .. } => {

@@ -121,7 +121,7 @@ impl Hasher {
     }
 
     fn finish(self) -> Hashes {
-        let hex = |digest: &[u8]| digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = |digest: &[u8]| digest.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();
         Hashes {
             sha256: self.sha256.map(|hasher| Sha256Digest::new(hasher.finalize().into())),
             sha512: self.sha512.map(|hasher| hex(&hasher.finalize())),
