@@ -24,6 +24,7 @@ mod network;
 mod ownership;
 mod prometheus;
 mod records;
+mod regressions;
 mod release;
 mod trust;
 mod update;
