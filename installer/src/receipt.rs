@@ -69,6 +69,14 @@ impl Receipt {
         }
     }
 
+    /// Reads the bytes of a receipt's file.
+    ///
+    /// # Errors
+    /// When they are not a receipt.
+    pub fn parse(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(bytes)
+    }
+
     /// Reads the receipt of an installation, or of what an uninstallation kept; `None` when there is neither. One that
     /// cannot be read counts as none: the layout then says what could have been made.
     pub fn load(layout: &Layout) -> Result<Option<Self>, Error> {
@@ -77,7 +85,7 @@ impl Receipt {
             None => Self::read_kept(layout)?,
         };
         let receipt: Option<Self> = bytes.and_then(|bytes| {
-            serde_json::from_slice(&bytes)
+            Self::parse(&bytes)
                 .inspect_err(|error| tracing::warn!(%error, "the receipt is damaged; going by the layout"))
                 .ok()
         });

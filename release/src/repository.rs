@@ -392,8 +392,8 @@ pub(crate) fn load_channel(path: &Path) -> Result<Channel, ReleaseError> {
 
 fn archive_extension(path: &Path) -> Result<&'static str, ReleaseError> {
     let name = path.to_string_lossy();
-    match [".tar.xz", ".zip"].into_iter().find(|extension| name.ends_with(extension)) {
+    match [".tar.xz", ".tar.zst", ".zip"].into_iter().find(|extension| name.ends_with(extension)) {
         Some(extension) => Ok(extension),
-        None => Err(ReleaseError::bad_file(path, "machines unpack .tar.xz and .zip")),
+        None => Err(ReleaseError::bad_file(path, "machines unpack .tar.xz, .tar.zst and .zip")),
     }
 }

@@ -134,7 +134,7 @@ pub(crate) struct AddArgs {
     /// The version.
     #[arg(value_parser = parse_version)]
     pub(crate) version: Version,
-    /// The build: a .tar.xz or .zip that holds `picket`, or the bare executable.
+    /// The build: a .tar.xz, .tar.zst or .zip that holds `picket`, or the bare executable.
     #[arg(required = true)]
     pub(crate) file: PathBuf,
     /// What it was built for, where the file name does not say.

@@ -209,7 +209,7 @@ const ARCHITECTURES: [&str; 6] = ["x86_64-", "aarch64-", "armv7-", "i686-", "ris
 /// The target triple that a file name holds, as cargo-dist's do.
 fn target_in_name(file: &Path) -> Result<TargetTriple, CommandError> {
     let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let stem = name.trim_end_matches(".tar.xz").trim_end_matches(".zip");
+    let stem = Format::ENDINGS.into_iter().find_map(|(ending, _)| name.strip_suffix(ending)).unwrap_or(name);
     let start = ARCHITECTURES.iter().filter_map(|arch| stem.find(arch)).min();
     start.and_then(|start| stem[start..].parse().ok()).ok_or_else(|| {
         CommandError::Usage(format!("{name:?} does not say what it was built for; give --target TRIPLE"))

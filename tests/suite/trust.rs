@@ -2,7 +2,7 @@
 //! and a person reads what it may mean.
 
 use crate::update::Fleet;
-use picket_testkit::{Behaviour, Fault, Prefix, ReleaseServer, Vendor, build};
+use picket_testkit::{Behaviour, FakeGitHub, Fault, Prefix, ReleaseServer, Vendor, build};
 use std::fs;
 use std::path::PathBuf;
 
@@ -228,18 +228,17 @@ fn github_releases_are_followed_without_its_api() {
     let (first, second) = (build("1.0.0", Fault::None), build("2.0.0", Fault::None));
     vendor.release(&first);
     vendor.release(&second);
-    // GitHub's addresses: `latest/download` holds the assets of the newest release, `download/<tag>` those of a tag.
-    let site = tempfile::tempdir().unwrap();
-    let releases = site.path().join("o/r/releases");
-    vendor.repository().write_github_assets(&site.path().join("assets")).unwrap();
-    fs::create_dir_all(releases.join("latest")).unwrap();
-    fs::rename(site.path().join("assets/latest"), releases.join("latest/download")).unwrap();
-    fs::rename(site.path().join("assets"), releases.join("download")).unwrap();
-    let server = ReleaseServer::start(site.path());
-    let prefix = Prefix::new(&format!("github+{}/o/r", server.url()));
+    let github = FakeGitHub::start();
+    github.publish(&vendor);
+    // What is not a release for everybody is not the latest.
+    github.release("v3.0.0-rc.1", "soon", true, &[]);
+    let prefix = Prefix::new(&github.releases());
     prefix.install(&first, &vendor.root_file());
     prefix.picket(&["update", "apply", "--yes"]).expect(0);
     assert_eq!(prefix.current(), "2.0.0");
+    let requests = github.requests();
+    assert!(!requests.iter().any(|request| request.starts_with("api ")), "{requests:?}");
+    assert!(requests.iter().any(|request| request.starts_with("store ")), "{requests:?}");
 }
 
 #[test]

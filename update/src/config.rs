@@ -96,7 +96,8 @@ picket_config::settings! {
         pub defer_critical_at_most: Interval = Interval::seconds(3600),
         /// How long one hook may run.
         pub hook_limit: Interval = Interval::seconds(10),
-        /// How long a download may stand still before it is broken off, to be resumed later.
+        /// How long a release server may be silent, before it answers or in the middle of a download, until the attempt is
+        /// broken off, to be resumed later.
         pub stall_limit: Interval = Interval::seconds(30),
     }
 }

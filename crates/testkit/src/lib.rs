@@ -1,7 +1,7 @@
 //! Real builds, a vendor, a release server and throw-away installations, for tests only.
 //!
-//! A test reads as a story: a [`Vendor`] publishes builds of the real binary, a [`ReleaseServer`] offers them, a
-//! [`Prefix`] installs and updates. Nothing here is a stand-in for the product; only the faults are made on purpose.
+//! A test reads as a story: a [`Vendor`] publishes builds of the real binary, a [`ReleaseServer`] (or a [`FakeGitHub`])
+//! offers them, a [`Prefix`] installs and updates. Nothing here is a stand-in for the product; only the faults are made on purpose.
 //! Waiting is for conditions ([`wait_until`]), never for a length of time.
 
 mod builds;
@@ -16,8 +16,9 @@ mod vendor;
 pub use builds::{Build, Fault, build, this_target};
 pub use machine::{Machine, inside};
 pub use nats::NatsServer;
-pub use prefix::{Prefix, Ran};
-pub use server::{Behaviour, ReleaseServer};
+pub use prefix::{Prefix, Ran, Watched};
+pub use server::github::FakeGitHub;
+pub use server::{Behaviour, Identity, ReleaseServer};
 pub use vendor::Vendor;
 
 use std::time::{Duration, Instant};

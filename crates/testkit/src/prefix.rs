@@ -9,6 +9,8 @@ use std::io::Read;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// What a command printed and said.
@@ -46,6 +48,17 @@ impl From<Output> for Ran {
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
         }
     }
+}
+
+/// What a command did, and what it took.
+#[derive(Debug)]
+pub struct Watched {
+    /// What it printed and said.
+    pub ran: Ran,
+    /// The most memory that it, or another process of the installation meanwhile, ever had (`VmHWM`), in bytes.
+    pub peak_bytes: u64,
+    /// How long it took.
+    pub took: Duration,
 }
 
 /// A throw-away installation. Its processes end with the value.
@@ -105,6 +118,26 @@ impl Prefix {
     /// Runs the installed executable on this prefix.
     pub fn picket(&self, arguments: &[&str]) -> Ran {
         self.run_with(&self.path("usr/local/bin/picket"), arguments)
+    }
+
+    /// The same, and looks at what it takes.
+    pub fn watched(&self, arguments: &[&str]) -> Watched {
+        let began = Instant::now();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let watch = scope.spawn(|| {
+                let mut peak = 0;
+                while !done.load(Ordering::Relaxed) {
+                    peak = self.processes().into_iter().map(peak_of).fold(peak, u64::max);
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                peak
+            });
+            let ran = self.picket(arguments);
+            let took = began.elapsed();
+            done.store(true, Ordering::Relaxed);
+            Watched { ran, peak_bytes: watch.join().unwrap(), took }
+        })
     }
 
     /// Installs `build` with `root` and starts it.
@@ -210,6 +243,14 @@ impl Drop for Prefix {
         }
         self.cut_power();
     }
+}
+
+/// The most memory a process ever had, in bytes; 0 when it is gone.
+fn peak_of(pid: i32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let kib =
+        status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix("kB")?.trim().parse().ok());
+    kib.unwrap_or(0_u64) << 10
 }
 
 fn link_version(link: &Path) -> String {

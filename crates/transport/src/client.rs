@@ -1,14 +1,17 @@
 //! The client: one request at a time, redirects by hand, bodies bounded.
 
 use crate::error::TransportError;
+use crate::pace::Pace;
 use crate::url::SafeUrl;
+use crate::wait::asked_to_wait;
 use http::header::{
-    AUTHORIZATION, CONTENT_TYPE, ETAG, HeaderMap, IF_NONE_MATCH, IF_RANGE, LOCATION, RANGE, RETRY_AFTER,
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, IF_NONE_MATCH, IF_RANGE, LOCATION,
+    RANGE,
 };
 use picket_protocol::trace::{CORRELATION_HEADER, TRACEPARENT_HEADER, TraceContext};
 use std::io::{self, Read};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, TlsProvider, parse_pem};
 
 /// How many redirects are followed: GitHub's releases need two.
@@ -16,14 +19,18 @@ const MAX_REDIRECTS: u32 = 5;
 /// The largest response header, in bytes: 64 KiB, as in common servers.
 pub(crate) const MAX_HEADER_BYTES: usize = 64 << 10;
 
+/// The body that is awaited where nobody says how long it may be, in bytes.
+const MAX_UNSAID: u64 = 1 << 20;
+
 /// Limits on waiting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
-    /// From the first packet to a connection with TLS.
+    /// To know the host's address; and from the first packet to a connection with TLS.
     pub connect: Duration,
-    /// From the request to the answer's header.
+    /// From the request to the whole of the answer's header.
     pub response: Duration,
-    /// Between two reads of a body.
+    /// Between two reads of a body. One that comes in with less than 1,024 bytes a second, over twice this time, is
+    /// broken off, too: see [`Pace`].
     pub stall: Duration,
 }
 
@@ -38,6 +45,7 @@ impl Default for Timeouts {
 #[derive(Debug, Clone)]
 pub struct Client {
     agent: ureq::Agent,
+    stall: Duration,
 }
 
 /// One GET.
@@ -47,6 +55,10 @@ pub struct Request<'a> {
     pub if_none_match: Option<&'a str>,
     /// Ask for the bytes from this offset on, if the file is still the one this validator names.
     pub resume: Option<(u64, &'a str)>,
+    /// The most bytes of a body that are awaited; 1 MiB where it is not said. They may take as long as they would on the
+    /// slowest line that is waited for ([`Pace`]), and then it ends, whatever the server sends meanwhile: what is no part of
+    /// the body, as the trailers of a chunked one, counts for nothing.
+    pub expects: Option<u64>,
     /// For which cause it is made: sent as `X-Correlation-ID` and, with a span of its own, as `traceparent`.
     pub trace: Option<&'a TraceContext>,
 }
@@ -79,6 +91,7 @@ pub struct Response {
     pub etag: Option<String>,
     url: SafeUrl,
     body: ureq::Body,
+    stall: Duration,
 }
 
 impl Client {
@@ -111,6 +124,7 @@ impl Client {
             .max_redirects(0)
             .max_redirects_will_error(false)
             .max_response_header_size(MAX_HEADER_BYTES)
+            .timeout_resolve(Some(timeouts.connect))
             .timeout_connect(Some(timeouts.connect))
             .timeout_recv_response(Some(timeouts.response))
             .timeout_per_read(Some(timeouts.stall))
@@ -123,38 +137,83 @@ impl Client {
             )
             .build()
             .new_agent();
-        Self { agent }
+        Self { agent, stall: timeouts.stall }
     }
 
     /// Sends `request` for `url` and returns once the header of the answer is there.
     ///
+    /// A server that answers a request for the rest of a file with some other part of it, or says that there is no such
+    /// part, is asked once more, for the whole.
+    ///
     /// # Errors
-    /// Anything but 200, 206 and 304 at the end of at most [`MAX_REDIRECTS`] redirects.
+    /// Anything but 200, 206 and 304 at the end of at most [`MAX_REDIRECTS`] redirects; 206 and 304 where they were not
+    /// asked for; a body that was compressed on the way.
     pub fn get(&self, url: &SafeUrl, request: &Request<'_>) -> Result<Response, TransportError> {
+        let (here, response) = self.follow(url, request)?;
+        if let Some((offset, _)) = request.resume
+            && !brings_the_rest(&response, offset)
+        {
+            drop(response);
+            let whole = Request { resume: None, ..request.clone() };
+            let (here, response) = self.follow(url, &whole)?;
+            return self.accept(here, response, &whole);
+        }
+        self.accept(here, response, request)
+    }
+
+    /// Follows redirects to the end of them.
+    fn follow(
+        &self,
+        url: &SafeUrl,
+        request: &Request<'_>,
+    ) -> Result<(SafeUrl, http::Response<ureq::Body>), TransportError> {
         let mut here = url.clone();
         for _ in 0..=MAX_REDIRECTS {
             let response = self.send(&here, request)?;
-            let status = response.status().as_u16();
-            match status {
-                200 | 206 | 304 => {
-                    let etag = header(response.headers(), &ETAG).filter(|etag| etag.len() <= 256);
-                    return Ok(Response { status, etag, url: here, body: response.into_body() });
-                }
-                301 | 302 | 303 | 307 | 308 => {
-                    let location = header(response.headers(), &LOCATION).unwrap_or_default();
-                    here = here.redirected(&location)?;
-                }
-                _ => return Err(refused(&here, &response)),
+            if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
+                return Ok((here, response));
             }
+            let Some(location) = header(response.headers(), &LOCATION).filter(|location| !location.is_empty()) else {
+                return Err(TransportError::Broken { url: here, reason: "it redirects to nowhere".to_owned() });
+            };
+            here = here.redirected(&location)?;
         }
         Err(TransportError::TooManyRedirects { url: url.clone(), limit: MAX_REDIRECTS })
     }
 
+    fn accept(
+        &self,
+        url: SafeUrl,
+        response: http::Response<ureq::Body>,
+        request: &Request<'_>,
+    ) -> Result<Response, TransportError> {
+        let status = response.status().as_u16();
+        let broken = |reason: &str| Err(TransportError::Broken { url: url.clone(), reason: reason.to_owned() });
+        match status {
+            200 => {}
+            206 if request.resume.is_some() => {}
+            206 => return broken("it is a part of the file; the whole was asked for"),
+            304 if request.if_none_match.is_some() => {}
+            304 => return broken("it says that nothing changed, to somebody who has nothing yet"),
+            _ => return Err(refused(&url, &response)),
+        }
+        // Lengths, offsets and hashes are of the bytes as stored.
+        if header(response.headers(), &CONTENT_ENCODING).is_some_and(|how| !how.eq_ignore_ascii_case("identity")) {
+            return broken("it was compressed on the way, which was not asked for; a proxy may do so");
+        }
+        let etag = header(response.headers(), &ETAG).filter(|etag| etag.len() <= 256);
+        Ok(self.begun(url, etag, response))
+    }
+
+    fn begun(&self, url: SafeUrl, etag: Option<String>, response: http::Response<ureq::Body>) -> Response {
+        let status = response.status().as_u16();
+        Response { status, etag, url, body: response.into_body(), stall: self.stall }
+    }
+
     /// Gets a small document that comes with any status, as health reports do; follows no redirect.
     pub fn get_any_status(&self, url: &SafeUrl, max_bytes: u64) -> Result<Vec<u8>, TransportError> {
-        let response = self.send(url, &Request::default())?;
-        Response { status: response.status().as_u16(), etag: None, url: url.clone(), body: response.into_body() }
-            .read(max_bytes)
+        let response = self.send(url, &Request { expects: Some(max_bytes), ..Request::default() })?;
+        self.begun(url.clone(), None, response).read(max_bytes)
     }
 
     fn send(&self, url: &SafeUrl, request: &Request<'_>) -> Result<http::Response<ureq::Body>, TransportError> {
@@ -170,11 +229,13 @@ impl Client {
         for (name, value) in trace_headers(request.trace) {
             builder = builder.header(name, value);
         }
+        let longest = Pace::longest(self.stall, request.expects.unwrap_or(MAX_UNSAID));
+        let mut builder = builder.config().timeout_recv_body(Some(longest));
         if url.is_loopback() {
             // A proxy cannot reach this machine's loopback, and must not be asked to.
-            builder = builder.config().proxy(None).build();
+            builder = builder.proxy(None);
         }
-        builder.call().map_err(|e| TransportError::from_ureq(url, e))
+        builder.build().call().map_err(|e| TransportError::from_ureq(url, e))
     }
 
     /// Posts a small document and returns the answer; follows no redirect, which for a POST could change what is asked.
@@ -200,8 +261,7 @@ impl Client {
         if !response.status().is_success() {
             return Err(refused(url, &response));
         }
-        let status = response.status().as_u16();
-        Response { status, etag: None, url: url.clone(), body: response.into_body() }.read(post.max_answer)
+        self.begun(url.clone(), None, response).read(post.max_answer)
     }
 
     /// Gets a small file whole.
@@ -209,7 +269,7 @@ impl Client {
     /// # Errors
     /// [`TransportError::TooLarge`] as soon as more than `max_bytes` arrive.
     pub fn get_bytes(&self, url: &SafeUrl, max_bytes: u64) -> Result<Vec<u8>, TransportError> {
-        self.get(url, &Request::default())?.read(max_bytes)
+        self.get(url, &Request { expects: Some(max_bytes), ..Request::default() })?.read(max_bytes)
     }
 }
 
@@ -217,19 +277,33 @@ impl Response {
     /// Reads the whole body.
     ///
     /// # Errors
-    /// [`TransportError::TooLarge`] as soon as more than `max_bytes` arrive.
+    /// [`TransportError::TooLarge`] as soon as more than `max_bytes` arrive, [`TransportError::TooSlow`] as soon as it
+    /// comes in too slowly.
     pub fn read(self, max_bytes: u64) -> Result<Vec<u8>, TransportError> {
         let url = self.url.clone();
-        let mut bytes = Vec::new();
+        let mut pace = self.pace(0);
         let mut reader = self.reader().take(max_bytes.saturating_add(1));
-        reader.read_to_end(&mut bytes).map_err(|e| read_error(&url, e))?;
+        let (mut bytes, mut buffer) = (Vec::new(), vec![0; 16 << 10]);
+        loop {
+            let read = reader.read(&mut buffer).map_err(|e| read_error(&url, e))?;
+            if read == 0 {
+                break;
+            }
+            bytes.extend_from_slice(&buffer[..read]);
+            pace.check(Instant::now(), bytes.len() as u64).map_err(|slow| TransportError::too_slow(&url, slow))?;
+        }
         if bytes.len() as u64 > max_bytes {
             return Err(TransportError::TooLarge { url, limit: max_bytes });
         }
         Ok(bytes)
     }
 
-    /// The body as a stream. It has no limit of its own: whoever reads it counts.
+    /// What whoever reads the body as a stream asks after each read; `length` bytes of the file are there already.
+    pub fn pace(&self, length: u64) -> Pace {
+        Pace::new(self.stall, Instant::now(), length)
+    }
+
+    /// The body as a stream. It has no limit of its own: whoever reads it counts, and watches its [`Response::pace`].
     pub fn reader(self) -> impl Read + use<> {
         self.body.into_with_config().limit(u64::MAX).reader()
     }
@@ -247,9 +321,24 @@ pub fn read_error(url: &SafeUrl, error: io::Error) -> TransportError {
 
 /// The error that a status which is no success amounts to.
 fn refused(url: &SafeUrl, response: &http::Response<ureq::Body>) -> TransportError {
-    let retry_after =
-        header(response.headers(), &RETRY_AFTER).and_then(|seconds| seconds.parse().ok()).map(Duration::from_secs);
-    TransportError::Status { url: url.clone(), status: response.status().as_u16(), retry_after }
+    let status = response.status().as_u16();
+    let retry_after = asked_to_wait(status, response.headers(), jiff::Timestamp::now());
+    TransportError::Status { url: url.clone(), status, retry_after }
+}
+
+/// Whether an answer to a request for the bytes from `offset` on can be used: it is those (RFC 9110 §14.4), or the whole, or
+/// an error that has nothing to do with parts.
+fn brings_the_rest(response: &http::Response<ureq::Body>, offset: u64) -> bool {
+    match response.status().as_u16() {
+        206 => header(response.headers(), &CONTENT_RANGE).is_some_and(|range| begins_at(&range, offset)),
+        416 => false,
+        _ => true,
+    }
+}
+
+fn begins_at(range: &str, offset: u64) -> bool {
+    let first = range.trim().strip_prefix("bytes ").and_then(|rest| rest.trim_start().split_once('-'));
+    first.is_some_and(|(first, _)| first.parse() == Ok(offset))
 }
 
 pub(crate) fn trace_headers(trace: Option<&TraceContext>) -> impl Iterator<Item = (&'static str, String)> {
@@ -270,5 +359,21 @@ fn root_certs() -> RootCerts {
         RootCerts::WebPki
     } else {
         RootCerts::PlatformVerifier
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_is_the_rest_only_where_it_begins_at_the_byte_that_was_asked_for() {
+        for range in ["bytes 100-199/200", "bytes 100-199/*", " bytes  100-"] {
+            assert!(begins_at(range, 100), "{range}");
+        }
+        for range in ["bytes 0-199/200", "bytes 99-199/200", "bytes 1000-1999/2000", "bytes */200", "items 100-1/2", ""]
+        {
+            assert!(!begins_at(range, 100), "{range}");
+        }
     }
 }

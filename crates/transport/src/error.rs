@@ -1,5 +1,6 @@
 //! What can go wrong between asking and having the bytes.
 
+use crate::pace::TooSlow;
 use crate::url::{SafeUrl, UrlError};
 use std::io;
 use std::time::Duration;
@@ -50,13 +51,13 @@ pub enum TransportError {
         what: String,
     },
     /// The server answered with an error status.
-    #[error("{url}: the server answered {status}{}", retry_text(*retry_after))]
+    #[error("{url}: the server answered {status}{}", wait_text(*status, *retry_after))]
     Status {
         /// What was asked for.
         url: SafeUrl,
         /// The status code.
         status: u16,
-        /// When it asks to be asked again.
+        /// When it asks to be asked again, at most a day. With 403 and 429 it is a limit on how often one may ask.
         retry_after: Option<Duration>,
     },
     /// More redirects than are followed.
@@ -81,6 +82,16 @@ pub enum TransportError {
         /// Why.
         reason: String,
     },
+    /// Bytes come, and so slowly that somebody may be keeping the line busy.
+    #[error("{url}: fewer than {bytes} bytes came in {} s", window.as_secs())]
+    TooSlow {
+        /// What was asked for.
+        url: SafeUrl,
+        /// So many would have been enough.
+        bytes: u64,
+        /// Over which time.
+        window: Duration,
+    },
     /// The connection broke, or did not speak HTTP.
     #[error("{url}: the answer broke off ({reason})")]
     Broken {
@@ -91,14 +102,77 @@ pub enum TransportError {
     },
 }
 
-fn retry_text(after: Option<Duration>) -> String {
-    after.map_or_else(String::new, |after| format!(", asking to wait {} s", after.as_secs()))
+fn wait_text(status: u16, wait: Option<Duration>) -> String {
+    let wait = wait.map(|wait| wait.as_secs());
+    let time = wait.map(|seconds| match seconds {
+        0..=119 => format!("{seconds} s"),
+        120..=7199 => format!("{} min", seconds.div_ceil(60)),
+        _ => format!("{} h", seconds.div_ceil(3600)),
+    });
+    match (status, time) {
+        (403 | 429, Some(time)) => format!(": it limits how often this address may ask; ask again in {time}"),
+        (429, None) => ": it limits how often this address may ask; ask again later".to_owned(),
+        (_, Some(time)) => format!(", asking to wait {time}"),
+        (_, None) => String::new(),
+    }
 }
 
 impl TransportError {
-    /// Whether the server said that there is no such file. Object stores answer 403 for it when listing is forbidden.
+    /// Whether the server said that there is no such file.
     pub fn is_not_found(&self) -> bool {
-        matches!(self, Self::Status { status: 403 | 404 | 410, .. })
+        matches!(self, Self::Status { status: 404 | 410, .. })
+    }
+
+    /// Whether the server refused without a word on when to ask again. Object stores answer so where there is no such
+    /// file and their names may not be listed; so do proxies that forbid an address.
+    pub fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Status { status: 403, retry_after: None, .. })
+    }
+
+    /// What it may mean and what to do, for whoever asked for releases.
+    pub fn advice(&self) -> &'static str {
+        match self {
+            Self::Url(_) => {
+                "check update.releases; only https, or http to this machine, is followed; nothing was changed"
+            }
+            Self::UnknownHost { .. } => "check update.releases and this machine's DNS; nothing was changed",
+            Self::Authorities | Self::Tls { .. } => {
+                "check this machine's clock and update.releases; behind a proxy that opens TLS, add its authority to this \
+                 machine's; nothing was changed"
+            }
+            Self::NotKept { .. } => "check the disk; nothing was changed",
+            Self::Proxy { .. } => "check the address of the proxy; nothing was changed",
+            Self::Status { status: 403 | 429, retry_after: Some(_), .. } | Self::Status { status: 429, .. } => {
+                "many machines may share this one's address; try again then, or follow a mirror (update.releases); nothing \
+                 was changed"
+            }
+            Self::Status { status: 401 | 403 | 407 | 451, .. } => {
+                "the server or a proxy forbids it: check update.releases and the proxy's rules; nothing was changed"
+            }
+            Self::Status { status: 500..=599, .. } => {
+                "it is the server's trouble: try again later; nothing was changed"
+            }
+            Self::TooLarge { .. } => {
+                "the server sends more than a vendor signs: it or a mirror may be compromised, or this is no honest release \
+                 server at all; check update.releases, and tell the vendor. It was broken off, and nothing was changed"
+            }
+            Self::TooManyRedirects { .. } => {
+                "this is no honest release server, or something else answers in its place: check update.releases, and \
+                 tell the vendor; nothing was changed"
+            }
+            Self::TimedOut { .. } | Self::TooSlow { .. } => {
+                "the server or the network is too slow, or somebody keeps the line busy and holds updates back; nothing was \
+                 changed, and the next check tries again. If it lasts, check update.releases and the network"
+            }
+            Self::Unreachable { .. } | Self::Broken { .. } | Self::Status { .. } => {
+                "check update.releases and the network; nothing was changed"
+            }
+        }
+    }
+
+    /// The error that a body which comes in too slowly amounts to.
+    pub fn too_slow(url: &SafeUrl, slow: TooSlow) -> Self {
+        Self::TooSlow { url: url.clone(), bytes: slow.bytes, window: slow.window }
     }
 
     pub(crate) fn from_ureq(url: &SafeUrl, error: ureq::Error) -> Self {
@@ -131,5 +205,37 @@ impl TransportError {
             Kind::TimedOut => Self::TimedOut { url, what: "no byte arrived".to_owned() },
             _ => Self::Broken { url, reason: source.to_string() },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(status: u16, wait: Option<u64>) -> TransportError {
+        let url = "https://releases.example/x?sig=s3cret".parse().unwrap();
+        TransportError::Status { url, status, retry_after: wait.map(Duration::from_secs) }
+    }
+
+    #[test]
+    fn a_limit_on_how_often_one_may_ask_says_when_to_ask_again_and_is_no_missing_file() {
+        let limited = refusal(403, Some(901));
+        let told = limited.to_string();
+        assert!(
+            told.ends_with("answered 403: it limits how often this address may ask; ask again in 16 min"),
+            "{told}"
+        );
+        assert!(!limited.is_not_found() && !limited.is_forbidden());
+        assert!(limited.advice().contains("mirror"), "{}", limited.advice());
+        assert!(refusal(429, Some(86_400)).to_string().ends_with("in 24 h"));
+        assert!(refusal(429, None).to_string().ends_with("ask again later"));
+        assert!(refusal(503, Some(5)).to_string().ends_with("answered 503, asking to wait 5 s"));
+    }
+
+    #[test]
+    fn a_missing_file_and_a_forbidden_one_are_told_apart() {
+        assert!(refusal(404, None).is_not_found() && refusal(410, None).is_not_found());
+        assert!(!refusal(403, None).is_not_found() && refusal(403, None).is_forbidden());
+        assert!(!refusal(500, None).is_not_found() && !refusal(500, None).is_forbidden());
     }
 }

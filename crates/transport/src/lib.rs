@@ -5,19 +5,23 @@
 //! checked by the platform's verifier against the machine's own authorities; a machine that has none falls back to the
 //! authorities compiled in, and says so.
 //!
-//! No request has a total time limit, because a large file on a slow line is not an error; each has limits on
-//! connecting, on the wait for the answer and on the silence between two reads, and whoever reads a body bounds its
-//! size and may bound its rate.
+//! No request has a total time limit, because a large file on a slow line is not an error; each has limits on finding the
+//! host, on connecting, on the wait for the whole of the answer's header, on the silence between two reads and on the rate
+//! of the body ([`Pace`]), and whoever reads a body bounds its size. Nothing is decompressed: a small answer cannot become a
+//! large one.
 //!
 //! The way to a hub is in [`hub`]: its authorities are known by pins, and both sides show certificates.
 
 mod client;
 mod error;
 pub mod hub;
+mod pace;
 mod url;
+mod wait;
 
 pub use client::{Client, Post, Request, Response, Timeouts, read_error};
 pub use error::TransportError;
+pub use pace::{Pace, TooSlow};
 pub use url::{SafeUrl, UrlError};
 
 use std::sync::Arc;

@@ -62,10 +62,13 @@ impl SafeUrl {
     /// The URL that a redirect from this one leads to.
     ///
     /// # Errors
-    /// When the place is not allowed; RFC 9110 §10.2.2 lets it be absolute or relative.
+    /// When the place is not allowed; RFC 9110 §10.2.2 lets it be absolute or relative. From https there is no way to
+    /// http, not even to this machine's: no server may make this one ask its own neighbours.
     pub fn redirected(&self, location: &str) -> Result<Self, UrlError> {
-        if location.contains("://") {
-            return Self::read(location, self.secret);
+        if has_scheme(location) {
+            let to = Self::read(location, self.secret)?;
+            let downgraded = self.uri.scheme_str() == Some("https") && to.uri.scheme_str() != Some("https");
+            return if downgraded { Err(UrlError::Insecure(to.to_string())) } else { Ok(to) };
         }
         let authority = self.uri.authority().map_or("", http::uri::Authority::as_str);
         let scheme = self.uri.scheme_str().unwrap_or("https");
@@ -109,6 +112,14 @@ fn shown(text: &str, secret: bool) -> String {
         (false, false) => format!("{scheme}://{host}{path}"),
     };
     text.chars().take(200).filter(|c| !c.is_control()).collect()
+}
+
+/// Whether it begins with a scheme (RFC 3986 §3.1). A `://` may also stand in a query.
+fn has_scheme(location: &str) -> bool {
+    location.split_once("://").is_some_and(|(scheme, _)| {
+        scheme.starts_with(|c: char| c.is_ascii_alphabetic())
+            && scheme.bytes().all(|b| b.is_ascii_alphanumeric() || b"+-.".contains(&b))
+    })
 }
 
 fn is_loopback_host(host: &str) -> bool {
@@ -175,6 +186,10 @@ mod tests {
         assert_eq!(from.redirected("z").unwrap(), url("https://a.example/x/z"));
         assert_eq!(from.redirected("//b.example/z").unwrap(), url("https://b.example/z"));
         assert!(from.redirected("http://b.example/z").is_err());
+        assert!(from.redirected("http://127.0.0.1:8000/z").is_err(), "a server far away asks the neighbours");
+        assert!(url("http://127.0.0.1:1/").redirected("http://127.0.0.1:8000/z").is_ok());
+        let login = from.redirected("/login?next=https://a.example/x").unwrap();
+        assert_eq!(login.as_uri(), &"https://a.example/login?next=https://a.example/x".parse::<Uri>().unwrap());
     }
 
     #[test]

@@ -12,13 +12,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
-
-/// A download that brings fewer bytes than this in [`DRIP_WINDOW`] is broken off: somebody may be keeping the line busy.
-/// 1 KiB/s is below any usable line; a 6 MiB release would take 100 minutes.
-const DRIP_BYTES: u64 = 60 << 10;
-/// See [`DRIP_BYTES`].
-const DRIP_WINDOW: Duration = Duration::from_secs(60);
+use std::time::Instant;
 
 /// A file that is to be downloaded.
 pub struct Download<'a> {
@@ -43,12 +37,6 @@ pub enum DownloadError {
     /// The server sends more than was signed; it was thrown away.
     #[error(transparent)]
     TooLong(TransportError),
-    /// It came in too slowly to be honest.
-    #[error("{url}: fewer than {DRIP_BYTES} bytes in {} s; what has arrived is kept", DRIP_WINDOW.as_secs())]
-    Drip {
-        /// Where from.
-        url: SafeUrl,
-    },
     /// It is not the file that was signed; it was thrown away.
     #[error(transparent)]
     Mismatch(#[from] crate::trust::TrustError),
@@ -65,12 +53,12 @@ impl DownloadError {
                 "the server sends more than the vendor signed; if it happens again, it or a mirror may be compromised: \
                  tell the vendor"
             }
-            Self::Transport(_) => {
-                "it goes on from there with the next attempt: `picket update apply`, or the daily check"
-            }
-            Self::Drip { .. } => {
+            Self::Transport(TransportError::TooSlow { .. }) => {
                 "the network is too slow, or the server or a mirror keeps the line busy on purpose; it goes on from there \
                  with the next attempt: `picket update apply`, or the daily check"
+            }
+            Self::Transport(_) => {
+                "it goes on from there with the next attempt: `picket update apply`, or the daily check"
             }
             Self::Mismatch(error) => error.hint(),
             Self::File(error) if error.is_disk_full() => "free some space and try again",
@@ -82,7 +70,7 @@ impl DownloadError {
     pub fn trouble(&self) -> Trouble {
         match self {
             Self::TooLong(_) | Self::Mismatch(_) => Trouble::Untrusted,
-            Self::Transport(_) | Self::Drip { .. } => Trouble::Network,
+            Self::Transport(_) => Trouble::Network,
             Self::File(_) => Trouble::Machine,
         }
     }
@@ -115,24 +103,28 @@ impl Download<'_> {
     fn receive(&self, state: &mut Partial, path: &Path, etag_path: &Path) -> Result<(), DownloadError> {
         let known = picket_durable::read_if_present(etag_path, 512)?.and_then(|bytes| String::from_utf8(bytes).ok());
         // A weak ETag names a file that means the same, not one that has the same bytes (RFC 9110 §8.8.1).
-        let validator = known.as_deref().filter(|etag| etag.starts_with('"') && state.length > 0);
-        let request = Request { resume: validator.map(|etag| (state.length, etag)), ..Request::default() };
+        let validator = known.as_deref().filter(|etag| is_strong(etag) && state.length > 0);
+        let resume = validator.map(|etag| (state.length, etag));
+        let request = Request { resume, expects: Some(self.target.length), ..Request::default() };
         let response = self.client.get(&self.url, &request)?;
         if response.status != 206 {
             // The server sends the whole file: it changed, or ranges are not its business.
             state.restart(path, self.target)?;
         }
-        if let Some(etag) = &response.etag {
-            picket_durable::write_atomic(etag_path, etag.as_bytes(), 0o600)?;
+        match &response.etag {
+            Some(etag) => picket_durable::write_atomic(etag_path, etag.as_bytes(), 0o600)?,
+            // What was known is of bytes that are gone.
+            None if response.status != 206 => drop(picket_durable::remove_if_present(etag_path)?),
+            None => {}
         }
         self.copy(response, state, path)
     }
 
     fn copy(&self, response: Response, state: &mut Partial, path: &Path) -> Result<(), DownloadError> {
         let url = response.url().clone();
+        let mut pace = response.pace(state.length);
         let mut body = response.reader();
         let mut buffer = vec![0; 64 << 10];
-        let mut drip = DripWatch::new(Instant::now(), state.length);
         (self.progress)(state.length, self.target.length);
         while state.length < self.target.length {
             let room = usize::try_from(self.target.length - state.length).unwrap_or(usize::MAX).min(buffer.len());
@@ -143,9 +135,7 @@ impl Download<'_> {
             }
             state.append(&buffer[..read], path)?;
             (self.progress)(state.length, self.target.length);
-            if drip.is_too_slow(Instant::now(), state.length) {
-                return Err(DownloadError::Drip { url });
-            }
+            pace.check(Instant::now(), state.length).map_err(|slow| TransportError::too_slow(&url, slow))?;
         }
         // One byte more than was signed is an endless-data attack, or another file.
         if body.read(&mut buffer[..1]).is_ok_and(|more| more > 0) {
@@ -207,25 +197,9 @@ impl Partial {
     }
 }
 
-/// Notices a server that sends just enough not to be called silent.
-struct DripWatch {
-    since: Instant,
-    from: u64,
-}
-
-impl DripWatch {
-    fn new(now: Instant, length: u64) -> Self {
-        Self { since: now, from: length }
-    }
-
-    fn is_too_slow(&mut self, now: Instant, length: u64) -> bool {
-        if now.duration_since(self.since) < DRIP_WINDOW {
-            return false;
-        }
-        let too_slow = length - self.from < DRIP_BYTES;
-        *self = Self::new(now, length);
-        too_slow
-    }
+/// Whether an ETag can name bytes, and be sent as it is: a damaged disk must not end in requests that cannot be made.
+fn is_strong(etag: &str) -> bool {
+    etag.len() > 2 && etag.starts_with('"') && etag.ends_with('"') && etag.bytes().all(|b| (0x21..0x7f).contains(&b))
 }
 
 #[cfg(test)]
@@ -233,13 +207,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_drip_is_noticed_after_its_window_and_a_slow_line_is_not_a_drip() {
-        let start = Instant::now();
-        let mut watch = DripWatch::new(start, 0);
-        assert!(!watch.is_too_slow(start + Duration::from_secs(59), 10));
-        assert!(watch.is_too_slow(start + Duration::from_secs(60), 60));
-        let mut watch = DripWatch::new(start, 0);
-        assert!(!watch.is_too_slow(start + Duration::from_secs(60), DRIP_BYTES));
-        assert!(watch.is_too_slow(start + Duration::from_secs(120), DRIP_BYTES + 1));
+    fn only_a_strong_etag_names_bytes() {
+        assert!(is_strong("\"0x8DC\""));
+        for etag in ["W/\"1\"", "", "\"", "\"\"", "\"a", "\"a\r\nx: y\"", "\"\u{e9}\""] {
+            assert!(!is_strong(etag), "{etag:?}");
+        }
     }
 }

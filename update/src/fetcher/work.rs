@@ -63,7 +63,9 @@ impl<W: Write> Output<W> {
 
 fn server(job: &Job) -> Result<Server, Refusal> {
     let location = Location::parse(&job.releases).map_err(|error| refusal(&TransportError::from(error).into()))?;
-    let timeouts = Timeouts { stall: Duration::from_millis(job.stall_ms), ..Timeouts::default() };
+    let patience = Duration::from_millis(job.stall_ms);
+    let connect = Timeouts::default().connect.min(patience);
+    let timeouts = Timeouts { connect, response: patience, stall: patience };
     Ok(Server { client: Client::new(&job.user_agent, timeouts), location })
 }
 

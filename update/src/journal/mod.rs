@@ -156,6 +156,14 @@ impl Step {
 }
 
 impl Journal {
+    /// Reads the bytes of a journal's file.
+    ///
+    /// # Errors
+    /// When they are not a journal.
+    pub fn parse(bytes: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(bytes)
+    }
+
     /// Where the update stands: its last mark.
     pub fn position(&self) -> Option<(Step, Mark)> {
         self.entries.last().map(|entry| (entry.step, entry.mark))

@@ -131,7 +131,7 @@ impl JournalStore {
 }
 
 fn parse(path: &Path, bytes: &[u8]) -> Result<Journal, JournalError> {
-    serde_json::from_slice(bytes).map_err(|source| JournalError::Damaged { path: path.to_owned(), source })
+    Journal::parse(bytes).map_err(|source| JournalError::Damaged { path: path.to_owned(), source })
 }
 
 #[cfg(test)]

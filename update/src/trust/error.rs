@@ -103,7 +103,7 @@ impl TrustError {
             Self::PinnedRoot(_) => "get root.json from the vendor again, over a channel you trust",
             Self::Refused { source, .. } => refusal(source),
             Self::Floor { .. } => OLDER,
-            Self::Transport(error) => transport(error),
+            Self::Transport(error) => error.advice(),
             Self::Missing(_) => {
                 "the server or a mirror is half copied, or somebody withholds the file; check update.releases and try \
                  again later. Nothing was changed"
@@ -167,20 +167,5 @@ fn refusal(error: &sigstore_tuf::Error) -> &'static str {
             "the release server or a mirror offers something that the vendor did not write, or half of it; it may be \
              compromised. Nothing was changed: try again later, and if it stays, ask the vendor"
         }
-    }
-}
-
-/// What trouble with the line may mean.
-fn transport(error: &TransportError) -> &'static str {
-    match error {
-        TransportError::TooLarge { .. } => {
-            "the server sends more than a vendor signs: it or a mirror may be compromised, or update.releases is the \
-             address of something else. It was broken off, and nothing was changed"
-        }
-        TransportError::TimedOut { .. } => {
-            "the server or the network is too slow, or somebody keeps the line busy; nothing was changed, and the next \
-             check tries again. If it lasts, check update.releases and the network"
-        }
-        _ => "check update.releases and the network; nothing was changed",
     }
 }
