@@ -19,7 +19,7 @@ fn runbook() -> Vec<Block> {
     for line in fs::read_to_string(path).unwrap().lines() {
         match (&mut open, line) {
             (Some(_), "```") => blocks.extend(open.take()),
-            (Some(block), line) => block.commands.push_str(&format!("{line}\n")),
+            (Some(block), line) => block.commands.extend([line, "\n"]),
             (None, "```sh" | "```sh machine") => {
                 let on_a_machine = line.ends_with("machine");
                 open = Some(Block { heading: heading.clone(), on_a_machine, commands: String::new() });

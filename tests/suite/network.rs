@@ -49,7 +49,7 @@ fn of_metadata() -> Vec<(&'static str, Behaviour, i32, Vec<&'static str>)> {
             "redirects in a circle",
             Behaviour::Loop,
             31,
-            vec!["redirected more than 5 times", "no honest release server"],
+            vec!["redirected more than 5 times", "may be compromised"],
         ),
         ("redirects to nowhere", Behaviour::Refuse(302, Vec::new()), 31, vec!["redirects to nowhere"]),
         (
@@ -77,13 +77,13 @@ fn of_metadata() -> Vec<(&'static str, Behaviour, i32, Vec<&'static str>)> {
         ),
         ("206 that nobody asked for", Behaviour::AlwaysPart, 31, vec!["a part of the file; the whole was asked for"]),
         ("a bomb in gzip", Behaviour::GzipBomb(1 << 30), 31, vec!["compressed on the way", "a proxy may"]),
-        ("silence before the answer", Behaviour::Mute, 31, vec!["timed out", "holds updates back"]),
+        ("silence before the answer", Behaviour::Mute, 31, vec!["timed out", "keeps the line busy"]),
         ("silence in the answer", Behaviour::StallAfter(10), 31, vec!["timed out"]),
         (
             "a byte a second",
             Behaviour::DripAfter(10),
             31,
-            vec!["fewer than 4096 bytes came in 4 s", "holds updates back"],
+            vec!["fewer than 4096 bytes came in 4 s", "keeps the line busy"],
         ),
         ("a length that is too long", Behaviour::WrongLength(1000), 31, vec!["broke off"]),
         ("a length that is too short", Behaviour::WrongLength(-100), 30, vec!["timestamp metadata is refused"]),
@@ -408,7 +408,7 @@ fn a_server_with_a_certificate_that_does_not_fit_is_refused_with_advice() {
     }
     let mute = ReleaseServer::start_mute_tls();
     follow(&mut prefix, &mute);
-    let words = ["timed out", "check the network"];
+    let words = ["timed out", "check update.releases and the network"];
     assert_bounded(&prefix.watched(&["update", "check"]), 31, &words, "silence in the handshake");
     assert!(!mute.requests().is_empty());
     follow(&mut prefix, &own);

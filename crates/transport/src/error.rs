@@ -140,7 +140,6 @@ impl TransportError {
                 "check this machine's clock and update.releases; behind a proxy that opens TLS, add its authority to this \
                  machine's; nothing was changed"
             }
-            Self::NotKept { .. } => "check the disk; nothing was changed",
             Self::Proxy { .. } => "check the address of the proxy; nothing was changed",
             Self::Status { status: 403 | 429, retry_after: Some(_), .. } | Self::Status { status: 429, .. } => {
                 "many machines may share this one's address; try again then, or follow a mirror (update.releases); nothing \
@@ -152,18 +151,15 @@ impl TransportError {
             Self::Status { status: 500..=599, .. } => {
                 "it is the server's trouble: try again later; nothing was changed"
             }
-            Self::TooLarge { .. } => {
-                "the server sends more than a vendor signs: it or a mirror may be compromised, or this is no honest release \
-                 server at all; check update.releases, and tell the vendor. It was broken off, and nothing was changed"
-            }
-            Self::TooManyRedirects { .. } => {
-                "this is no honest release server, or something else answers in its place: check update.releases, and \
-                 tell the vendor; nothing was changed"
+            Self::TooLarge { .. } | Self::TooManyRedirects { .. } => {
+                "the server sends more than a vendor signs: it or a mirror may be compromised, or update.releases is the \
+                 address of something else. It was broken off, and nothing was changed"
             }
             Self::TimedOut { .. } | Self::TooSlow { .. } => {
-                "the server or the network is too slow, or somebody keeps the line busy and holds updates back; nothing was \
-                 changed, and the next check tries again. If it lasts, check update.releases and the network"
+                "the server or the network is too slow, or somebody keeps the line busy; nothing was changed, and the next \
+                 check tries again. If it lasts, check update.releases and the network"
             }
+            Self::NotKept { .. } => "check the disk and `picket doctor`; nothing was changed",
             Self::Unreachable { .. } | Self::Broken { .. } | Self::Status { .. } => {
                 "check update.releases and the network; nothing was changed"
             }

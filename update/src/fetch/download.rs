@@ -57,6 +57,7 @@ impl DownloadError {
                 "the network is too slow, or the server or a mirror keeps the line busy on purpose; it goes on from there \
                  with the next attempt: `picket update apply`, or the daily check"
             }
+            Self::Transport(error @ (TransportError::Status { .. } | TransportError::Tls { .. })) => error.advice(),
             Self::Transport(_) => {
                 "it goes on from there with the next attempt: `picket update apply`, or the daily check"
             }

@@ -63,9 +63,8 @@ impl<W: Write> Output<W> {
 
 fn server(job: &Job) -> Result<Server, Refusal> {
     let location = Location::parse(&job.releases).map_err(|error| refusal(&TransportError::from(error).into()))?;
-    let patience = Duration::from_millis(job.stall_ms);
-    let connect = Timeouts::default().connect.min(patience);
-    let timeouts = Timeouts { connect, response: patience, stall: patience };
+    let (patience, usual) = (Duration::from_millis(job.stall_ms), Timeouts::default());
+    let timeouts = Timeouts { connect: usual.connect.min(patience), response: patience, stall: patience };
     Ok(Server { client: Client::new(&job.user_agent, timeouts), location })
 }
 
