@@ -82,9 +82,9 @@ pub struct Facts {
     pub installed: bool,
     /// Each fixed place of the layout.
     pub places: Vec<(Entry, Found)>,
-    /// The proven version, if its folder is complete.
+    /// The proven version, if it is one of `versions`.
     pub current: Option<Version>,
-    /// Complete versions, with the hash of their executable.
+    /// Versions of which every file is what its record says, with the hash of their executable.
     pub versions: BTreeMap<Version, Sha256Digest>,
     /// The content of each file that may have to be written.
     pub files: BTreeMap<PathBuf, Vec<u8>>,
@@ -120,7 +120,8 @@ impl Facts {
         }
         let dirs = VersionDirs::new(layout);
         let versions = dirs.all().into_iter().filter_map(|version| {
-            let record = dirs.record(&version).ok()?;
+            // By its bytes: a removal that was cut short leaves a record beside nothing.
+            let record = dirs.intact(&version).ok()?;
             let executable = record.files.iter().find(|file| file.path == picket_layout::EXECUTABLE)?;
             Some((version, executable.sha256))
         });

@@ -70,6 +70,25 @@ fn installing_again_changes_nothing_and_does_not_start_what_was_stopped() {
 }
 
 #[test]
+fn a_version_whose_executable_is_gone_or_damaged_is_whole_after_installing_again() {
+    let prefix = Prefix::new("http://127.0.0.1:9");
+    let first = build("1.0.0", Fault::None);
+    let vendor = vendor();
+    prefix.install(&first, &vendor.root_file());
+    let exe = prefix.path("opt/picket/versions/1.0.0/picket");
+    prefix.cut_power();
+    fs::remove_file(&exe).unwrap();
+    prefix.install(&first, &vendor.root_file());
+    prefix.boot();
+    assert_eq!(prefix.running_version().as_deref(), Some("1.0.0"));
+    prefix.cut_power();
+    fs::write(&exe, b"#!/bin/false").unwrap();
+    prefix.install(&first, &vendor.root_file());
+    prefix.boot();
+    prefix.picket(&["doctor"]).expect(0);
+}
+
+#[test]
 fn what_was_bent_is_put_right_by_installing_again() {
     let prefix = Prefix::new("http://127.0.0.1:9");
     let first = build("1.0.0", Fault::None);

@@ -184,21 +184,19 @@ impl Call {
                 &[Kill, Full, FullFromNow, Io, IoFromNow, Interrupted, Denied]
             }
             "open" | "openat" if self.line.contains("O_RDONLY") => &[Io, Denied],
-            "open" | "openat" => &[Kill, Io, Denied],
+            "open" | "openat" | "unlink" | "unlinkat" | "rmdir" | "fchmod" | "chmod" | "fchmodat" | "chown"
+            | "fchown" | "lchown" | "fchownat" => &[Kill, Io, Denied],
             "rename" | "renameat" | "renameat2" | "link" | "linkat" | "symlink" | "symlinkat" | "mkdir" | "mkdirat" => {
                 &[Kill, Full, Io, Denied]
             }
-            "unlink" | "unlinkat" | "rmdir" => &[Kill, Io, Denied],
             "fsync" | "fdatasync" => &[Kill, Full, Io, IoFromNow, Interrupted],
             "write" | "pwrite64" | "writev" | "copy_file_range" | "sendfile" => {
                 &[Kill, Full, FullFromNow, Io, IoFromNow, Interrupted, Lie]
             }
             "ftruncate" => &[Kill, Full, Io, Interrupted],
-            "fchmod" | "chmod" | "fchmodat" | "chown" | "fchown" | "lchown" | "fchownat" => &[Kill, Io, Denied],
-            "flock" => &[Kill, Io, Interrupted],
             "socket" => &[Kill, Denied],
             "connect" => &[Kill, Refused, Interrupted, Denied],
-            "sendto" => &[Kill, Io, Interrupted],
+            "flock" | "sendto" => &[Kill, Io, Interrupted],
             "recvfrom" => &[Kill, Io, Interrupted, Closed],
             _ => &[],
         }
@@ -215,12 +213,11 @@ pub fn points(trace: &[Call], root: &str, ends: usize, between: usize) -> Vec<Po
         let socket = call.is_of_a_socket();
         let key = (call.name.as_str(), if socket { "sockets".to_owned() } else { call.subject() });
         let streams = socket || matches!(call.name.as_str(), "write" | "copy_file_range" | "sendfile" | "pwrite64");
-        match last.get(&key).filter(|_| streams) {
-            Some(group) => groups[*group].push(call),
-            None => {
-                last.insert(key, groups.len());
-                groups.push(vec![call]);
-            }
+        if let Some(group) = last.get(&key).filter(|_| streams) {
+            groups[*group].push(call);
+        } else {
+            last.insert(key, groups.len());
+            groups.push(vec![call]);
         }
     }
     let mut points = Vec::new();

@@ -96,7 +96,10 @@ thread_local! {
     static LAST_WORDS: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// Runs `act`; what it panicked with, if it did.
+/// Runs `act`.
+///
+/// # Errors
+/// What it panicked with, if it did.
 pub fn caught<T>(act: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(act)).map_err(|_| LAST_WORDS.take())
 }
@@ -150,7 +153,7 @@ pub fn run(plan: &Plan) -> Outcome {
     let mut outcome = Outcome::default();
     let noted = noted(&plan.folder);
     let mut queue = Vec::new();
-    let dry = Mutex::new(VecDeque::from_iter(0..plan.scenarios.len()));
+    let dry = Mutex::new((0..plan.scenarios.len()).collect::<VecDeque<_>>());
     let seen = Mutex::new(BTreeMap::new());
     std::thread::scope(|scope| {
         for _ in 0..plan.workers.min(plan.scenarios.len()) {
@@ -246,7 +249,7 @@ fn work(
             }
         }
         let done = outcome.sum();
-        if (done.tried + done.unreached) % 100 == 0 {
+        if (done.tried + done.unreached).is_multiple_of(100) {
             let seconds = began.elapsed().as_secs();
             println!(
                 "{} of {total} tried, {} not survived, {seconds} s",

@@ -285,7 +285,7 @@ pub fn assert_after(site: &Site, world: &World, scenario: &Scenario, odd: bool) 
             assert_survived(site, world, &["1.0.0", "2.0.0"]);
         }
         Deed::Update | Deed::RecoverLive | Deed::Supervisor | Deed::Rollback => {
-            assert_survived(site, world, &["1.0.0"])
+            assert_survived(site, world, &["1.0.0"]);
         }
         Deed::Clean => assert_survived(site, world, &["2.0.0"]),
         Deed::Recover | Deed::RecoverTwice => match scenario.start {

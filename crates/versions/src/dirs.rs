@@ -91,7 +91,8 @@ impl<'a> VersionDirs<'a> {
 
     /// Records what is in the staging folder, syncs all of it, and gives it its final name in one rename.
     ///
-    /// A version that is linked and has the same content is left as it is: its folder must not be gone for a moment.
+    /// A version that is linked and has the same content is left as it is: its folder must not be gone for a moment. One
+    /// whose files are damaged is replaced.
     ///
     /// # Errors
     /// When another build of the version is linked. One that is not linked is replaced.
@@ -113,6 +114,10 @@ impl<'a> VersionDirs<'a> {
             if known.files != record.files {
                 let sha256 = known.source.sha256();
                 return Err(PlaceError::InUse { version: version.clone(), link, sha256 });
+            }
+            if known.check(&place).is_err() {
+                // Its files were these and are damaged: there is nothing in the way that could run.
+                continue;
             }
             // The same bytes. A copy that a person installed is known as the signed release from now on.
             if known.source != record.source {
@@ -281,6 +286,18 @@ mod tests {
         assert_eq!(dirs.all(), [version(0), version(2), version(3), version(4)]);
         assert!(!dirs.remove(&version(3)).unwrap(), "the current version was removed");
         assert!(dirs.remove(&version(4)).unwrap());
+    }
+
+    #[test]
+    fn a_linked_version_that_lost_a_file_is_whole_when_it_is_placed_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = layout(dir.path());
+        let now = jiff::Timestamp::now();
+        place(&layout, 0, b"one", now).unwrap();
+        point(&layout.current_link(), 0);
+        picket_durable::remove_if_present(&layout.version_exe(&version(0))).unwrap();
+        place(&layout, 0, b"one", now).unwrap();
+        assert!(VersionDirs::new(&layout).intact(&version(0)).is_ok());
     }
 
     #[test]

@@ -160,9 +160,8 @@ impl Tree {
 
     /// Sets a mode.
     pub fn mode(&mut self, ino: Ino, wanted: u32) {
-        match self.nodes.get_mut(&ino) {
-            Some(Node::File { mode, .. } | Node::Folder { mode, .. }) => *mode = wanted,
-            _ => {}
+        if let Some(Node::File { mode, .. } | Node::Folder { mode, .. }) = self.nodes.get_mut(&ino) {
+            *mode = wanted;
         }
     }
 
@@ -343,12 +342,12 @@ fn between_syncs(
         choices.push(pending.iter().map(|unit| if is_data(unit) { keep } else { Keep::Whole }).collect());
     }
     choices.push(pending.iter().map(|unit| if is_data(unit) { Keep::Whole } else { Keep::Lost }).collect());
-    for one in 0..count {
+    for (one, unit) in pending.iter().enumerate() {
         let but = |others, own| (0..count).map(|i| if i == one { own } else { others }).collect::<Vec<_>>();
         choices.push(but(Keep::Whole, Keep::Lost));
         choices.push(but(Keep::Lost, Keep::Whole));
         choices.push((0..count).map(|i| if i <= one { Keep::Whole } else { Keep::Lost }).collect());
-        if is_data(&pending[one]) {
+        if is_data(unit) {
             choices.push(but(Keep::Whole, Keep::Half));
             choices.push(but(Keep::Whole, Keep::Zeros));
         }

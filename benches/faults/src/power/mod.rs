@@ -193,7 +193,7 @@ fn work(
             outcome.failures.push(words);
         }
         let tried: usize = outcome.counts.values().map(|count| count.tried).sum();
-        if tried % 100 == 0 {
+        if tried.is_multiple_of(100) {
             println!("{tried} tried, {} not survived, {} s", outcome.failures.len(), began.elapsed().as_secs());
         }
         drop(outcome);
