@@ -365,13 +365,13 @@ fn an_installed_version_that_rots_is_fetched_again_by_the_next_daily_run() {
     rot(&fleet, "1.0.0");
     let doctor = fleet.prefix.picket(&["doctor", "--json"]);
     assert!(doctor.stdout.contains("is not what was put there"), "{}", doctor.stdout);
-    fleet.prefix.picket(&["update", "run"]).expect(0);
+    let ran = fleet.prefix.picket(&["update", "run"]).expect(0);
     fleet.assert_on("1.0.0");
     fleet.prefix.picket(&["doctor"]).expect(0);
-    let log = fleet.prefix.log();
+    let said = ran.stderr;
     assert!(
-        log.contains("version 1.0.0 is damaged on disk") && log.contains("was fetched again and is whole"),
-        "{log}"
+        said.contains("version 1.0.0 is damaged on disk") && said.contains("was fetched again and is whole"),
+        "{said}"
     );
     assert!(!fleet.prefix.path("opt/picket/versions/.staging").exists());
 }
