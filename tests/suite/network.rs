@@ -45,12 +45,7 @@ fn of_metadata() -> Vec<(&'static str, Behaviour, i32, Vec<&'static str>)> {
     let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
     let limited = "it limits how often this address may ask";
     vec![
-        (
-            "redirects in a circle",
-            Behaviour::Loop,
-            31,
-            vec!["redirected more than 5 times", "may be compromised"],
-        ),
+        ("redirects in a circle", Behaviour::Loop, 31, vec!["redirected more than 5 times", "may be compromised"]),
         ("redirects to nowhere", Behaviour::Refuse(302, Vec::new()), 31, vec!["redirects to nowhere"]),
         (
             "redirects to http",

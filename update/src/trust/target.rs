@@ -146,7 +146,9 @@ mod tests {
                            454d4423643ce80e2a9ac94fa54ca49f";
 
     fn target(hashes: serde_json::Value) -> Result<VerifiedTarget, TrustError> {
-        let file: TargetFile = serde_json::from_value(json!({ "length": 3, "hashes": hashes })).unwrap();
+        let mut file = json!({ "length": 3 });
+        file["hashes"] = hashes;
+        let file: TargetFile = serde_json::from_value(file).unwrap();
         VerifiedTarget::read("a", &file, true)
     }
 
