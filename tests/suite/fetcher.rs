@@ -64,8 +64,7 @@ fn what_the_fetcher_brings_is_checked_again_by_the_half_that_puts_it_in_place() 
             let applied = scope.spawn(|| fleet.prefix.picket(&["update", "apply", "--yes", "--json"]));
             picket_testkit::wait_until("the fetcher to be done", || hold.exists());
             let dir = fleet.prefix.path("var/lib/picket-fetch").join(place);
-            let file = fs::read_dir(&dir).unwrap().flatten().map(|entry| entry.path());
-            let mut files = file;
+            let mut files = fs::read_dir(&dir).unwrap().flatten().map(|entry| entry.path());
             let file = files.find(|path| path.extension().is_none_or(|kind| kind != "etag")).unwrap();
             let mut bytes = fs::read(&file).unwrap();
             let middle = bytes.len() / 2;
