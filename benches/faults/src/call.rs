@@ -96,8 +96,10 @@ pub struct Call {
     pub name: String,
     /// Its place among the calls of that name, from 1.
     pub nth: usize,
-    /// The line as strace printed it.
+    /// The line as strace printed it, without the process.
     pub line: String,
+    /// Which of the traced processes made it, in the order of their first calls.
+    pub process: usize,
 }
 
 /// A fault at a call.
@@ -139,16 +141,41 @@ impl Point {
     }
 }
 
-/// Reads a trace of one process.
+/// Reads a trace; each process' calls are counted by themselves, as strace counts them.
 pub fn read_trace(text: &str) -> Vec<Call> {
     let mut counts = std::collections::HashMap::new();
+    let mut processes: Vec<&str> = Vec::new();
     let mut calls = Vec::new();
     for line in text.lines() {
+        // With --follow-forks each line begins with the process.
+        let digits = line.bytes().take_while(u8::is_ascii_digit).count();
+        let (pid, line) = (&line[..digits], line[digits..].trim_start());
         let Some((name, _)) = line.split_once('(') else { continue };
-        let known = !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-        if known {
-            let nth = counts.entry(name.to_owned()).and_modify(|n| *n += 1).or_insert(1);
-            calls.push(Call { name: name.to_owned(), nth: *nth, line: line.to_owned() });
+        if name.is_empty() || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_') {
+            continue;
+        }
+        let process = processes.iter().position(|known| *known == pid).unwrap_or_else(|| {
+            processes.push(pid);
+            processes.len() - 1
+        });
+        let nth = counts.entry((process, name.to_owned())).and_modify(|n| *n += 1).or_insert(1);
+        calls.push(Call { name: name.to_owned(), nth: *nth, line: line.to_owned(), process });
+    }
+    calls
+}
+
+/// The calls of processes that the first one started, as far as strace can be told to break them: it counts in each process
+/// and breaks the first that comes so far, so that must not be the first process.
+pub fn of_children(trace: Vec<Call>) -> Vec<Call> {
+    let mut most: std::collections::HashMap<String, usize> = std::collections::HashMap::new();
+    let mut calls = Vec::new();
+    for call in trace {
+        let reached = most.entry(call.name.clone()).or_default();
+        if call.nth > *reached {
+            *reached = call.nth;
+            if call.process > 0 {
+                calls.push(call);
+            }
         }
     }
     calls
@@ -268,6 +295,14 @@ mod tests {
         assert!(points.contains(&Point { call: "openat".into(), nth: 3, fault: Fault::Io }));
         assert!(!points.iter().any(|point| point.call == "openat" && point.nth == 2), "a place of the system's");
         assert!(!points.contains(&Point { call: "openat".into(), nth: 3, fault: Fault::Full }), "it creates nothing");
+    }
+
+    #[test]
+    fn of_children_only_calls_are_broken_that_the_first_process_did_not_come_to() {
+        let trace = "10 write(1, \"\", 0) = 0\n11 write(1, \"\", 0) = 0\n11 write(1, \"\", 0 <unfinished ...>\n\
+            10 write(1, \"\", 0) = 0\n11 <... write resumed>) = 0\n11 write(1, \"\", 0) = 0\n";
+        let calls = of_children(read_trace(trace));
+        assert_eq!(calls.iter().map(|call| (call.process, call.nth)).collect::<Vec<_>>(), [(1, 2), (1, 3)]);
     }
 
     #[test]

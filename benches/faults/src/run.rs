@@ -1,7 +1,7 @@
 //! Trying points: which there are, many side by side, counted, with every failure kept and told how to be seen again.
 
-use crate::call::{Call, Fault, Point, points, read_trace};
-use crate::scenario::{Scenario, Stage, clear, try_point};
+use crate::call::{Call, Fault, Point, of_children, points, read_trace};
+use crate::scenario::{Deed, Scenario, Stage, clear, try_point};
 use crate::site::Site;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashSet, VecDeque};
@@ -139,7 +139,8 @@ impl Dice {
 fn dry_run(stage: &Stage, scenario: &Scenario) -> (Vec<Call>, String) {
     let site = Site::new(stage.world(scenario));
     let traced = try_point(&site, stage, scenario, None);
-    (read_trace(&traced.trace), site.root())
+    let trace = read_trace(&traced.trace);
+    (if scenario.deed == Deed::UpdateChildren { of_children(trace) } else { trace }, site.root())
 }
 
 /// Tries what the plan says.

@@ -29,6 +29,8 @@ pub enum Start {
 pub enum Deed {
     /// `update run`, asked for 2.0.0.
     Update,
+    /// The same; what is broken are the processes it starts: the fetcher, self-tests.
+    UpdateChildren,
     /// `update run`, asked for a rollback.
     Rollback,
     /// `update clean`.
@@ -70,9 +72,10 @@ const fn scenario(name: &'static str, start: Start, deed: Deed) -> Scenario {
 }
 
 /// All scenarios, in the order of the report.
-pub const ALL: [Scenario; 15] = [
+pub const ALL: [Scenario; 16] = [
     scenario("update", Start::Installed, Deed::Update),
     Scenario { name: "revert", start: Start::Installed, deed: Deed::Update, crashes: true },
+    scenario("children", Start::Installed, Deed::UpdateChildren),
     scenario("rollback", Start::Second, Deed::Rollback),
     scenario("clean", Start::Second, Deed::Clean),
     scenario("recover-drop", Start::Interrupted("stage-unpacked"), Deed::Recover),
@@ -191,6 +194,7 @@ pub fn try_point(site: &Site, stage: &Stage, scenario: &Scenario, point: Option<
     let world = stage.world(scenario);
     site.restore(stage.saved(scenario));
     let traced = break_it(site, world, scenario, point);
+    // A child that panicked told it to its parent, who ends well or says why.
     let panicked = traced.code == Some(101) || traced.stderr.contains("panicked at");
     assert!(!panicked, "it panicked: {}", traced.stderr);
     // The supervisor ends with the power.
@@ -200,7 +204,10 @@ pub fn try_point(site: &Site, stage: &Stage, scenario: &Scenario, point: Option<
     if point.is_none() && scenario.deed == Deed::Supervisor {
         assert_eq!(site.prefix.current(), "2.0.0", "it does not update without a fault");
     }
-    let updater = matches!(scenario.deed, Deed::Update | Deed::Rollback | Deed::Recover | Deed::RecoverLive);
+    let updater = matches!(
+        scenario.deed,
+        Deed::Update | Deed::UpdateChildren | Deed::Rollback | Deed::Recover | Deed::RecoverLive
+    );
     let journal = site.prefix.path("var/lib/picket-update/journal.json").exists();
     // Whatever ends well is not recovered by a service manager.
     assert!(!updater || traced.code != Some(0) || !journal, "it ends well and leaves a journal: {}", traced.stderr);
@@ -223,8 +230,9 @@ pub fn break_it(site: &Site, world: &World, scenario: &Scenario, point: Option<&
     if live {
         site.prefix.boot();
     }
+    site.follow.set(scenario.deed == Deed::UpdateChildren);
     match scenario.deed {
-        Deed::Update => {
+        Deed::Update | Deed::UpdateChildren => {
             site.request(&apply());
             site.traced(&exe, &["update", "run"], point)
         }
@@ -281,10 +289,12 @@ fn uninstall(purge: bool) -> &'static [&'static str] {
 /// Starts the machine again and looks at what the scenario promises. Where there are two ways on, `odd` chooses.
 pub fn assert_after(site: &Site, world: &World, scenario: &Scenario, odd: bool) {
     match scenario.deed {
-        Deed::Update | Deed::RecoverLive | Deed::Supervisor | Deed::Rollback if !scenario.crashes => {
+        Deed::Update | Deed::UpdateChildren | Deed::RecoverLive | Deed::Supervisor | Deed::Rollback
+            if !scenario.crashes =>
+        {
             assert_survived(site, world, &["1.0.0", "2.0.0"]);
         }
-        Deed::Update | Deed::RecoverLive | Deed::Supervisor | Deed::Rollback => {
+        Deed::Update | Deed::UpdateChildren | Deed::RecoverLive | Deed::Supervisor | Deed::Rollback => {
             assert_survived(site, world, &["1.0.0"]);
         }
         Deed::Clean => assert_survived(site, world, &["2.0.0"]),

@@ -120,6 +120,8 @@ pub struct Site {
     pub prefix: Prefix,
     /// Whether traces keep what is written.
     pub recording: bool,
+    /// Whether the processes that a traced one starts are traced, too.
+    pub follow: std::cell::Cell<bool>,
     scratch: tempfile::TempDir,
     config: String,
 }
@@ -136,10 +138,13 @@ impl Site {
             config = config.replace(&format!(":{port}\""), &format!(":{own}\""));
             *port = own;
         }
-        // Many are tried side by side, and none of them is about a server that stalls.
-        config = config.replace("soak: 700ms", "soak: 1ms").replace("stall_limit: 2s", "stall_limit: 30s");
+        // Many are tried side by side on a busy machine, and none of them is about slowness.
+        for (quick, patient) in [("soak: 700ms", "soak: 1ms"), ("stall_limit: 2s", "stall_limit: 30s")] {
+            config = config.replace(quick, patient);
+        }
+        config = config.replace("start_deadline: 4s", "start_deadline: 60s");
         fs::write(&file, &config).unwrap();
-        Self { prefix, recording: false, scratch: tempfile::tempdir().unwrap(), config }
+        Self { prefix, recording: false, follow: false.into(), scratch: tempfile::tempdir().unwrap(), config }
     }
 
     /// The installation's folder, as traces spell it.
@@ -195,6 +200,9 @@ impl Site {
     pub fn start_traced(&self, exe: &Path, arguments: &[&str], point: Option<&Point>) -> std::process::Child {
         let mut options: Vec<String> = point.map(Point::option).into_iter().collect();
         options.push(format!("--string-limit={}", if self.recording { RECORDED } else { 96 }));
+        if self.follow.get() {
+            options.push("--follow-forks".to_owned());
+        }
         let mut command = Command::new("strace");
         command.args(["-y", "-o"]).arg(self.log("trace")).arg(format!("--trace={WATCHED}")).args(options);
         command.arg("--").arg(exe).args(arguments);

@@ -1,7 +1,9 @@
 //! A few of the points and states that `scripts/faults update` and `scripts/faults power` try in their thousands: the same
 //! code, three minutes at most.
 
-use picket_faults::scenario::{Scenario, named};
+use picket_faults::call::{Call, Fault, Point, read_trace};
+use picket_faults::scenario::{Scenario, Stage, named, try_point};
+use picket_faults::site::Site;
 use picket_faults::{power, run};
 use std::time::Duration;
 
@@ -12,9 +14,23 @@ fn scenarios(names: &[&str]) -> Vec<Scenario> {
     names.iter().map(|name| named(name).unwrap()).collect()
 }
 
+/// A write to the new executable of which the kernel says that it was made, and it was not.
+fn a_write_that_the_disk_lost() {
+    let update = named("update").unwrap();
+    let stage = Stage::new(&[update], None, true);
+    let site = Site::new(stage.world(&update));
+    let trace = read_trace(&try_point(&site, &stage, &update, None).trace);
+    let of_the_executable = |call: &&Call| call.name == "write" && call.subject().ends_with("versions/.staging/picket");
+    // The last one: what is missing there keeps no executable from running.
+    let last = trace.iter().rfind(of_the_executable).expect("nobody writes the executable");
+    let point = Point { call: last.name.clone(), nth: last.nth, fault: Fault::Lie };
+    assert!(try_point(&site, &stage, &update, Some(&point)).was_hit(), "{point}");
+}
+
 #[test]
 fn a_machine_survives_faults_at_system_calls_of_an_update_and_power_cuts_after_them() {
     let folder = tempfile::tempdir().unwrap();
+    a_write_that_the_disk_lost();
     run::quiet_panics();
     let calls = run::Plan {
         scenarios: scenarios(&["update", "recover-commit", "install", "purge"]),

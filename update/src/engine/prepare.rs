@@ -11,9 +11,11 @@ use crate::machine::ViewState;
 use crate::progress::Event;
 use crate::self_test::{SelfTestError, Test};
 use crate::snapshot::Snapshots;
+use picket_protocol::channel::ReleaseFile;
 use picket_protocol::{Artifact, SelfTestReport, StateFormat};
-use picket_versions::{PlaceError, VersionSource};
+use picket_versions::{FileRecord, PlaceError, VersionSource, record_files};
 use semver::Version;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
@@ -137,6 +139,7 @@ impl Engine<'_> {
             picket_durable::remove_if_present(own)?;
         }
         taken?;
+        assert_written(&artifact.files, &self.layout.staging_dir())?;
         crate::failpoint::reach("stage-unpacked");
         let source = VersionSource::Release { sha256: journal.sha256 };
         let placed = self.versions().place(&journal.to, &self.build.target, source, self.clock.now());
@@ -239,6 +242,20 @@ fn unpack_here(archive: &Path, artifact: &Artifact, staging: &Path) -> Result<()
     })
 }
 
+/// The files were checked while they were written. Whether the disk has them shows only when they are read again.
+fn assert_written(files: &BTreeMap<String, ReleaseFile>, staging: &Path) -> Result<(), Failure> {
+    let found = record_files(staging)?;
+    let is_there = |(name, signed): (&String, &ReleaseFile)| {
+        let same = |file: &FileRecord| file.length == signed.length && file.sha256 == signed.sha256;
+        found.iter().any(|file| file.path == *name && same(file))
+    };
+    if files.iter().all(is_there) {
+        return Ok(());
+    }
+    let reason = format!("{} does not hold what was written to it", staging.display());
+    Err(Failure::of_environment(reason, Some("the disk loses writes: look at it (`dmesg`), then try again")))
+}
+
 /// Why the formats of stored state speak against the version under test, if they do: it must be able to read what is
 /// there (`present`), and the proven version must be able to take back what it writes.
 fn state_format_obstacle(proven: StateFormat, new: StateFormat, present: u32) -> Option<String> {
@@ -271,6 +288,19 @@ fn describe(report: &SelfTestReport) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_the_disk_lost_of_a_version_is_noticed_before_it_gets_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        picket_durable::write_atomic(&dir.path().join("picket"), b"whole", 0o755).unwrap();
+        let files = || record_files(dir.path()).unwrap().into_iter();
+        let signed: BTreeMap<_, _> =
+            files().map(|file| (file.path, ReleaseFile { length: file.length, sha256: file.sha256 })).collect();
+        assert!(assert_written(&signed, dir.path()).is_ok());
+        picket_durable::write_atomic(&dir.path().join("picket"), b"hole", 0o755).unwrap();
+        let failure = assert_written(&signed, dir.path()).unwrap_err();
+        assert!(failure.reason.contains("does not hold what was written"), "{}", failure.reason);
+    }
 
     #[test]
     fn a_version_whose_state_the_proven_one_could_not_take_back_is_refused() {

@@ -72,7 +72,7 @@ pub struct Outcome {
 
 /// Whether a scenario is one command whose calls are all.
 pub fn is_recorded(scenario: &Scenario) -> bool {
-    !matches!(scenario.deed, Deed::Supervisor | Deed::RecoverTwice)
+    !matches!(scenario.deed, Deed::Supervisor | Deed::RecoverTwice | Deed::UpdateChildren)
 }
 
 /// Everything that a cut may leave of a scenario, and how much was done.

@@ -101,10 +101,11 @@ impl<'a> Recorder<'a> {
     }
 
     /// The place below the root, if it is one that a power cut leaves: what is in `run` is in memory, and a log is nobody's
-    /// state.
+    /// state. What the fetcher left is believed by nobody and is another process' doing.
     fn inside<'p>(&self, path: &'p Path) -> Option<&'p Path> {
         let inside = path.strip_prefix(&self.root).ok()?;
-        (!inside.starts_with("run") && !inside.starts_with("var/log")).then_some(inside)
+        let elsewhere = ["run", "var/log", "var/lib/picket-fetch"];
+        (!elsewhere.iter().any(|folder| inside.starts_with(folder))).then_some(inside)
     }
 
     /// The folder and the name of a place.
