@@ -9,6 +9,7 @@ use picket_protocol::wish::Wish;
 use picket_protocol::{Channel, Sha256Digest};
 use picket_transport::TransportError;
 use picket_update::archive::{Format, list, unpack};
+use picket_update::fetch::Bundle;
 use picket_update::journal::{Journal, Mark, Step, recovery};
 use picket_update::trust::minisign::trusted_comment;
 use picket_update::trust::{MetadataSource, MinisignKeys, TrustClient, TrustStore};
@@ -22,8 +23,9 @@ use std::path::{Path, PathBuf};
 type Run = fn(&[u8]) -> bool;
 
 /// Every target by its name: that of its file in `fuzz/fuzz_targets`, and of its folders of seeds and regressions.
-pub const ALL: [(&str, Run); 8] = [
+pub const ALL: [(&str, Run); 9] = [
     ("archive", archive),
+    ("bundle", bundle),
     ("channel", channel),
     ("config", config),
     ("journal", journal),
@@ -129,6 +131,21 @@ pub fn archive(bytes: &[u8]) -> bool {
     }
     assert!(found.iter().map(|(_, length)| length).sum::<u64>() <= LIMIT);
     result.is_ok()
+}
+
+/// A bundle: every file that is listed can be read and has the length that was listed, and lies in a folder of a release
+/// tree.
+pub fn bundle(bytes: &[u8]) -> bool {
+    const LIMIT: u64 = 100_000;
+    let Ok(bundle) = Bundle::read(Path::new("bundle.tar"), Cursor::new(bytes)) else { return false };
+    for (name, length) in bundle.files() {
+        assert!(name.starts_with("metadata/") || name.starts_with("targets/"), "{name:?}");
+        match bundle.small(name, LIMIT) {
+            Ok(read) => assert_eq!(read.unwrap().len() as u64, length, "{name:?}"),
+            Err(_) => assert!(length > LIMIT, "{name:?}"),
+        }
+    }
+    true
 }
 
 fn walk(root: &Path, folder: &Path, found: &mut Vec<(String, u64)>) {

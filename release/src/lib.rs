@@ -14,6 +14,7 @@
 //!
 //! Output is deterministic: the same inputs at the same time give the same bytes.
 
+mod bundle;
 mod channels;
 mod error;
 pub mod key;
@@ -26,6 +27,7 @@ mod sign;
 mod targets;
 mod tree;
 
+pub use bundle::BundleWriter;
 pub use error::ReleaseError;
 pub use key::{PublicKey, SecretKey};
 pub use metadata::Role;

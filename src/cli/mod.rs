@@ -23,7 +23,7 @@ pub(crate) use hub::{
     HubMigrateArgs, HubRestoreArgs, HubTokenCommand, HubUserCommand, TokenCreateArgs, UserAddArgs,
 };
 pub(crate) use release::{
-    AddArgs, InitArgs, KeyKind, KeygenArgs, PublishArgs, ReleaseCommand, SignArgs, VerifyArgs, YankArgs,
+    AddArgs, BundleArgs, InitArgs, KeyKind, KeygenArgs, PublishArgs, ReleaseCommand, SignArgs, VerifyArgs, YankArgs,
 };
 pub(crate) use rollout::{HeadArgs, PlanArgs, ResumeArgs, RolloutArgs, StopArgs, WavesArgs};
 pub(crate) use update::{ApplyArgs, UpdateCommand};
@@ -228,6 +228,9 @@ pub(crate) struct InstallArgs {
     /// terminal, and elsewhere print a secret with which the password is set once, within a day.
     #[arg(long, value_name = "FILE")]
     pub(crate) hub_password_file: Option<PathBuf>,
+    /// Then take the release in this file, which `picket release bundle` made, under a trial: needs no network.
+    #[arg(long, value_name = "FILE", conflicts_with = "no_start")]
+    pub(crate) bundle: Option<PathBuf>,
     /// Do not start what was installed.
     #[arg(long)]
     pub(crate) no_start: bool,

@@ -38,6 +38,11 @@ pub(crate) enum ReleaseCommand {
     Refresh(PublishArgs),
     /// Do what a machine does with a release tree, and say what it would do.
     Verify(VerifyArgs),
+    /// Put a release into one file, for machines without a network: `picket update apply --bundle FILE`.
+    ///
+    /// Takes what is published; needs no key. Machines verify the file as they verify a server, so it is good for as long as
+    /// the metadata in it is. Unpacked, it is a release tree.
+    Bundle(BundleArgs),
 }
 
 /// Which repository, and how keys are opened.
@@ -240,7 +245,7 @@ pub(crate) struct YankArgs {
 /// `picket release verify`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct VerifyArgs {
-    /// A release tree: a folder or an address.
+    /// A release tree: a folder, a bundle or an address.
     pub(crate) tree: String,
     /// The root to trust; the folder's own first root if not given, which proves nothing about who made it.
     #[arg(long, value_name = "FILE")]
@@ -257,6 +262,30 @@ pub(crate) struct VerifyArgs {
     /// Check every artifact of the channel, not only the head's.
     #[arg(long)]
     pub(crate) all: bool,
+    #[command(flatten)]
+    pub(crate) json: JsonArgs,
+}
+
+/// `picket release bundle`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct BundleArgs {
+    /// A release tree: a folder or an address.
+    pub(crate) tree: String,
+    /// The new file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: PathBuf,
+    /// The root to trust; the folder's own first root if not given, which proves nothing about who made it.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) root: Option<PathBuf>,
+    /// The channel; can be given more than once.
+    #[arg(long, value_name = "NAME", default_value = "stable")]
+    pub(crate) channel: Vec<String>,
+    /// A release of the channel; its head if not given. Can be given more than once.
+    #[arg(long = "release", value_name = "VERSION", value_parser = parse_version)]
+    pub(crate) releases: Vec<Version>,
+    /// Builds for machines of this kind; for every kind if not given. Can be given more than once.
+    #[arg(long = "target", value_name = "TRIPLE")]
+    pub(crate) targets: Vec<TargetTriple>,
     #[command(flatten)]
     pub(crate) json: JsonArgs,
 }

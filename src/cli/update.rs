@@ -3,6 +3,7 @@
 use super::{JsonArgs, parse_version};
 use clap::{Args, Subcommand};
 use semver::Version;
+use std::path::PathBuf;
 
 /// `picket update …`.
 #[derive(Debug, Subcommand)]
@@ -62,6 +63,9 @@ pub(crate) struct ApplyArgs {
     /// Do not ask.
     #[arg(short, long)]
     pub(crate) yes: bool,
+    /// Take the release from this file, which `picket release bundle` made: needs no network.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) bundle: Option<PathBuf>,
     /// Do not wait for hooks that call the machine busy, nor for this machine's turn in a rollout.
     #[arg(long)]
     pub(crate) now: bool,

@@ -1,10 +1,9 @@
 //! `picket install`.
 
-use super::Context;
 use super::follow::{self, Followed};
-use super::hub;
+use super::{Context, hub, update_bundle};
 use crate::build;
-use crate::cli::{ConfigArgs, HubInitArgs, InstallArgs};
+use crate::cli::{ConfigArgs, HubInitArgs, InstallArgs, JsonArgs};
 use crate::error::CommandError;
 use crate::exit_code::ExitCode;
 use crate::output::Tone;
@@ -33,6 +32,20 @@ const MAX_ROOT: u64 = 512_000;
 
 /// Runs `picket install`.
 pub(super) fn run(context: &Context<'_>, args: &InstallArgs) -> Result<ExitCode, CommandError> {
+    let Some(bundle) = args.bundle.as_ref().filter(|_| !args.dry_run) else { return install(context, args) };
+    update_bundle::look_at(bundle)?;
+    // One document is printed: how the machine took the release.
+    let installed = install(context, &InstallArgs { json: JsonArgs { json: false }, ..args.clone() })?;
+    if installed != ExitCode::Success {
+        return Ok(installed);
+    }
+    let context = &context.with_roles(roles(context, args)?);
+    update_bundle::bring(context, bundle)?;
+    // Who installs has chosen the moment.
+    update_bundle::ask(context, None, true, args.json.json)
+}
+
+fn install(context: &Context<'_>, args: &InstallArgs) -> Result<ExitCode, CommandError> {
     let context = &context.with_roles(roles(context, args)?);
     let layout = &context.layout;
     if !args.dry_run {
@@ -226,6 +239,9 @@ fn show(context: &Context<'_>, args: &InstallArgs, plan: &Plan) -> ExitCode {
     output.field("Situation", situation(&plan.situation));
     for step in &plan.steps {
         output.marked(Tone::Plain, step.describe());
+    }
+    if let Some(bundle) = &args.bundle {
+        output.marked(Tone::Plain, format_args!("take the release in {}, under a trial", bundle.display()));
     }
     for obstacle in &plan.obstacles {
         output.marked(Tone::Bad, obstacle);

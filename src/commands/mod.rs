@@ -17,7 +17,9 @@ mod hub;
 mod install;
 mod manual;
 mod release;
+mod release_bundle;
 mod release_rollout;
+mod release_tree;
 mod release_verify;
 mod sandbox;
 mod self_test;
@@ -26,6 +28,7 @@ mod service;
 mod test_connection;
 mod uninstall;
 mod update;
+mod update_bundle;
 
 use crate::build;
 use crate::cli::{

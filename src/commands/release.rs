@@ -1,6 +1,6 @@
 //! `picket release …`: the vendor's side.
 
-use super::{Context, release_rollout, release_verify};
+use super::{Context, release_bundle, release_rollout, release_verify};
 use crate::build;
 use crate::cli::{AddArgs, InitArgs, KeyKind, KeygenArgs, PublishArgs, ReleaseCommand, SignArgs};
 use crate::error::CommandError;
@@ -39,6 +39,7 @@ pub(super) fn run(context: &Context<'_>, command: ReleaseCommand) -> Result<Exit
         ReleaseCommand::Head(args) => release_rollout::head(context, &args),
         ReleaseCommand::Yank(args) => release_rollout::yank(context, &args),
         ReleaseCommand::Verify(args) => release_verify::run(context, &args),
+        ReleaseCommand::Bundle(args) => release_bundle::run(context, &args),
     }
 }
 

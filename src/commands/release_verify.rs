@@ -1,102 +1,31 @@
 //! `picket release verify`: does what a machine does with a release tree, and says what it would do.
 
 use super::Context;
+use super::release_tree::Tree;
 use crate::build;
 use crate::cli::VerifyArgs;
 use crate::error::CommandError;
 use crate::exit_code::ExitCode;
 use crate::output::Tone;
 use picket_protocol::{Channel, TargetTriple};
-use picket_transport::{Client, Timeouts, TransportError};
 use picket_update::Clock;
 use picket_update::config::AutoUpdate;
 use picket_update::decide::{Asked, Decision, Facts, decide};
 use picket_update::engine::fetch_channel;
-use picket_update::fetch::{Location, Server};
-use picket_update::trust::minisign::{MAX_SIGNATURE_BYTES, trusted_comment};
-use picket_update::trust::{
-    MetadataSource, MinisignKeys, TrustClient, TrustError, TrustStore, Trusted, VerifiedTarget,
-};
+use picket_update::trust::minisign::trusted_comment;
+use picket_update::trust::{TrustClient, TrustStore, Trusted};
 use semver::Version;
 use serde_json::json;
-use std::io::Cursor;
-use std::path::{Path, PathBuf};
-
-/// The largest root metadata, in bytes.
-const MAX_ROOT: u64 = 512_000;
-
-/// A release tree: a folder, or a server.
-enum Tree {
-    Folder(PathBuf),
-    Server(Server),
-}
-
-impl MetadataSource for Tree {
-    fn fetch(&self, name: &str, max_bytes: u64) -> Result<Option<Vec<u8>>, TransportError> {
-        match self {
-            Self::Server(server) => server.fetch(name, max_bytes),
-            // A file that cannot be read is a file that a machine would not get.
-            Self::Folder(dir) => {
-                Ok(picket_durable::read_if_present(&dir.join("metadata").join(name), max_bytes).ok().flatten())
-            }
-        }
-    }
-
-    fn fetch_target(&self, target: &VerifiedTarget, max_bytes: u64) -> Result<Option<Vec<u8>>, TransportError> {
-        match self {
-            Self::Server(server) => server.fetch_target(target, max_bytes),
-            Self::Folder(_) => Ok(self.target(target, "", max_bytes).ok()),
-        }
-    }
-}
-
-impl Tree {
-    fn parse(text: &str) -> Result<Self, CommandError> {
-        let dir = Path::new(text);
-        if dir.is_dir() {
-            return Ok(Self::Folder(dir.to_owned()));
-        }
-        let location = Location::parse(text).map_err(|error| {
-            CommandError::Usage(format!("{text:?} is neither a folder nor an address that machines follow: {error}"))
-        })?;
-        Ok(Self::Server(Server { client: Client::new(&build::user_agent(), Timeouts::default()), location }))
-    }
-
-    /// The bytes of a target, with `suffix` added to its name.
-    fn target(&self, target: &VerifiedTarget, suffix: &str, max_bytes: u64) -> Result<Vec<u8>, TrustError> {
-        let missing = || TrustError::Missing(format!("{}{suffix}", target.path));
-        match self {
-            Self::Folder(dir) => {
-                let (folder, file) = target.path.rsplit_once('/').unwrap_or(("", &target.path));
-                let path = dir.join("targets").join(folder).join(format!("{}.{file}{suffix}", target.hashes));
-                picket_durable::read_if_present(&path, max_bytes)?.ok_or_else(missing)
-            }
-            Self::Server(server) => {
-                let location = &server.location;
-                let url = if suffix.is_empty() { location.target(target) } else { location.signature(target) };
-                server.optional(&url.map_err(TransportError::from)?, max_bytes)?.ok_or_else(missing)
-            }
-        }
-    }
-}
+use std::path::Path;
 
 /// Runs `picket release verify`.
 pub(super) fn run(context: &Context<'_>, args: &VerifyArgs) -> Result<ExitCode, CommandError> {
     let tree = Tree::parse(&args.tree)?;
-    let root = root(context, args, &tree)?;
+    let root = tree.root(context, args.root.as_deref())?;
     let scratch = std::env::temp_dir().join(format!("picket-verify-{}", picket_update::random_id()));
     let result = verify(context, args, &tree, &root, &scratch);
     picket_durable::remove_tree(&scratch)?;
     result
-}
-
-fn root(context: &Context<'_>, args: &VerifyArgs, tree: &Tree) -> Result<Vec<u8>, CommandError> {
-    if let Some(path) = &args.root {
-        return Ok(picket_durable::read_bounded(path, MAX_ROOT)?);
-    }
-    context.output.warn("no --root given: trusting the tree's own first root, which proves nothing about who made it");
-    let root = tree.fetch("1.root.json", MAX_ROOT).map_err(TrustError::from)?;
-    Ok(root.ok_or_else(|| TrustError::Missing("1.root.json".to_owned()))?)
 }
 
 fn verify(
@@ -159,28 +88,12 @@ fn artifacts(
         }
         for (target, artifact) in &release.artifacts {
             let signed = client.find(trusted, tree, &artifact.path)?;
-            artifact_holds(
-                tree,
-                &signed,
-                &trusted.minisign_keys(),
-                &trusted_comment(version, target, &signed.sha256()?),
-            )?;
+            let comment = trusted_comment(version, target, &signed.sha256()?);
+            tree.artifact(&signed, &trusted.minisign_keys(), &comment)?;
             checked.push(artifact.path.clone());
         }
     }
     Ok(checked)
-}
-
-fn artifact_holds(
-    tree: &Tree,
-    signed: &VerifiedTarget,
-    keys: &MinisignKeys,
-    expected_comment: &str,
-) -> Result<(), TrustError> {
-    let bytes = tree.target(signed, "", signed.length)?;
-    signed.check(&bytes)?;
-    let signature = tree.target(signed, ".minisig", MAX_SIGNATURE_BYTES)?;
-    keys.verify(&signed.path, Cursor::new(bytes), &String::from_utf8_lossy(&signature), expected_comment)
 }
 
 fn would_do(from: &Version, channel: &Channel, target: &TargetTriple) -> String {

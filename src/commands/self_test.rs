@@ -14,7 +14,7 @@ use picket_service::units;
 use picket_transport::{Client, Timeouts};
 use picket_update::Clock;
 use picket_update::engine::fetch_release;
-use picket_update::fetch::{Location, Server};
+use picket_update::fetch::Releases;
 use picket_update::trust::TrustStore;
 use std::path::Path;
 
@@ -103,10 +103,10 @@ fn fetch(releases: &str, channel: &str, trust: &Path) -> Result<String, String> 
     if option_env!("PICKET_BUILD_FAULT") == Some("no-fetch") {
         return Err("this build was made unable to fetch (PICKET_BUILD_FAULT)".to_owned());
     }
-    let location = Location::parse(releases).map_err(|e| e.to_string())?;
-    let client = Client::new(&build::user_agent(), Timeouts::default());
-    let server = Server { client, location };
-    let trusted = fetch_release(&server, &TrustStore::new(trust), &Clock::system(), channel, &build::info().target)
+    let releases = Releases::parse(releases).map_err(|e| e.to_string())?;
+    let opened = releases.open(|| Client::new(&build::user_agent(), Timeouts::default()));
+    let origin = opened.map_err(|e| e.to_string())?;
+    let trusted = fetch_release(&origin, &TrustStore::new(trust), &Clock::system(), channel, &build::info().target)
         .map_err(|e| describe(&e))?;
     let [root, timestamp, snapshot, targets] = trusted.versions();
     Ok(format!("root {root}, timestamp {timestamp}, snapshot {snapshot}, targets {targets}"))

@@ -1,7 +1,7 @@
 //! `picket update …`.
 
 use super::Context;
-use super::follow;
+use super::{follow, update_bundle};
 use crate::build;
 use crate::cli::{ApplyArgs, ConfigArgs, JsonArgs, UpdateCommand};
 use crate::error::CommandError;
@@ -64,9 +64,13 @@ fn with_engine<T>(
     wiring::with_engine(&parts, act)
 }
 
-fn look(context: &Context<'_>, version: Option<Version>, now: bool) -> Result<Offer, CommandError> {
+fn look(context: &Context<'_>, args: &ApplyArgs) -> Result<Offer, CommandError> {
     with_engine(context, |engine| {
-        let checked = engine.check(&Asked::ByPerson { version, now })?;
+        let asked = Asked::ByPerson { version: args.version.clone(), now: args.now };
+        let checked = match &args.bundle {
+            Some(_) => engine.with_bundle(|engine| engine.check(&asked)),
+            None => engine.check(&asked),
+        }?;
         let current = engine.status().current;
         let current = current.ok_or_else(|| EngineError::NotInstalled(context.layout.current_link()))?;
         Ok(checked.offer(&current))
@@ -75,7 +79,7 @@ fn look(context: &Context<'_>, version: Option<Version>, now: bool) -> Result<Of
 
 fn check(context: &Context<'_>, json: &JsonArgs) -> Result<ExitCode, CommandError> {
     context.require_root("checking for updates")?;
-    let offer = look(context, None, false)?;
+    let offer = look(context, &ApplyArgs::default())?;
     if json.json {
         context.output.json(&offer);
     } else {
@@ -118,20 +122,44 @@ fn show_turn(context: &Context<'_>, turn: Option<&Turn>, due: Option<jiff::Times
 
 fn apply(context: &Context<'_>, args: &ApplyArgs) -> Result<ExitCode, CommandError> {
     context.require_root("updating")?;
-    if !args.yes {
-        let offer = look(context, args.version.clone(), args.now)?;
-        let Some(version) = &offer.version else {
-            let reason = offer.reason.unwrap_or_default();
-            if args.version.is_some() && !reason.ends_with("that runs") {
-                return Err(CommandError::Update(EngineError::Refused(reason)));
-            }
-            context.output.result(reason);
-            return Ok(ExitCode::Success);
-        };
-        show_offer(context, &offer);
-        context.confirm(false, &format!("Update from {} to {version}?", offer.current))?;
+    let Some(bundle) = &args.bundle else {
+        if let Some(ended) = confirm(context, args)? {
+            return Ok(ended);
+        }
+        let wanted = Wanted::Apply { version: args.version.clone(), now: args.now, bundle: false };
+        return ask(context, wanted, args.json.json);
+    };
+    update_bundle::bring(context, bundle)?;
+    match confirm(context, args) {
+        Ok(None) => update_bundle::ask(context, args.version.clone(), args.now, args.json.json),
+        Ok(Some(ended)) => {
+            update_bundle::take_away(context);
+            Ok(ended)
+        }
+        Err(error) => {
+            update_bundle::take_away(context);
+            Err(error)
+        }
     }
-    ask(context, Wanted::Apply { version: args.version.clone(), now: args.now }, args.json.json)
+}
+
+/// Shows what there is to take and asks whether to, unless that was said before; how it ended where there is nothing.
+fn confirm(context: &Context<'_>, args: &ApplyArgs) -> Result<Option<ExitCode>, CommandError> {
+    if args.yes {
+        return Ok(None);
+    }
+    let offer = look(context, args)?;
+    let Some(version) = &offer.version else {
+        let reason = offer.reason.unwrap_or_default();
+        if args.version.is_some() && !reason.ends_with("that runs") {
+            return Err(CommandError::Update(EngineError::Refused(reason)));
+        }
+        context.output.result(reason);
+        return Ok(Some(ExitCode::Success));
+    };
+    show_offer(context, &offer);
+    context.confirm(false, &format!("Update from {} to {version}?", offer.current))?;
+    Ok(None)
 }
 
 fn rollback(context: &Context<'_>, force: bool, yes: bool, json: &JsonArgs) -> Result<ExitCode, CommandError> {

@@ -36,6 +36,18 @@ fn a_good_release_is_kept_after_exactly_one_restart_and_outlives_a_reboot() {
     machine.server.misbehave("/", picket_testkit::Behaviour::Status(503));
     machine.picket(&["update", "rollback", "--yes"]).expect(0);
     machine.assert_on("1.0.0");
+
+    // And on again without the server: by a file that was carried here and that only root can read.
+    let made = tempfile::tempdir().unwrap();
+    let bundle = made.path().join("picket.tar");
+    let mut command = std::process::Command::new(build("1.0.0", Fault::None).exe);
+    command.args(["release", "bundle"]).arg(machine.vendor.tree()).arg("--out").arg(&bundle);
+    assert!(command.status().unwrap().success());
+    machine.put(&std::fs::read(&bundle).unwrap(), "/root/picket.tar", 0o600);
+    machine.server.forget();
+    machine.picket(&["update", "apply", "2.0.0", "--yes", "--bundle", "/root/picket.tar"]).expect(0);
+    machine.assert_on("2.0.0");
+    assert!(machine.server.requests().is_empty(), "the network was asked");
 }
 
 /// A third version that fails its trial: the second is back, the reason is kept, the next timer run leaves it alone.

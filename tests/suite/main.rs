@@ -7,6 +7,7 @@
 
 mod agent;
 mod bad_release;
+mod bundle;
 mod cache;
 mod cli;
 mod config;

@@ -31,6 +31,9 @@ pub enum Wanted {
         version: Option<Version>,
         /// Whether hooks that call the machine busy, and this machine's turn in a rollout, are to be ignored.
         now: bool,
+        /// Whether the release comes from the bundle that was put where the fetcher finds it.
+        #[serde(default)]
+        bundle: bool,
     },
     /// Go back to the previous version.
     Rollback {

@@ -3,6 +3,7 @@
 use crate::pace::TooSlow;
 use crate::url::{SafeUrl, UrlError};
 use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// A request that did not bring its answer. Never shows more of a URL than [`SafeUrl`] does.
@@ -82,6 +83,14 @@ pub enum TransportError {
         /// Why.
         reason: String,
     },
+    /// The file that stands in for a server cannot be read as one.
+    #[error("{} is no release bundle that can be read ({reason})", path.display())]
+    Bundle {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
     /// Bytes come, and so slowly that somebody may be keeping the line busy.
     #[error("{url}: fewer than {bytes} bytes came in {} s", window.as_secs())]
     TooSlow {
@@ -158,6 +167,10 @@ impl TransportError {
             Self::TimedOut { .. } | Self::TooSlow { .. } => {
                 "the server or the network is too slow, or somebody keeps the line busy; nothing was changed, and the next \
                  check tries again. If it lasts, check update.releases and the network"
+            }
+            Self::Bundle { .. } => {
+                "it was damaged on the way, or is something else: copy it again, or make another with `picket release \
+                 bundle`; nothing was changed"
             }
             Self::NotKept { .. } => "check the disk and `picket doctor`; nothing was changed",
             Self::Unreachable { .. } | Self::Broken { .. } | Self::Status { .. } => {

@@ -14,8 +14,11 @@ mod tar;
 mod tests;
 mod zip;
 
+pub(crate) use plan::Kind;
+pub(crate) use tar::walk as walk_tar;
+
 use picket_durable::Context;
-use plan::{Kind, Plan};
+use plan::Plan;
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, Write};
 use std::path::Path;
@@ -77,7 +80,7 @@ impl ArchiveError {
         Self::Damaged(io::Error::new(io::ErrorKind::InvalidData, why))
     }
 
-    fn forbidden(what: &'static str, path: &str) -> Self {
+    pub(crate) fn forbidden(what: &'static str, path: &str) -> Self {
         Self::Forbidden { what, path: path.chars().take(200).collect() }
     }
 }
@@ -100,7 +103,7 @@ impl Format {
 }
 
 /// What is done with each entry of an archive, in its order.
-trait Visitor {
+pub(crate) trait Visitor {
     /// A folder called `name`, or a file of `length` bytes, which are `content`.
     fn entry(&mut self, name: &str, kind: Kind, content: &mut dyn Read) -> Result<(), ArchiveError>;
 }

@@ -13,7 +13,7 @@ const FOREIGN: &str = "\\:*?\"<>|";
 
 /// What an entry is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// A folder.
     Folder,
     /// A file of so many bytes.
@@ -21,7 +21,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    pub(super) fn length(self) -> Option<u64> {
+    pub(crate) fn length(self) -> Option<u64> {
         match self {
             Self::Folder => None,
             Self::File(length) => Some(length),

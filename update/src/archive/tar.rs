@@ -18,7 +18,7 @@ const MAX_HEADERS: usize = 3 * MAX_ENTRIES;
 const OVERHEAD: u64 = 8 << 20;
 
 /// Shows `visitor` every entry of the tar archive that `stream` is, uncompressed.
-pub(super) fn walk(stream: impl Read, max_bytes: u64, visitor: &mut dyn Visitor) -> Result<(), ArchiveError> {
+pub(crate) fn walk(stream: impl Read, max_bytes: u64, visitor: &mut dyn Visitor) -> Result<(), ArchiveError> {
     let spent = Cell::new(false);
     let room = max_bytes.saturating_add(OVERHEAD);
     let mut archive = tar::Archive::new(Bounded { stream, room, spent: &spent });

@@ -43,6 +43,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 /// The updater of one installation, with everything it needs from outside.
+#[derive(Clone)]
 pub struct Engine<'a> {
     /// Where things are.
     pub layout: &'a Layout,
@@ -182,9 +183,16 @@ impl Engine<'_> {
         match request {
             Some(Request { wanted: Wanted::Rollback { force }, by, .. }) => self.rollback(&by, force),
             Some(Request { wanted: Wanted::Installed { version }, by, .. }) => self.installed(&version, &by),
-            Some(Request { wanted: Wanted::Apply { version, now }, by, .. }) => {
+            Some(Request { wanted: Wanted::Apply { version, now, bundle }, by, .. }) => {
                 let may_wait = if now { MayWait::No } else { MayWait::ForHooks };
-                self.follow(&Asked::ByPerson { version, now }, by, may_wait)
+                let asked = Asked::ByPerson { version, now };
+                if !bundle {
+                    return self.follow(&asked, by, may_wait);
+                }
+                let result = self.with_bundle(|engine| engine.follow(&asked, by, may_wait));
+                // It has served. One that cannot be removed takes space until the next takes its place.
+                let _ = picket_durable::remove_if_present(&self.fetcher.places.bundle());
+                result
             }
             None => match wish {
                 Some(Wish::Latest) => self.follow(&Asked::ByWish(None), "wish".to_owned(), MayWait::ForWindowsAndHooks),
@@ -194,6 +202,12 @@ impl Engine<'_> {
                 None => self.follow(&Asked::BySchedule, "schedule".to_owned(), MayWait::ForWindowsAndHooks),
             },
         }
+    }
+
+    /// Lets `act` use this updater with the bundle in the fetcher's place instead of the release server.
+    pub fn with_bundle<T>(&self, act: impl FnOnce(&Engine<'_>) -> T) -> T {
+        let fetcher = self.fetcher.of_bundle();
+        act(&Engine { fetcher: &fetcher, ..self.clone() })
     }
 
     /// Follows the channel: checks, decides, and updates if that is the decision.

@@ -95,6 +95,9 @@ impl Engine<'_> {
         if partial {
             removed.push("partial downloads".to_owned());
         }
+        if picket_durable::remove_if_present(&self.fetcher.places.bundle())? {
+            removed.push("a bundle that was not applied".to_owned());
+        }
         state::publish(self.layout, &self.status());
         Ok(removed)
     }

@@ -92,7 +92,8 @@ impl Engine<'_> {
         Some(Arc::new(BothFetch {
             self_tests: self.self_tests.clone(),
             candidate: self.layout.version_exe(&journal.to),
-            releases: self.settings.releases.clone(),
+            // Where there is no server, the new version shows that it can take the next bundle.
+            releases: self.fetcher.releases.clone(),
             channel: self.settings.channel.clone(),
             root,
             fetcher: self.fetcher.clone(),

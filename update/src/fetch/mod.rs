@@ -1,10 +1,14 @@
-//! Getting bytes from a release server: where they are, and how they come in whole.
+//! Getting bytes from a release server, or from the file that stands in for one: where they are, and how they come in whole.
 
+mod bundle;
 mod download;
 mod location;
+mod origin;
 
+pub use bundle::{Bundle, ExtractError, MAX_BUNDLE, target_place};
 pub use download::{Download, DownloadError};
 pub use location::Location;
+pub use origin::{Origin, Releases};
 
 use crate::trust::VerifiedTarget;
 use crate::trust::source::{Changed, Fetched, MetadataSource};

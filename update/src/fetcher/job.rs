@@ -3,10 +3,11 @@
 use crate::engine::Failure;
 use crate::gate::Fault;
 use crate::progress::Trouble;
-use crate::trust::VerifiedTarget;
+use crate::trust::{TrustError, VerifiedTarget};
 use picket_protocol::TargetTriple;
 use semver::Version;
 use serde::{Deserialize, Serialize};
+use sigstore_tuf::Error as TufError;
 
 /// The longest line, in bytes: a job with sixteen keys and the longest path stays far below.
 pub(super) const MAX_LINE: u64 = 64 << 10;
@@ -14,7 +15,7 @@ pub(super) const MAX_LINE: u64 = 64 << 10;
 /// What the fetcher is to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
-    /// `update.releases`.
+    /// `update.releases`, or the bundle that stands in for it: see [`crate::fetch::Releases`].
     pub releases: String,
     /// How it introduces itself to servers.
     pub user_agent: String,
@@ -89,6 +90,34 @@ pub struct Refusal {
 }
 
 impl Refusal {
+    /// What a release server offers, or does not have.
+    pub(super) fn of(error: &TrustError) -> Self {
+        let expired = matches!(error, TrustError::Refused { source: TufError::Expired { .. }, .. })
+            || matches!(error, TrustError::ClockBack { .. });
+        Self { expired, ..Self::from(Failure::of_trust(error)) }
+    }
+
+    /// The same of a bundle: there is no server to be checked, and no trying again later.
+    pub(super) fn of_bundle(error: &TrustError) -> Self {
+        let refusal = Self::of(error);
+        let anew =
+            "make a new one where the release server can be reached: `picket release bundle`. Nothing was changed";
+        match error {
+            TrustError::Missing(what) => Self {
+                reason: format!("the bundle has no {what}"),
+                hint: Some(format!("it was made for another channel or for other machines; {anew}")),
+                trouble: Some(Trouble::Refused),
+                ..refusal
+            },
+            TrustError::Refused { source: TufError::Expired { .. }, .. } => Self {
+                reason: format!("the bundle is too old: {}", refusal.reason),
+                hint: Some(format!("check this machine's clock; if it is right, {anew}")),
+                ..refusal
+            },
+            _ => refusal,
+        }
+    }
+
     /// The words of a stranger are cut and stripped before they are shown or kept.
     pub(super) fn cleaned(self) -> Self {
         let clean = |text: String| text.chars().filter(|c| !c.is_control()).take(2_000).collect::<String>();

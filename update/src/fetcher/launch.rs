@@ -5,7 +5,7 @@ use super::transcript::Replay;
 use super::{Job, Places, Refusal, Said, Task};
 use crate::clock::Clock;
 use crate::engine::{chain, fetch_channel};
-use crate::fetch::Location;
+use crate::fetch::Releases;
 use crate::sandbox::Identity;
 use crate::trust::{TrustClient, TrustError, TrustStore, Trusted};
 use picket_durable::Context;
@@ -38,7 +38,7 @@ pub struct Fetcher {
     pub places: Places,
     /// Variables that say how this machine reaches the network.
     pub environment: Vec<(String, String)>,
-    /// `update.releases`.
+    /// `update.releases`, or the bundle that stands in for it: see [`Releases`].
     pub releases: String,
     /// How it introduces itself to servers.
     pub user_agent: String,
@@ -64,6 +64,12 @@ pub enum FetcherError {
 }
 
 impl Fetcher {
+    /// The same for one run that takes its releases from the bundle in its place.
+    #[must_use]
+    pub fn of_bundle(&self) -> Self {
+        Self { releases: Releases::of_bundle(&self.places.bundle()), ..self.clone() }
+    }
+
     /// Brings what is trusted in `store` up to date, and reads the channel: the fetcher first, then, from what it left,
     /// this process.
     ///
@@ -89,11 +95,16 @@ impl Fetcher {
             Err(refusal) if refusal.expired => {}
             Err(refusal) => return Err(FetcherError::Refused(refusal)),
         }
-        let location = Location::parse(&self.releases).map_err(|e| TrustError::Transport(e.into()))?;
-        let replay = Replay { dir: &self.places.transcript(), server: location.to_string() };
-        let mut trusted = client.refresh(pinned, &replay)?;
-        let channel = fetch_channel(&client, &replay, &mut trusted, channel, target)?;
-        Ok((trusted, channel))
+        let releases = Releases::parse(&self.releases).map_err(|e| TrustError::Transport(e.into()))?;
+        let replay = Replay { dir: &self.places.transcript(), server: releases.to_string() };
+        let replayed = client.refresh(pinned, &replay).and_then(|mut trusted| {
+            let channel = fetch_channel(&client, &replay, &mut trusted, channel, target)?;
+            Ok((trusted, channel))
+        });
+        replayed.map_err(|error| match releases {
+            Releases::Server(_) => FetcherError::Trust(error),
+            Releases::Bundle(_) => FetcherError::Refused(Refusal::of_bundle(&error)),
+        })
     }
 
     /// Downloads, verifies and unpacks an artifact; the outcome lies in the places and is to be checked.

@@ -84,6 +84,11 @@ impl Places {
         self.out().join("signature")
     }
 
+    /// A release bundle that a person brought: root's, readable.
+    pub fn bundle(&self) -> PathBuf {
+        self.dir.join("bundle.tar")
+    }
+
     /// Archives, whole and in part; what is here is gone on with the next time.
     pub fn downloads(&self) -> PathBuf {
         self.dir.join("downloads")

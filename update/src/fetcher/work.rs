@@ -6,7 +6,7 @@ use super::{Job, Places, Refusal, Said, Task};
 use crate::archive::{ArchiveError, Format, unpack};
 use crate::clock::Clock;
 use crate::engine::{Failure, chain, fetch_channel};
-use crate::fetch::{Download, DownloadError, Location, Server};
+use crate::fetch::{Download, DownloadError, ExtractError, Origin, Releases, Server, target_place};
 use crate::sandbox::{self, Border};
 use crate::trust::minisign::{MAX_SIGNATURE_BYTES, trusted_comment};
 use crate::trust::source::MetadataSource;
@@ -15,10 +15,9 @@ use picket_durable::Context;
 use picket_protocol::TargetTriple;
 use picket_transport::{Client, Timeouts, TransportError};
 use semver::Version;
-use sigstore_tuf::Error as TufError;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -34,7 +33,11 @@ pub fn work(places: &Places, trusted_files: &[&Path], input: impl Read, output: 
     BufReader::new(input.take(MAX_LINE)).read_line(&mut line)?;
     let job: Job = serde_json::from_str(&line)?;
     let border = Border::of_fetcher(places, trusted_files, Path::new(&job.releases));
-    let how = sandbox::shut_in(&border)?;
+    let mut how = sandbox::shut_in(&border)?;
+    if matches!(Releases::parse(&job.releases), Ok(Releases::Bundle(_))) {
+        // No network is needed from the first byte on.
+        how.network = sandbox::cut_off()?;
+    }
     let output = Output(Mutex::new(output));
     output.say(&Said::Confined { how: how.describe() })?;
     let done = match &job.task {
@@ -61,17 +64,21 @@ impl<W: Write> Output<W> {
     }
 }
 
-fn server(job: &Job) -> Result<Server, Refusal> {
-    let location = Location::parse(&job.releases).map_err(|error| refusal(&TransportError::from(error).into()))?;
+fn origin(job: &Job) -> Result<Origin, Refusal> {
+    let releases = Releases::parse(&job.releases).map_err(|error| Refusal::of(&TransportError::from(error).into()))?;
     let (patience, usual) = (Duration::from_millis(job.stall_ms), Timeouts::default());
     let timeouts = Timeouts { connect: usual.connect.min(patience), response: patience, stall: patience };
-    Ok(Server { client: Client::new(&job.user_agent, timeouts), location })
+    let opened = releases.open(|| Client::new(&job.user_agent, timeouts));
+    opened.map_err(|error| Refusal::of(&error.into()))
 }
 
-fn refusal(error: &TrustError) -> Refusal {
-    let expired = matches!(error, TrustError::Refused { source: TufError::Expired { .. }, .. })
-        || matches!(error, TrustError::ClockBack { .. });
-    Refusal { expired, ..Refusal::from(Failure::of_trust(error)) }
+impl Origin {
+    fn refusal(&self, error: &TrustError) -> Refusal {
+        match self {
+            Self::Server(_) => Refusal::of(error),
+            Self::Bundle(_) => Refusal::of_bundle(error),
+        }
+    }
 }
 
 fn machine(error: picket_durable::Error) -> Refusal {
@@ -81,9 +88,9 @@ fn machine(error: picket_durable::Error) -> Refusal {
 fn look(places: &Places, job: &Job, channel: &str, target: &TargetTriple) -> Result<(), Refusal> {
     let store = own_store(places).map_err(machine)?;
     picket_durable::create_dir(&places.transcript(), 0o700).map_err(machine)?;
-    let server = server(job)?;
-    let recorder = Recorder { source: &server, dir: &places.transcript() };
-    look_at(&store, &Clock::system(), &recorder, channel, target).map_err(|error| refusal(&error))
+    let origin = origin(job)?;
+    let recorder = Recorder { source: &origin, dir: &places.transcript() };
+    look_at(&store, &Clock::system(), &recorder, channel, target).map_err(|error| origin.refusal(&error))
 }
 
 /// Refreshes what is trusted and reads the channel: what both halves do.
@@ -123,8 +130,8 @@ struct Wanted<'a> {
 
 fn fetch<W: Write>(places: &Places, job: &Job, wanted: &Wanted<'_>, output: &Output<W>) -> Result<(), Refusal> {
     let archive = {
-        let server = server(job)?;
-        download(places, &server, wanted, &|done, total| {
+        let origin = origin(job)?;
+        bring(places, &origin, wanted, &|done, total| {
             // Nobody listens any more: the other half is gone, and this one will be.
             let _ = output.say(&Said::Download { done, total });
         })?
@@ -141,25 +148,30 @@ fn fetch<W: Write>(places: &Places, job: &Job, wanted: &Wanted<'_>, output: &Out
     unpack_into(&places.unpacked(), &archive, wanted)
 }
 
-fn download(
+/// Brings the artifact and its signature, and checks both.
+fn bring(
     places: &Places,
-    server: &Server,
+    origin: &Origin,
     wanted: &Wanted<'_>,
     progress: &dyn Fn(u64, u64),
-) -> Result<std::path::PathBuf, Refusal> {
+) -> Result<PathBuf, Refusal> {
     let artifact = wanted.artifact;
-    let trust = |error: TrustError| refusal(&error);
-    let url = |url: Result<picket_transport::SafeUrl, _>| url.map_err(|e| trust(TransportError::from(e).into()));
-    let signature = server.optional(&url(server.location.signature(artifact))?, MAX_SIGNATURE_BYTES);
-    let signature = signature.map_err(|error| trust(error.into()))?;
+    let trust = |error: TrustError| origin.refusal(&error);
+    let signature = signature(origin, artifact).map_err(|error| trust(error.into()))?;
     let missing = || trust(TrustError::Missing(format!("minisign signature of {}", artifact.path)));
     let signature = signature.ok_or_else(missing)?;
     let kept = places.signature();
     File::create(&kept).and_then(|mut file| file.write_all(&signature)).doing("write", &kept).map_err(machine)?;
     let signature = String::from_utf8_lossy(&signature).into_owned();
-    let url = url(server.location.target(artifact))?;
-    let download = Download { client: &server.client, url, target: artifact, dir: &places.downloads(), progress };
-    let archive = download.run().map_err(|error| Refusal::from(broken_off(error)))?;
+    let archive = match origin {
+        Origin::Server(server) => download(places, server, artifact, progress)?,
+        Origin::Bundle(bundle) => {
+            bundle.extract(artifact, &places.downloads(), progress).map_err(|error| match error {
+                ExtractError::Trust(error) => trust(error),
+                ExtractError::File(error) => machine(error),
+            })?
+        }
+    };
     let sha256 = artifact.sha256().map_err(trust)?;
     let comment = trusted_comment(wanted.version, wanted.target, &sha256);
     let bytes = BufReader::new(File::open(&archive).doing("read", &archive).map_err(machine)?);
@@ -169,6 +181,24 @@ fn download(
         return Err(trust(error));
     }
     Ok(archive)
+}
+
+fn signature(origin: &Origin, artifact: &VerifiedTarget) -> Result<Option<Vec<u8>>, TransportError> {
+    match origin {
+        Origin::Server(server) => server.optional(&server.location.signature(artifact)?, MAX_SIGNATURE_BYTES),
+        Origin::Bundle(bundle) => bundle.small(&format!("{}.minisig", target_place(artifact)), MAX_SIGNATURE_BYTES),
+    }
+}
+
+fn download(
+    places: &Places,
+    server: &Server,
+    artifact: &VerifiedTarget,
+    progress: &dyn Fn(u64, u64),
+) -> Result<PathBuf, Refusal> {
+    let url = server.location.target(artifact).map_err(|error| Refusal::of(&TransportError::from(error).into()))?;
+    let download = Download { client: &server.client, url, target: artifact, dir: &places.downloads(), progress };
+    download.run().map_err(|error| Refusal::from(broken_off(error)))
 }
 
 fn broken_off(error: DownloadError) -> Failure {

@@ -44,11 +44,11 @@ const TLS_CLIENT_READS: [&str; 23] = [
 ];
 
 impl Border {
-    /// The fetcher's: its two folders, what is trusted so far, and what a TLS client reads.
+    /// The fetcher's: its two folders, what is trusted so far, a bundle, and what a TLS client reads.
     pub fn of_fetcher(places: &Places, trusted_files: &[&Path], releases: &Path) -> Self {
         let usual = TLS_CLIENT_READS.iter().map(PathBuf::from);
         let given = trusted_files.iter().copied().chain([releases]).filter(|path| path.is_absolute());
-        let readable = usual.chain(given.map(Path::to_owned)).chain([places.trust()]);
+        let readable = usual.chain(given.map(Path::to_owned)).chain([places.trust(), places.bundle()]);
         Self {
             writable: vec![places.out(), places.downloads()],
             readable: readable.filter(|path| path.exists()).collect(),

@@ -91,7 +91,10 @@ pub enum TrustError {
 impl TrustError {
     /// Whether it may be nobody's fault but the network's: trying again later can help.
     pub fn is_network_trouble(&self) -> bool {
-        matches!(self, Self::Transport(_) | Self::Missing(_))
+        match self {
+            Self::Transport(error) => !matches!(error, TransportError::Bundle { .. }),
+            error => matches!(error, Self::Missing(_)),
+        }
     }
 
     /// Who may be behind it, what it may mean and what to do, for the person who reads it.
