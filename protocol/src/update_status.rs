@@ -88,6 +88,18 @@ pub enum UpdateOutcome {
     Interrupted,
 }
 
+impl UpdateOutcome {
+    /// The word in JSON, and that hooks are told.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Committed => "committed",
+            Self::RolledBack => "rolled-back",
+            Self::Refused => "refused",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
+
 /// A release that could be taken.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AvailableRelease {

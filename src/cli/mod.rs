@@ -172,6 +172,18 @@ pub(crate) enum Command {
         #[arg(long)]
         work: PathBuf,
     },
+    /// Run one of the operator's hooks, and print how it went: how the updater starts each of them.
+    #[command(hide = true)]
+    Hook {
+        /// How long it may run, in milliseconds.
+        #[arg(long)]
+        limit_ms: u64,
+        /// The user it runs as.
+        #[arg(long)]
+        run_as: Option<String>,
+        /// The hook.
+        file: PathBuf,
+    },
     /// Confine this process and become another program: how the updater starts a new version's self-test.
     #[command(hide = true)]
     Sandbox {

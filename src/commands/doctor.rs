@@ -142,6 +142,8 @@ fn installation(context: &Context<'_>, findings: &mut Findings) -> Result<bool, 
             // Folders of this boot come with the service.
             Found::Absent if entry.class == picket_layout::Class::Runtime => continue,
             Found::Absent if entry.class == picket_layout::Class::Shared => continue,
+            // What an older version installed has fewer of them.
+            Found::Absent if layout.hook_dirs().contains(&entry.path) => continue,
             Found::Hidden => {
                 hidden += 1;
                 continue;

@@ -13,6 +13,7 @@ mod doctor_own_hub;
 mod enroll;
 mod fetcher;
 mod follow;
+mod hook;
 mod hub;
 mod install;
 mod manual;
@@ -177,6 +178,7 @@ fn dispatch(context: &Context<'_>, command: Command) -> Result<ExitCode, Command
         Command::Reference { part: ReferencePart::Config } => Ok(manual::config_reference(context)),
         Command::Reference { part: ReferencePart::Hub } => Ok(manual::hub_reference(context)),
         Command::Fetcher { work } => fetcher::run(context, work),
+        Command::Hook { limit_ms, run_as, file } => Ok(hook::run(context, limit_ms, run_as, file)),
         Command::Sandbox { scratch, network, program } => Err(sandbox::run(scratch, network, &program)),
     }
 }

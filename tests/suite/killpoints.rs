@@ -6,7 +6,7 @@ use picket_testkit::{Fault, build, wait_until};
 use serde_json::Value;
 
 /// Every place that a good update passes, in order.
-const FORWARD: [&str; 37] = [
+const FORWARD: [&str; 38] = [
     "fetch-began-before",
     "fetch-began-after",
     "fetch-downloaded",
@@ -42,6 +42,7 @@ const FORWARD: [&str; 37] = [
     "commit-done-after",
     "settle-began-after",
     "settle-remembered",
+    "settle-told",
     "settle-done-after",
     "settle-archived",
 ];

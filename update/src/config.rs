@@ -96,6 +96,8 @@ picket_config::settings! {
         pub defer_critical_at_most: Interval = Interval::seconds(3600),
         /// How long one hook may run.
         pub hook_limit: Interval = Interval::seconds(10),
+        /// The user that hooks run as, with that user's groups; none is the updater's own (root, in a system installation).
+        pub hook_user: Option<String> = None,
         /// How long a release server may be silent, before it answers or in the middle of a download, until the attempt is
         /// broken off, to be resumed later.
         pub stall_limit: Interval = Interval::seconds(30),

@@ -3,7 +3,7 @@
 //! Windows and busy hooks share one limit, which counts from when it was first this machine's turn. A machine that is
 //! always busy, or never on in its window, is the one that nobody looks at: it must not be left behind.
 
-use crate::gate::HookResult;
+use crate::hooks::HookResult;
 use jiff::{SignedDuration, Timestamp};
 use std::fmt;
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! Letting a version test itself, confined, before it may run.
 
-use crate::child;
+use crate::child::{self, Keep};
 use crate::sandbox::{self, Confinement, Identity};
 use picket_durable::Context;
 use picket_protocol::SelfTestReport;
@@ -86,7 +86,7 @@ impl SelfTests {
         let confinement = Confinement { scratch: scratch.to_owned(), network: matches!(test, Test::Fetch { .. }) };
         let mut command = sandbox::command(&self.judge, &confinement, self.identity, exe, &arguments);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
-        let outcome = child::run(command, limit, SELF_TEST_MAX_BYTES)
+        let outcome = child::run(command, limit, Keep::First(SELF_TEST_MAX_BYTES))
             .map_err(|e| SelfTestError::Failed(format!("{} cannot be started: {e}", self.judge.display())))?;
         // A self-test that found something says so in its report, and in its exit status.
         match serde_json::from_slice(&outcome.stdout) {

@@ -107,6 +107,8 @@ impl Layout {
             row(self.wanted_hooks(), Dir, ROOT_FOR_SERVICE, 0o750, Data),
             row(self.config_dir().join("update.d"), Dir, ROOT_FOR_SERVICE, 0o750, Data),
             row(self.busy_hooks(), Dir, ROOT_FOR_SERVICE, 0o750, Data),
+            row(self.before_hooks(), Dir, ROOT_FOR_SERVICE, 0o750, Data),
+            row(self.after_hooks(), Dir, ROOT_FOR_SERVICE, 0o750, Data),
             row(self.state_dir(), Dir, SERVICE, 0o700, Data),
             row(self.certs_dir(), Dir, SERVICE, 0o700, Data),
             row(self.update_dir(), Dir, ROOT, 0o700, Data),

@@ -272,6 +272,21 @@ impl Layout {
         self.config.join("update.d/busy")
     }
 
+    /// Hooks that may keep a trial from beginning.
+    pub fn before_hooks(&self) -> PathBuf {
+        self.config.join("update.d/before")
+    }
+
+    /// Hooks that are told how an update ended.
+    pub fn after_hooks(&self) -> PathBuf {
+        self.config.join("update.d/after")
+    }
+
+    /// Every folder of hooks. One that is not there has none.
+    pub fn hook_dirs(&self) -> [PathBuf; 5] {
+        [self.required_hooks(), self.wanted_hooks(), self.busy_hooks(), self.before_hooks(), self.after_hooks()]
+    }
+
     /// The agent's own state.
     pub fn state_dir(&self) -> &Path {
         &self.state

@@ -1,7 +1,8 @@
 //! What keeps the updater from deciding or from going on.
 
 use crate::fetcher::{FetcherError, Refusal};
-use crate::gate::{Fault, HookError};
+use crate::gate::Fault;
+use crate::hooks::HookError;
 use crate::journal::JournalError;
 use crate::machine::MachineError;
 use crate::progress::Trouble;
@@ -78,7 +79,7 @@ impl EngineError {
             Self::Fetcher(error) => error.hint(),
             Self::Record(_) => Some("`picket doctor` shows what is damaged".to_owned()),
             Self::File(error) if error.is_disk_full() => Some("free some space and try again".to_owned()),
-            Self::Hook(_) => Some("give it to root with `chown root` and `chmod go-w`".to_owned()),
+            Self::Hook(error) => Some(error.hint()),
             _ => None,
         }
     }

@@ -5,6 +5,7 @@
 
 mod check;
 mod error;
+mod hooks;
 mod prepare;
 mod put_off;
 mod recover;
@@ -22,7 +23,7 @@ use crate::clock::Clock;
 use crate::config::UpdateSettings;
 use crate::decide::{Asked, Decision};
 use crate::fetcher::Fetcher;
-use crate::gate::Probe;
+use crate::gate::{Evidence, Probe};
 use crate::held::{HeldVersions, HoldPolicy};
 use crate::journal::{JOURNAL_SCHEMA, Journal, JournalStore, Kind};
 use crate::machine::Machine;
@@ -292,7 +293,8 @@ impl Engine<'_> {
             let reason = format!("version {from} is the one that runs");
             return Ok(Report { outcome: None, version: Some(from), reason, hint: None, trouble: None });
         }
-        if let Some(reason) = self.put_off(&plan, &from)? {
+        let mut asked = Vec::new();
+        if let Some(reason) = self.put_off(&plan, &from, &mut asked)? {
             return Ok(Report { outcome: None, version: Some(from), reason, hint: None, trouble: None });
         }
         let mut journal = Journal {
@@ -309,7 +311,10 @@ impl Engine<'_> {
             entries: Vec::new(),
             units: Vec::new(),
             baseline: None,
-            evidence: crate::gate::Evidence::default(),
+            hook_user: self.settings.hook_user.clone(),
+            before_began: false,
+            tellings: 0,
+            evidence: Evidence { hooks: asked, ..Evidence::default() },
             verdict: None,
             outcome: None,
             reason: String::new(),

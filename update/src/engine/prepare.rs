@@ -44,8 +44,16 @@ impl Engine<'_> {
         if let Err(failure) = checks {
             return Ok(Err(failure));
         }
-        let text = "keep the configuration as it is";
-        self.step(journal, Step::Snapshot, text, |journal| Ok(self.take_snapshot(journal).map_err(Failure::from)))
+        let text = "keep the configuration as it is, ask the hooks";
+        self.step(journal, Step::Snapshot, text, |journal| {
+            if let Err(error) = self.keep_config(journal) {
+                return Ok(Err(error.into()));
+            }
+            let asked = self.ask_before(journal)?;
+            // After the hooks: what they changed is not the new version's doing.
+            journal.baseline = Some(Baseline::of(self.probe.health().as_ref()));
+            Ok(asked)
+        })
     }
 
     /// One step between its two marks.
@@ -166,6 +174,9 @@ impl Engine<'_> {
         if let Err(error) = self.versions().intact(&journal.to) {
             return Ok(Err(Failure::of_environment(chain(&error), Some("try again; it is then fetched anew"))));
         }
+        if let Err(failure) = self.deciding_hooks_are_sound(journal) {
+            return Ok(Err(failure));
+        }
         let exe = self.layout.version_exe(&journal.to);
         let report = match self.self_tests.run(&exe, &Test::Offline) {
             Ok(report) => report,
@@ -226,11 +237,9 @@ impl Engine<'_> {
         noted.unwrap_or(self.build.state_format.writes)
     }
 
-    fn take_snapshot(&self, journal: &mut Journal) -> Result<(), picket_durable::Error> {
+    fn keep_config(&self, journal: &Journal) -> Result<(), picket_durable::Error> {
         let snapshots = Snapshots { config_dir: self.layout.config_dir(), update_dir: self.layout.update_dir() };
-        snapshots.take(&journal.id)?;
-        journal.baseline = Some(Baseline::of(self.probe.health().as_ref()));
-        Ok(())
+        snapshots.take(&journal.id)
     }
 }
 

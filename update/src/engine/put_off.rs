@@ -1,11 +1,12 @@
 //! Whether this machine puts an update off just now: by its windows, or by hooks that call it busy.
 
 use super::check::Checked;
+use super::hooks::Told;
 use super::{Engine, EngineError, Plan};
 use crate::config::WindowClock;
 use crate::decide::is_urgent;
 use crate::defer::{Obstacle, until};
-use crate::gate::Hooks;
+use crate::hooks::{HookKind, HookResult};
 use crate::state::{self, Deferral, Due};
 use crate::windows;
 use jiff::Timestamp;
@@ -26,12 +27,18 @@ pub(super) enum MayWait {
 
 impl Engine<'_> {
     /// Why the update is put off, in words, if it is; the updater is then due again when that may be over.
-    pub(super) fn put_off(&self, plan: &Plan, from: &Version) -> Result<Option<String>, EngineError> {
+    /// What hooks said goes to `asked`.
+    pub(super) fn put_off(
+        &self,
+        plan: &Plan,
+        from: &Version,
+        asked: &mut Vec<HookResult>,
+    ) -> Result<Option<String>, EngineError> {
         let dir = self.layout.update_dir();
         let (deferral, due) = (state::deferral(dir), state::due(dir));
         let now = self.clock.now();
         let urgent = plan.checked.as_ref().is_some_and(|checked| is_urgent(&checked.channel, from, &plan.to));
-        let Some(obstacle) = self.obstacle(plan, urgent, now)? else {
+        let Some(obstacle) = self.obstacle(plan, from, (urgent, now), asked)? else {
             deferral.clear()?;
             due.clear()?;
             return Ok(None);
@@ -54,7 +61,13 @@ impl Engine<'_> {
         Ok(Some(reason))
     }
 
-    fn obstacle(&self, plan: &Plan, urgent: bool, now: Timestamp) -> Result<Option<Obstacle>, EngineError> {
+    fn obstacle(
+        &self,
+        plan: &Plan,
+        from: &Version,
+        (urgent, now): (bool, Timestamp),
+        asked: &mut Vec<HookResult>,
+    ) -> Result<Option<Obstacle>, EngineError> {
         if plan.may_wait == MayWait::No {
             return Ok(None);
         }
@@ -63,8 +76,9 @@ impl Engine<'_> {
         {
             return Ok(Some(obstacle));
         }
-        let hooks = Hooks { dir: self.layout.busy_hooks(), required: false, limit: self.settings.hook_limit.get() };
-        Ok(hooks.run()?.iter().find(|result| !result.ok).map(Obstacle::of_hook))
+        let told = Told { id: None, kind: plan.kind, trigger: &plan.trigger, from, to: &plan.to };
+        *asked = self.hooks(HookKind::Busy, &told, self.settings.hook_user.clone()).run()?;
+        Ok(asked.iter().find(|result| !result.ok).map(Obstacle::of_hook))
     }
 
     /// The operator's windows, or the vendor's where there are none, if they are closed. The vendor's do not hold up

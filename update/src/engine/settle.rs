@@ -30,6 +30,8 @@ impl Engine<'_> {
         let hint = self.remember(&journal, outcome)?;
         reach("settle-remembered");
         self.tidy(&journal, outcome);
+        self.tell_after(&mut journal, outcome);
+        reach("settle-told");
         self.journals().mark(&mut journal, Step::Settle, Mark::Done)?;
         self.journals().archive(&journal)?;
         Ok(Report {

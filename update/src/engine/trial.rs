@@ -5,7 +5,8 @@ use super::{Engine, EngineError, Report};
 use crate::clock::Clock;
 use crate::failpoint::reach;
 use crate::fetcher::Fetcher;
-use crate::gate::{Fault, Gate, GateSettings, Hooks, ReleaseFetch, Verdict};
+use crate::gate::{Fault, Gate, GateSettings, ReleaseFetch, Verdict};
+use crate::hooks::HookKind;
 use crate::journal::{Journal, Kind, Mark, Step};
 use crate::machine::ViewState;
 use crate::self_test::{SelfTests, Test};
@@ -56,7 +57,7 @@ impl Engine<'_> {
 
     fn watch(&self, journal: &mut Journal, old_run: String) -> Verdict {
         let baseline = journal.baseline.clone().unwrap_or_default();
-        let hooks = |dir: PathBuf, required| Hooks { dir, required, limit: self.settings.hook_limit.get() };
+        let hooks = [HookKind::Required, HookKind::Wanted].map(|kind| self.hooks_of(kind, journal));
         let version = journal.to.clone();
         let gate = Gate {
             version: &version,
@@ -70,7 +71,7 @@ impl Engine<'_> {
             machine: self.machine,
             probe: self.probe,
             fetch: self.release_fetch(journal),
-            hooks: [hooks(self.layout.required_hooks(), true), hooks(self.layout.wanted_hooks(), false)],
+            hooks,
             progress: self.progress,
             interrupted: self.interrupted,
         };

@@ -3,15 +3,14 @@
 //! [`judge`] decides, from observations, without touching anything; [`watch`] makes the observations. What the decision
 //! rests on is kept as [`Evidence`] in the journal.
 
-mod hooks;
 pub(crate) mod judge;
 mod probe;
 mod watch;
 
-pub use hooks::{HookError, HookResult, Hooks};
 pub use probe::{HttpProbe, Probe};
 pub use watch::{Gate, GateSettings, ReleaseFetch};
 
+use crate::hooks::HookResult;
 use crate::machine::ServiceView;
 use picket_protocol::{CheckScope, CheckStatus, HealthReport};
 use serde::{Deserialize, Serialize};

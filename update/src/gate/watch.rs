@@ -1,7 +1,8 @@
 //! Making the observations: the service manager, the health port, the fetch of the release metadata, the hooks.
 
 use super::judge::{Checks, Decision, FetchRound, Judge, Observation, Rules};
-use super::{Baseline, Evidence, Fault, Hooks, Probe, Verdict, local_checks};
+use super::{Baseline, Evidence, Fault, Probe, Verdict, local_checks};
+use crate::hooks::{HookKind, HookResult, Hooks};
 use crate::machine::{Machine, MachineError};
 use crate::progress::{Event, Progress};
 use picket_protocol::LivezReport;
@@ -140,13 +141,17 @@ impl Gate<'_> {
         for hooks in &self.hooks {
             match hooks.run() {
                 Ok(results) => evidence.hooks.extend(results),
-                Err(error) if hooks.required => {
-                    return Verdict::Fail { reason: error.to_string(), fault: Fault::Environment };
+                Err(error) => {
+                    evidence.hooks.push(hooks.not_run(&error));
+                    if hooks.kind.decides() {
+                        return Verdict::Fail { reason: error.to_string(), fault: Fault::Environment };
+                    }
+                    tracing::warn!(%error, "wanted health hooks were not run");
                 }
-                Err(error) => tracing::warn!(%error, "wanted health hooks were not run"),
             }
         }
-        match evidence.hooks.iter().find(|hook| hook.required && !hook.ok) {
+        let failed = |hook: &&HookResult| hook.kind == HookKind::Required && !hook.ok;
+        match evidence.hooks.iter().find(failed) {
             Some(hook) => {
                 let reason = format!("the required health hook {} failed ({})", hook.hook, hook.detail);
                 Verdict::Fail { reason, fault: Fault::Version }

@@ -69,6 +69,17 @@ pub enum Kind {
     Rollback,
 }
 
+impl Kind {
+    /// The word in the history, and that hooks are told.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Release => "release",
+            Self::Installed => "installed",
+            Self::Rollback => "rollback",
+        }
+    }
+}
+
 /// One line of the journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
@@ -111,6 +122,15 @@ pub struct Journal {
     /// The proven version's health just before the trial.
     #[serde(default)]
     pub baseline: Option<Baseline>,
+    /// The user that this update's hooks run as; none is the updater's own, or was not noted.
+    #[serde(default)]
+    pub hook_user: Option<String>,
+    /// Whether a hook before the trial was begun: those after it are then told, whatever became of the update.
+    #[serde(default)]
+    pub before_began: bool,
+    /// How often it was begun to tell hooks the outcome.
+    #[serde(default)]
+    pub tellings: u32,
     /// What the gate saw.
     #[serde(default)]
     pub evidence: Evidence,
@@ -232,6 +252,9 @@ pub(crate) mod tests {
             entries: vec![],
             units: vec![],
             baseline: None,
+            hook_user: None,
+            before_began: false,
+            tellings: 0,
             evidence: Evidence::default(),
             verdict: None,
             outcome: None,
