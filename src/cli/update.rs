@@ -30,8 +30,13 @@ pub(crate) enum UpdateCommand {
     },
     /// Show what runs, what happened last, and what is known.
     Status(JsonArgs),
-    /// Show the updates of the past, newest first.
+    /// Show the updates of the past, newest first, and what each decision rests on; the last 50 are kept.
+    ///
+    /// With an id, everything that is known of that update: each health check before and after, hooks, restarts, what
+    /// was reached, and the time of each step.
     History {
+        /// One of them: its id, or the beginning or end of it.
+        id: Option<String>,
         /// How many.
         #[arg(short = 'n', long, default_value_t = 10)]
         limit: usize,

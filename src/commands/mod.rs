@@ -30,6 +30,7 @@ mod test_connection;
 mod uninstall;
 mod update;
 mod update_bundle;
+mod update_history;
 
 use crate::build;
 use crate::cli::{

@@ -1,7 +1,7 @@
 //! `picket update …`.
 
 use super::Context;
-use super::{follow, update_bundle};
+use super::{follow, update_bundle, update_history};
 use crate::build;
 use crate::cli::{ApplyArgs, ConfigArgs, JsonArgs, UpdateCommand};
 use crate::error::CommandError;
@@ -17,7 +17,6 @@ use picket_telemetry::logs;
 use picket_update::decide::Asked;
 use picket_update::engine::{Offer, rollback_obstacle};
 use picket_update::fetch::Location;
-use picket_update::journal::JournalStore;
 use picket_update::progress::Progress;
 use picket_update::request::{Request, Wanted};
 use picket_update::rollout;
@@ -35,7 +34,7 @@ pub(super) fn run(context: &Context<'_>, command: UpdateCommand) -> Result<ExitC
         UpdateCommand::Apply(args) => apply(context, &args),
         UpdateCommand::Rollback { force, yes, json } => rollback(context, force, yes, &json),
         UpdateCommand::Status(json) => status(context, &json),
-        UpdateCommand::History { limit, json } => history(context, limit, &json),
+        UpdateCommand::History { id, limit, json } => update_history::run(context, id.as_deref(), limit, &json),
         UpdateCommand::Pin { version } => pin(context, version),
         UpdateCommand::Unpin => unpin(context),
         UpdateCommand::Clean(json) => clean(context, &json),
@@ -249,41 +248,13 @@ fn show_status(context: &Context<'_>, status: &UpdateStatus) {
     }
 }
 
-fn outcome_word(outcome: UpdateOutcome) -> &'static str {
+pub(super) fn outcome_word(outcome: UpdateOutcome) -> &'static str {
     match outcome {
         UpdateOutcome::Committed => "committed",
         UpdateOutcome::RolledBack => "rolled back",
         UpdateOutcome::Refused => "not tried",
         UpdateOutcome::Interrupted => "interrupted",
     }
-}
-
-fn history(context: &Context<'_>, limit: usize, json: &JsonArgs) -> Result<ExitCode, CommandError> {
-    context.require_root("reading the history")?;
-    let history = JournalStore::new(context.layout.update_dir(), &Clock::system()).history();
-    let shown: Vec<_> = history.into_iter().take(limit).collect();
-    if json.json {
-        context.output.json(&shown);
-        return Ok(ExitCode::Success);
-    }
-    if shown.is_empty() {
-        context.output.say("there was no update yet");
-    }
-    for journal in &shown {
-        let Some(ended) = state::describe_ended(journal) else { continue };
-        let tone = if ended.outcome == UpdateOutcome::Committed { Tone::Good } else { Tone::Bad };
-        let line = format!(
-            "{}  {} to {}  {}  (asked by {})",
-            ended.finished,
-            ended.from,
-            ended.to,
-            outcome_word(ended.outcome),
-            journal.trigger
-        );
-        context.output.marked(tone, line);
-        context.output.marked(Tone::Plain, &ended.reason);
-    }
-    Ok(ExitCode::Success)
 }
 
 fn pin(context: &Context<'_>, version: Version) -> Result<ExitCode, CommandError> {

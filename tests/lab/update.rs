@@ -50,6 +50,32 @@ fn a_good_release_is_kept_after_exactly_one_restart_and_outlives_a_reboot() {
     assert!(machine.server.requests().is_empty(), "the network was asked");
 }
 
+#[test]
+fn hooks_run_as_another_user_and_end_at_their_limit_within_what_the_updaters_unit_may_do() {
+    let machine = Machine::installed("hooks", "  hook_user: daemon\n  hook_limit: 2s\n");
+    // A group of the user's that is not its first one, and must come along.
+    machine.sh("groupadd --system --users daemon drained");
+    let hook = |folder: &str, script: &str| {
+        machine.put(
+            format!("#!/bin/sh\n{script}\n").as_bytes(),
+            &format!("/etc/picket/update.d/{folder}/10-hook"),
+            0o755,
+        );
+    };
+    hook("before", "id -un; id -Gn; grep CapEff /proc/self/status; touch /opt/picket/mine && exit 1; exit 0");
+    // The updater has no CAP_KILL.
+    hook("after", "setsid sleep 4321 & exec sleep 1234");
+    machine.release("2.0.0", Fault::None);
+    machine.picket(&["update", "apply", "--yes"]).expect(0);
+    machine.assert_on("2.0.0");
+    assert_eq!(machine.run(&["pgrep", "-f", "sleep (1234|4321)"]).code, 1, "a hook outlived its limit");
+    let history = machine.picket(&["update", "history", "--json"]).expect(0).json();
+    let hooks = &history[0]["evidence"]["hooks"];
+    let said = hooks[0]["output"].as_str().unwrap();
+    assert!(said.starts_with("daemon\ndaemon drained\nCapEff:\t0000000000000000"), "{hooks}");
+    assert_eq!(hooks[1]["detail"], "no end after 2 s", "{hooks}");
+}
+
 /// A third version that fails its trial: the second is back, the reason is kept, the next timer run leaves it alone.
 fn assert_rolled_back(test: &str, fault: Fault, reason: &str) {
     let machine = on_second_version(test);

@@ -15,6 +15,7 @@ mod data;
 mod dev;
 mod docs;
 mod fetcher;
+mod history;
 mod hooks;
 mod hostile;
 mod house;

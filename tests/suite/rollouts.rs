@@ -164,8 +164,7 @@ fn a_machine_that_runs_a_yanked_release_goes_back_under_the_same_trial_and_retur
     fleet.assert_on("1.0.0");
     assert_eq!(fleet.prefix.status()["taken_back"], serde_json::Value::Null);
     let history = fleet.prefix.picket(&["update", "history", "--json"]).expect(0).json();
-    let steps: Vec<&str> =
-        history[0]["entries"].as_array().unwrap().iter().filter_map(|e| e["step"].as_str()).collect();
+    let steps: Vec<&str> = history[0]["phases"].as_array().unwrap().iter().filter_map(|e| e["step"].as_str()).collect();
     for step in ["preflight", "trial", "gate", "commit"] {
         assert!(steps.contains(&step), "it went back without {step}: {steps:?}");
     }

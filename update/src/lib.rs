@@ -19,6 +19,7 @@ pub mod fetch;
 pub mod fetcher;
 pub mod gate;
 pub mod held;
+pub mod history;
 pub mod hooks;
 pub mod journal;
 pub mod machine;

@@ -194,7 +194,7 @@ pub fn derive(layout: &Layout, clock: &Clock, trust: Option<TrustExpiry>) -> Upd
         previous: versions.previous(),
         current,
         running: running.as_ref().map(describe_running),
-        last: journals.history().first().and_then(describe_ended),
+        last: journals.ended().next().as_ref().and_then(describe_ended),
         available,
         last_check: check.map(|record| record.check),
         trust,

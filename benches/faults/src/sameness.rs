@@ -11,7 +11,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 /// What people read and nothing decides by.
-const WORDS: [&str; 7] = ["reason", "evidence", "error", "trigger", "by", "baseline", "id"];
+const WORDS: [&str; 8] = ["reason", "evidence", "error", "trigger", "by", "baseline", "id", "took_ms"];
 
 /// A number for what of the installation at `root` is on the disk. Left out: `run`, which a start begins anew; logs; the
 /// agent's own store, which every run of the agent changes and no command here writes to once it is made.

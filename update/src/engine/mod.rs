@@ -25,7 +25,7 @@ use crate::decide::{Asked, Decision};
 use crate::fetcher::Fetcher;
 use crate::gate::{Evidence, Probe};
 use crate::held::{HeldVersions, HoldPolicy};
-use crate::journal::{JOURNAL_SCHEMA, Journal, JournalStore, Kind};
+use crate::journal::{JOURNAL_SCHEMA, Journal, JournalStore, Kind, Stopwatch};
 use crate::machine::Machine;
 use crate::progress::{Event, Progress, Trouble};
 use crate::request::{Request, Wanted, take_wish};
@@ -314,7 +314,13 @@ impl Engine<'_> {
             hook_user: self.settings.hook_user.clone(),
             before_began: false,
             tellings: 0,
-            evidence: Evidence { hooks: asked, ..Evidence::default() },
+            evidence: Evidence {
+                hooks: asked,
+                // It fetched and verified the metadata that this update follows, a moment ago.
+                judge_fetch: plan.checked.as_ref().map(|_| "ok".to_owned()),
+                ..Evidence::default()
+            },
+            stopwatch: Stopwatch::default(),
             verdict: None,
             outcome: None,
             reason: String::new(),

@@ -5,7 +5,7 @@ use super::error::{Failure, chain};
 use super::{Engine, EngineError};
 use crate::archive::{ArchiveError, Format, unpack};
 use crate::fetcher::{Task, take_files, verified_archive};
-use crate::gate::{Baseline, Fault};
+use crate::gate::{Baseline, Fault, seen_checks};
 use crate::journal::{Journal, Mark, Step};
 use crate::machine::ViewState;
 use crate::progress::Event;
@@ -51,7 +51,9 @@ impl Engine<'_> {
             }
             let asked = self.ask_before(journal)?;
             // After the hooks: what they changed is not the new version's doing.
-            journal.baseline = Some(Baseline::of(self.probe.health().as_ref()));
+            let health = self.probe.health();
+            journal.evidence.checks_before = health.as_ref().map(seen_checks).unwrap_or_default();
+            journal.baseline = Some(Baseline::of(health.as_ref()));
             Ok(asked)
         })
     }

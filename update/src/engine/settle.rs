@@ -32,6 +32,9 @@ impl Engine<'_> {
         self.tidy(&journal, outcome);
         self.tell_after(&mut journal, outcome);
         reach("settle-told");
+        // Nobody needs them any more, and the history keeps many of these.
+        journal.units.clear();
+        journal.artifact = None;
         self.journals().mark(&mut journal, Step::Settle, Mark::Done)?;
         self.journals().archive(&journal)?;
         Ok(Report {

@@ -3,15 +3,16 @@
 //! [`judge`] decides, from observations, without touching anything; [`watch`] makes the observations. What the decision
 //! rests on is kept as [`Evidence`] in the journal.
 
+mod evidence;
 pub(crate) mod judge;
 mod probe;
 mod watch;
 
+pub(crate) use evidence::seen_checks;
+pub use evidence::{Evidence, SeenCheck};
 pub use probe::{HttpProbe, Probe};
 pub use watch::{Gate, GateSettings, ReleaseFetch};
 
-use crate::hooks::HookResult;
-use crate::machine::ServiceView;
 use picket_protocol::{CheckScope, CheckStatus, HealthReport};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -50,38 +51,6 @@ pub struct Baseline {
     pub answered: bool,
     /// Its local checks.
     pub checks: BTreeMap<String, CheckStatus>,
-}
-
-/// What the gate saw.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Evidence {
-    /// How the new version's self-test was confined, and its result.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub self_test: Option<String>,
-    /// The service manager's view at the start of the trial.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub started_as: Option<ServiceView>,
-    /// Its view at the end.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ended_as: Option<ServiceView>,
-    /// Milliseconds from the start to the first answer of the new version.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ready_after_ms: Option<u64>,
-    /// Milliseconds of trial in all.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub watched_ms: Option<u64>,
-    /// The new version's local checks when the trial ended.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub checks: BTreeMap<String, CheckStatus>,
-    /// Whether the new version fetched and verified the release metadata, and what happened if not.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub candidate_fetch: Option<String>,
-    /// The same for the judge.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub judge_fetch: Option<String>,
-    /// Every hook that ran.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub hooks: Vec<HookResult>,
 }
 
 /// The local checks of a report: the only ones that can convict a version.

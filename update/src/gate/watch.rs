@@ -1,7 +1,7 @@
 //! Making the observations: the service manager, the health port, the fetch of the release metadata, the hooks.
 
 use super::judge::{Checks, Decision, FetchRound, Judge, Observation, Rules};
-use super::{Baseline, Evidence, Fault, Probe, Verdict, local_checks};
+use super::{Baseline, Evidence, Fault, Probe, Verdict, local_checks, seen_checks};
 use crate::hooks::{HookKind, HookResult, Hooks};
 use crate::machine::{Machine, MachineError};
 use crate::progress::{Event, Progress};
@@ -87,7 +87,8 @@ impl Gate<'_> {
             }
             let seen = self.look(began, judge.ready_at(), &mut rounds, &mut checked, evidence)?;
             let decision = judge.see(&seen);
-            Self::note(&judge, &seen, evidence);
+            evidence.see_service(&seen.service, &self.old_run);
+            evidence.ready_after_ms = judge.ready_at().map(millis);
             match decision {
                 Decision::Wait(left) => self.progress.tell(Event::gate(seen.at, judge.ready_at(), left)),
                 Decision::Fail(verdict) => break verdict,
@@ -113,7 +114,10 @@ impl Gate<'_> {
         let checks = match due.then(|| self.probe.health()) {
             None => Checks::NotAsked,
             Some(None) => Checks::Unread,
-            Some(Some(report)) => Checks::Seen(local_checks(&report)),
+            Some(Some(report)) => {
+                evidence.checks_after = seen_checks(&report);
+                Checks::Seen(local_checks(&report))
+            }
         };
         if due {
             *checked = Some(Instant::now());
@@ -126,15 +130,6 @@ impl Gate<'_> {
             evidence.judge_fetch = round.judge.as_ref().map(told).or(evidence.judge_fetch.take());
         }
         Ok(Observation { at: began.elapsed(), service, livez, checks, fetch })
-    }
-
-    fn note(judge: &Judge<'_>, seen: &Observation, evidence: &mut Evidence) {
-        evidence.started_as.get_or_insert_with(|| seen.service.clone());
-        evidence.ended_as = Some(seen.service.clone());
-        evidence.ready_after_ms = judge.ready_at().map(millis);
-        if let Checks::Seen(checks) = &seen.checks {
-            evidence.checks.clone_from(checks);
-        }
     }
 
     fn ask_hooks(&self, evidence: &mut Evidence) -> Verdict {

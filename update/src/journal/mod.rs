@@ -19,6 +19,7 @@ use picket_protocol::update_status::UpdateOutcome;
 use picket_protocol::{Artifact, Sha256Digest, UnitText};
 use semver::Version;
 use serde::{Deserialize, Serialize};
+use std::time::Instant;
 
 /// The schema number of the journal.
 pub const JOURNAL_SCHEMA: u32 = 1;
@@ -89,6 +90,33 @@ pub struct Entry {
     pub mark: Mark,
     /// When.
     pub at: jiff::Timestamp,
+    /// How long a step that is done took, in milliseconds; absent where it was begun by another process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub took_ms: Option<u64>,
+}
+
+/// When the step under way was begun by this process, by the clock that nobody sets.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Stopwatch(Option<Instant>);
+
+impl PartialEq for Stopwatch {
+    /// Not part of what a journal says.
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Stopwatch {
+    /// Takes a mark; what passed since the step was begun, when it is done.
+    fn take(&mut self, mark: Mark) -> Option<u64> {
+        match mark {
+            Mark::Began => {
+                self.0 = Some(Instant::now());
+                None
+            }
+            Mark::Done => self.0.take().map(|began| u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX)),
+        }
+    }
 }
 
 /// The journal of one update.
@@ -143,6 +171,9 @@ pub struct Journal {
     /// Why, in words.
     #[serde(default)]
     pub reason: String,
+    /// For the time that each step takes.
+    #[serde(skip)]
+    pub stopwatch: Stopwatch,
 }
 
 impl Step {
@@ -259,11 +290,12 @@ pub(crate) mod tests {
             verdict: None,
             outcome: None,
             reason: String::new(),
+            stopwatch: Stopwatch::default(),
         }
     }
 
     pub(crate) fn push(journal: &mut Journal, step: Step, mark: Mark) {
-        journal.entries.push(Entry { step, mark, at: jiff::Timestamp::UNIX_EPOCH });
+        journal.entries.push(Entry { step, mark, at: jiff::Timestamp::UNIX_EPOCH, took_ms: None });
     }
 
     /// The order of steps, told as a list instead of as a match: the model that `allows` must agree with.

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 /// The largest journal, in bytes; evidence is bounded far below.
 const MAX_BYTES: u64 = 4 << 20;
+/// Above this many bytes (without the blanks that people read it by), evidence is written without its words.
+const MAX_WRITTEN: usize = 1 << 20;
 /// How many ended updates are kept.
 const HISTORY: usize = 50;
 
@@ -62,9 +64,14 @@ impl JournalStore {
 
     /// The update under way, if there is one.
     pub fn load(&self) -> Result<Option<Journal>, JournalError> {
-        match picket_durable::read_if_present(&self.path(), MAX_BYTES)? {
-            Some(bytes) => parse(&self.path(), &bytes).map(Some),
-            None => Ok(None),
+        match picket_durable::read_if_present(&self.path(), MAX_BYTES) {
+            Ok(Some(bytes)) => parse(&self.path(), &bytes).map(Some),
+            Ok(None) => Ok(None),
+            // Not ours as we wrote it, and no reason to be stuck.
+            Err(error) if error.source.kind() == std::io::ErrorKind::FileTooLarge => {
+                Err(JournalError::Damaged { path: self.path(), source: serde::de::Error::custom(error) })
+            }
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -75,9 +82,16 @@ impl JournalStore {
         Ok(aside)
     }
 
-    /// Writes the journal as it is.
+    /// Writes the journal as it is; one that is too large, without the words of its evidence: what could not be read
+    /// again would be in the way of every later update.
     pub fn save(&self, journal: &Journal) -> Result<(), JournalError> {
-        Ok(picket_durable::write_json(&self.path(), journal, 0o600)?)
+        let length = serde_json::to_vec(journal).map_or(0, |bytes| bytes.len());
+        if length <= MAX_WRITTEN {
+            return Ok(picket_durable::write_json(&self.path(), journal, 0o600)?);
+        }
+        let mut short = journal.clone();
+        short.evidence.shorten();
+        Ok(picket_durable::write_json(&self.path(), &short, 0o600)?)
     }
 
     /// Adds a mark and writes the journal; it is on disk when this returns.
@@ -92,7 +106,8 @@ impl JournalStore {
         }
         let word = if mark == Mark::Began { "began" } else { "done" };
         failpoint::reach(&format!("{}-{word}-before", step.as_str()));
-        journal.entries.push(Entry { step, mark, at: self.clock.now() });
+        let took_ms = journal.stopwatch.take(mark);
+        journal.entries.push(Entry { step, mark, at: self.clock.now(), took_ms });
         self.save(journal)?;
         failpoint::reach(&format!("{}-{word}-after", step.as_str()));
         Ok(())
@@ -111,11 +126,16 @@ impl JournalStore {
         Ok(())
     }
 
-    /// Ended updates, newest first; one that cannot be read is left out.
-    pub fn history(&self) -> Vec<Journal> {
+    /// Ended updates, newest first; one that cannot be read is left out. Each is read when it is asked for.
+    pub fn ended(&self) -> impl Iterator<Item = Journal> {
         let history = self.history_dir();
-        let names = self.history_names().into_iter().rev().map(|name| history.join(name));
-        names.filter_map(|path| parse(&path, &picket_durable::read_bounded(&path, MAX_BYTES).ok()?).ok()).collect()
+        let names = self.history_names().into_iter().rev().map(move |name| history.join(name));
+        names.filter_map(|path| parse(&path, &picket_durable::read_bounded(&path, MAX_BYTES).ok()?).ok())
+    }
+
+    /// All of [`JournalStore::ended`].
+    pub fn history(&self) -> Vec<Journal> {
+        self.ended().collect()
     }
 
     /// The file names of ended updates, oldest first: ids of version 7 sort by time.
@@ -162,6 +182,32 @@ mod tests {
         }
         let history = store.history();
         assert_eq!((history.len(), history[0].id.as_str()), (HISTORY, "0054"));
+        assert!(store.load().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_journal_too_large_to_be_read_again_is_written_without_words_and_one_that_is_there_is_set_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = JournalStore::new(dir.path(), &Clock::system());
+        let mut journal = journal(true);
+        let loud = crate::hooks::HookResult {
+            hook: "h".into(),
+            kind: crate::hooks::HookKind::Wanted,
+            required: false,
+            ok: true,
+            detail: "exit status: 0".into(),
+            output: "x".repeat(MAX_WRITTEN / 100),
+            ms: 1,
+        };
+        journal.evidence.hooks = vec![loud; 1000];
+        store.save(&journal).unwrap();
+        let kept = store.load().unwrap().unwrap();
+        assert!(kept.evidence.hooks.len() == 1000 && kept.evidence.hooks.iter().all(|hook| hook.output.is_empty()));
+
+        let huge = vec![b' '; usize::try_from(MAX_BYTES).unwrap() + 1];
+        picket_durable::write_atomic(&dir.path().join("journal.json"), &huge, 0o600).unwrap();
+        assert!(matches!(store.load(), Err(JournalError::Damaged { .. })));
+        store.set_aside().unwrap();
         assert!(store.load().unwrap().is_none());
     }
 
