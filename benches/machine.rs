@@ -82,7 +82,7 @@ fn decision(runs: usize) {
             };
             let trial = when(&format!("start version {version}"), began);
             let from = when(from, trial);
-            when("go back to version 1.0.0", from) - from
+            when("go back to version 1.0.0", from).saturating_sub(from)
         });
         let mut times: Vec<Duration> = times.collect();
         times.sort();

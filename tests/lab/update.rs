@@ -72,7 +72,7 @@ fn hooks_run_as_another_user_and_end_at_their_limit_within_what_the_updaters_uni
     let history = machine.picket(&["update", "history", "--json"]).expect(0).json();
     let hooks = &history[0]["evidence"]["hooks"];
     let said = hooks[0]["output"].as_str().unwrap();
-    assert!(said.starts_with("daemon\ndaemon drained\nCapEff:\t0000000000000000"), "{hooks}");
+    assert!(said.starts_with("daemon\ndaemon drained\nCapEff:0000000000000000"), "{hooks}");
     assert_eq!(hooks[1]["detail"], "no end after 2 s", "{hooks}");
 }
 

@@ -34,7 +34,6 @@ fn journal(id: &str) -> Value {
     let view =
         |state: &str, restarts: u32| json!({ "state": state, "run": "r", "restarts": restarts, "detail": state });
     let mut journal = old_journal(id);
-    journal["entries"][0]["took_ms"] = Value::Null;
     journal["entries"] = json!([
         { "step": "fetch", "mark": "began", "at": "2026-01-02T03:00:00Z" },
         { "step": "fetch", "mark": "done", "at": "2026-01-02T03:00:01Z", "took_ms": 1250 },
@@ -44,6 +43,10 @@ fn journal(id: &str) -> Value {
         { "step": "settle", "mark": "began", "at": "2026-01-02T03:00:21Z" },
         { "step": "settle", "mark": "done", "at": "2026-01-02T03:00:30Z", "took_ms": 15 },
     ]);
+    let hub = |connected: bool, mut check: Value| {
+        check["connected"] = connected.into();
+        check
+    };
     journal["hook_user"] = "backup".into();
     journal["before_began"] = true.into();
     journal["tellings"] = 1.into();
@@ -53,11 +56,11 @@ fn journal(id: &str) -> Value {
         "ready_after_ms": 812, "watched_ms": 10250, "restarts": 1,
         "checks_before": {
             "collector": check("local", "pass", "3 samples"),
-            "hub_connection": check("external", "pass", "heard 3 s ago"),
+            "hub_connection": hub(true, check("external", "pass", "heard 3 s ago")),
         },
         "checks_after": {
             "collector": check("local", "fail", "no sample"),
-            "hub_connection": check("external", "warn", "not connected for the moment"),
+            "hub_connection": hub(false, check("external", "warn", "not connected for the moment")),
         },
         "candidate_fetch": "connection refused", "judge_fetch": "ok",
         "hooks": [{

@@ -17,7 +17,7 @@ use std::fmt;
 
 /// The schema number of [`PastUpdate`]. Fields may come without a new one; none goes or changes its meaning.
 pub const UPDATE_HISTORY_SCHEMA: u32 = 1;
-/// The check by which an agent says whether its hub hears it.
+/// The check by which an agent says whether its hub hears it; with the figure `connected` only where it has a hub.
 const HUB_CHECK: &str = "hub_connection";
 
 /// An update that ended.
@@ -174,7 +174,7 @@ impl Shown {
         let (before, after) = both(journal);
         let hub = |checks: &BTreeMap<String, SeenCheck>| {
             let check = checks.get(HUB_CHECK)?;
-            Some(Reach { reached: check.status == CheckStatus::Pass, detail: check.message.clone() })
+            Some(Reach { reached: check.connected?, detail: check.message.clone() })
         };
         let fetched = |told: &Option<String>| told.clone().map(|detail| Reach { reached: detail == "ok", detail });
         Self {
@@ -202,7 +202,7 @@ impl Shown {
 /// The checks before and after; of an older version's journal, the local ones without their words.
 fn both(journal: &Journal) -> (BTreeMap<String, SeenCheck>, BTreeMap<String, SeenCheck>) {
     let local = |checks: &BTreeMap<String, CheckStatus>| {
-        let seen = |status| SeenCheck { scope: CheckScope::Local, status, message: String::new() };
+        let seen = |status| SeenCheck { scope: CheckScope::Local, status, message: String::new(), connected: None };
         checks.iter().map(|(name, status)| (name.clone(), seen(*status))).collect()
     };
     let Evidence { checks_before, checks_after, checks, .. } = &journal.evidence;
@@ -270,7 +270,7 @@ mod tests {
     use crate::journal::tests::{journal, push};
 
     fn seen(scope: CheckScope, status: CheckStatus) -> SeenCheck {
-        SeenCheck { scope, status, message: format!("it {}s", status.as_str()) }
+        SeenCheck { scope, status, message: format!("it {}s", status.as_str()), connected: None }
     }
 
     #[test]

@@ -188,6 +188,8 @@ impl Snapshot {
             }
             _ => finding,
         };
+        // Only where there is a hub: the updater keeps it as what each version reached.
+        let finding = finding.figure("connected", self.connected && quiet < AWAY);
         Some(match self.clock_ahead_ms {
             Some(ahead) => finding.figure("clock_ahead_ms", ahead),
             None => finding,
@@ -245,12 +247,17 @@ mod tests {
         let (mut snapshot, _) = enrolled();
         let began = snapshot.wanted_since.unwrap();
         let at = |snapshot: &Snapshot, seconds| snapshot.connection(began + Duration::from_secs(seconds)).unwrap();
-        assert_eq!(at(&snapshot, 10).status, CheckStatus::Warn);
+        assert_eq!(
+            (at(&snapshot, 10).status, &at(&snapshot, 10).figures["connected"]),
+            (CheckStatus::Warn, &false.into())
+        );
         snapshot.connected = true;
         snapshot.heard(Duration::from_millis(20), -200, (began + Duration::from_secs(30), Timestamp::now()));
         assert!(at(&snapshot, 60).message.contains("30 s ago"));
+        assert_eq!(at(&snapshot, 60).figures["connected"], true);
         let away = at(&snapshot, 330);
         assert!(away.status == CheckStatus::Fail && away.message.contains("no heartbeat for 300 s"), "{away:?}");
+        assert_eq!(away.figures["connected"], false);
         assert_eq!(snapshot.round_trips.counts.iter().sum::<u64>(), 1);
         snapshot.clock_ahead_ms = Some(-90_000);
         assert!(at(&snapshot, 60).message.contains("90 s behind"));

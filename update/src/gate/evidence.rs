@@ -23,6 +23,9 @@ pub struct SeenCheck {
     /// The result in words.
     #[serde(default)]
     pub message: String,
+    /// Its figure `connected`, where it has one: whether something beyond this machine was reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connected: Option<bool>,
 }
 
 /// What the gate saw.
@@ -71,7 +74,8 @@ pub(crate) fn seen_checks(report: &HealthReport) -> BTreeMap<String, SeenCheck> 
     let cut = |text: &str, most| text.chars().filter(|c| !c.is_control()).take(most).collect::<String>();
     let seen = report.checks.iter().take(MAX_CHECKS).map(|(name, check)| {
         let message = cut(&check.message, MAX_MESSAGE);
-        (cut(name, MAX_NAME), SeenCheck { scope: check.scope, status: check.status, message })
+        let connected = check.figures.get("connected").and_then(serde_json::Value::as_bool);
+        (cut(name, MAX_NAME), SeenCheck { scope: check.scope, status: check.status, message, connected })
     });
     seen.collect()
 }
