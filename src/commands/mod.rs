@@ -16,6 +16,7 @@ mod follow;
 mod hub;
 mod install;
 mod manual;
+mod portable;
 mod release;
 mod release_bundle;
 mod release_rollout;
@@ -29,6 +30,7 @@ mod test_connection;
 mod uninstall;
 mod update;
 mod update_bundle;
+mod update_list;
 
 use crate::build;
 use crate::cli::{
