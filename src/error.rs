@@ -22,10 +22,11 @@ use picket_sensor::SensorError;
 use picket_service::ServiceError;
 use picket_store::StoreError;
 use picket_telemetry::logs::LogError;
-use picket_transport::UrlError;
 use picket_transport::hub::{DoorError, HubCallError};
+use picket_transport::{NetworkError, UrlError};
 use picket_update::EngineError;
 use picket_update::archive::ArchiveError;
+use picket_update::fetcher::FetcherError;
 use picket_update::progress::Trouble;
 use picket_update::trust::TrustError;
 use std::io;
@@ -48,6 +49,20 @@ pub(crate) enum CommandError {
     /// An address in the configuration cannot be used.
     #[error("update.releases cannot be used")]
     Releases(#[source] UrlError),
+    /// The address of the API in the configuration cannot be used.
+    #[error("update.releases_api cannot be used")]
+    ReleasesApi(#[source] UrlError),
+    /// The executable is somebody else's to replace.
+    #[error("{} belongs to {}; nothing was changed", exe.display(), owner.who)]
+    Owned {
+        /// The executable.
+        exe: std::path::PathBuf,
+        /// Whose it is.
+        owner: picket_installer::Owner,
+    },
+    /// It is not known how other machines are reached.
+    #[error("the network cannot be used as it is configured: {0}")]
+    Network(#[from] NetworkError),
     /// A word on the command line means nothing.
     #[error("{0}")]
     Usage(String),
@@ -214,6 +229,9 @@ impl CommandError {
             Self::Config(_)
             | Self::HubConfig(_)
             | Self::Releases(_)
+            | Self::ReleasesApi(_)
+            | Self::Network(_)
+            | Self::Update(EngineError::Fetcher(FetcherError::Network(_)))
             | Self::NoHub
             | Self::Sensor(SensorError::Config(_)) => ExitCode::Config,
             Self::Usage(_) | Self::CannotAsk(_) | Self::NoPassword(_) | Self::Token(_) => ExitCode::Usage,
@@ -222,7 +240,9 @@ impl CommandError {
             | Self::Outbox(OutboxError::Lock(LockError::Held { .. })) => ExitCode::Busy,
             Self::NotReady(_) | Self::AgentSilent { .. } => ExitCode::Unhealthy,
             Self::OtherHubsBackup(_) => ExitCode::Untrusted,
-            Self::RootNeeded(_) | Self::Update(EngineError::Refused(_) | EngineError::NoPrevious) => ExitCode::NotTried,
+            Self::Owned { .. }
+            | Self::RootNeeded(_)
+            | Self::Update(EngineError::Refused(_) | EngineError::NoPrevious) => ExitCode::NotTried,
             Self::Update(error @ EngineError::Fetcher(_)) => match error.trouble() {
                 Trouble::Network => ExitCode::Network,
                 Trouble::Untrusted => ExitCode::Untrusted,
@@ -274,7 +294,7 @@ impl CommandError {
                 "`picket doctor` shows this again; docs/reference/hub.md has every key, and so has `picket reference hub`"
                     .to_owned(),
             ),
-            Self::Config(_) => {
+            Self::Config(_) | Self::Network(_) => {
                 Some("`picket config check` shows this again, `picket config schema` what is allowed".to_owned())
             }
             Self::NoServiceManager => {
@@ -289,6 +309,7 @@ impl CommandError {
             Self::NotOwner(_) => {
                 Some("run it with sudo, or name another installation with --user or --prefix DIR".to_owned())
             }
+            Self::Owned { owner, .. } => Some(format!("{}; or put a copy of your own elsewhere", owner.way)),
             Self::Exists(_) => Some("give another name, or --force to replace it".to_owned()),
             Self::Store(error) => store_hint(error),
             Self::RootNeeded(_) => Some(

@@ -12,6 +12,7 @@ use picket_outbox::OutboxSettings;
 use picket_protocol::BuildInfo;
 use picket_store::DataSettings;
 use picket_telemetry::{Listeners, LogControl, LogOptions, OperationRecord};
+use picket_transport::{Network, ProxyChoice};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -100,6 +101,8 @@ pub struct HubConfig {
     pub user_agent: String,
     /// What an operator set.
     pub uplink: UplinkSettings,
+    /// The proxy of all requests.
+    pub proxy: ProxyChoice,
 }
 
 /// What is kept, and where.
@@ -152,6 +155,8 @@ pub struct MonitorConfig {
     pub hostname: String,
     /// How requests introduce themselves.
     pub user_agent: String,
+    /// How web hooks are reached.
+    pub network: Network,
     /// The folder where people leave acknowledgements.
     pub acks: PathBuf,
     /// Where the alerts that are open are kept for the agent that comes after.

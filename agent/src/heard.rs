@@ -30,6 +30,7 @@ impl Heard {
                 device_id: config.device_id.clone(),
                 hostname: config.hostname.clone(),
                 user_agent: config.user_agent.clone(),
+                network: config.network.clone(),
             },
         }
     }

@@ -469,6 +469,7 @@ mod tests {
             device_id: "agent-123".into(),
             hostname: "web01".into(),
             user_agent: "picket/test".into(),
+            network: picket_transport::Network::default(),
             acks: dir.join("acks"),
             memory: dir.join("alerts.json"),
             performance: PerformanceSettings::default(),

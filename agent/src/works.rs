@@ -8,7 +8,7 @@ use crate::communications::keep_attempts;
 use crate::config::{Config, ProcessLog};
 use crate::events::{Counters, Pipeline, PipelineConfig, Thrift};
 use crate::hub::pushed::Effective;
-use crate::hub::{HubWorks, Needs};
+use crate::hub::{HubWorks, Needs, Way};
 use crate::keep::Kept;
 use crate::monitoring::Monitoring;
 use crate::reload::{
@@ -304,10 +304,10 @@ impl Apply for Applier {
         self.budget.reload(config.limits.clone());
         self.kept.configure(&config.keep);
         self.log.set_levels(&config.log);
-        if let Some(hub) = self.hub.get().filter(|_| touched("uplink")) {
-            hub.configure(&config.hub.uplink);
+        if let Some(hub) = self.hub.get().filter(|_| touched("uplink") || touched("network.")) {
+            hub.configure(Way::of(&config.hub));
         }
-        if ["thresholds", "alerting", "performance_monitoring", "smtp"].iter().any(|group| touched(group)) {
+        if ["thresholds", "alerting", "performance_monitoring", "smtp", "network."].iter().any(|group| touched(group)) {
             self.monitoring.configure(config.monitor.clone());
         }
         if let Some(pipeline) = &self.pipeline {

@@ -3,6 +3,7 @@
 use picket_config::{ByteSize, Confidential, Interval, LoopbackAddr};
 use picket_hub_db::Network;
 use picket_telemetry::{LogFormat, LogLevel};
+use picket_transport::NetworkSettings;
 use std::net::SocketAddr;
 
 picket_config::settings! {
@@ -134,6 +135,8 @@ picket_config::settings! {
         pub retention: RetentionSettings = RetentionSettings::default(),
         /// What the hub may use.
         pub limits: HubLimits = HubLimits::default(),
+        /// How web hooks are reached.
+        pub network: NetworkSettings = NetworkSettings::default(),
         /// How long open requests may take once the hub was told to stop.
         pub drain_limit: Interval = Interval::seconds(10),
     }

@@ -182,6 +182,7 @@ pub async fn assemble(options: Options) -> Result<Assembled, StartError> {
     let Options { build, settings, security, keys: folder, rules_dir, database, clock } = options;
     let public_url = settings.public_url()?;
     let enrolment_networks = settings.enrolment_networks()?;
+    let network = settings.network.resolve().map_err(|error| ConfigError { key: error.key, message: error.reason })?;
     let patterns = &security.policies.input_validation.forbidden_patterns;
     let suspicions = Suspicions::new(patterns)
         .map_err(|message| ConfigError { key: "input_validation.forbidden_patterns", message })?;
@@ -220,6 +221,7 @@ pub async fn assemble(options: Options) -> Result<Assembled, StartError> {
     let hub = Arc::new(Hub::new(
         Parts {
             build,
+            network,
             clock,
             db,
             tenant,

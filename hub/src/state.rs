@@ -26,6 +26,7 @@ use jiff::{SignedDuration, Timestamp};
 use picket_hub_db::{Database, Network, TenantId};
 use picket_protocol::BuildInfo;
 use picket_seal::Sealer;
+use picket_transport::Network as Reach;
 use std::collections::HashMap;
 use std::ops::Deref;
 use std::path::PathBuf;
@@ -41,6 +42,8 @@ pub struct Parts {
     pub build: BuildInfo,
     /// What was configured.
     pub settings: HubSettings,
+    /// How web hooks are reached.
+    pub network: Reach,
     /// What time it is.
     pub clock: Clock,
     /// What is kept.

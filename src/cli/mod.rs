@@ -26,7 +26,7 @@ pub(crate) use release::{
     AddArgs, BundleArgs, InitArgs, KeyKind, KeygenArgs, PublishArgs, ReleaseCommand, SignArgs, VerifyArgs, YankArgs,
 };
 pub(crate) use rollout::{HeadArgs, PlanArgs, ResumeArgs, RolloutArgs, StopArgs, WavesArgs};
-pub(crate) use update::{ApplyArgs, UpdateCommand};
+pub(crate) use update::{ApplyArgs, CheckArgs, UpdateCommand};
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use picket_layout::Role;

@@ -8,8 +8,10 @@ use std::path::PathBuf;
 /// `picket update …`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum UpdateCommand {
-    /// Look whether a newer release is there.
-    Check(JsonArgs),
+    /// Look whether a newer release is there, or which ones there are.
+    #[command(after_help = "Examples:\n  sudo picket update check\n  sudo picket update check --releases\n  \
+                            sudo picket update check --releases --limit 3 --json")]
+    Check(CheckArgs),
     /// Update to the channel's newest release, or to one by name, under a trial.
     ///
     /// The new version runs on trial first. If it does not do well, the old one is back by itself; a power cut during
@@ -57,6 +59,24 @@ pub(crate) enum UpdateCommand {
     Recover(JsonArgs),
     /// Do what the service manager starts the updater for: take up a request, or do the daily check.
     Run,
+}
+
+/// `picket update check`.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct CheckArgs {
+    /// List the newest releases and their notes: those of the GitHub repository in update.releases as its API has them, or
+    /// those of the signed channel in a release tree.
+    ///
+    /// A token for the API is taken from `GH_TOKEN` or `GITHUB_TOKEN`, for another host than github.com from
+    /// `GH_ENTERPRISE_TOKEN` or `GITHUB_ENTERPRISE_TOKEN`, and goes to that API alone.
+    #[arg(long)]
+    pub(crate) releases: bool,
+    /// List so many at most.
+    #[arg(long, value_name = "COUNT", default_value_t = 20, requires = "releases",
+          value_parser = clap::value_parser!(u16).range(1..=300))]
+    pub(crate) limit: u16,
+    #[command(flatten)]
+    pub(crate) json: JsonArgs,
 }
 
 /// `picket update apply`.

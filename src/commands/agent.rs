@@ -15,6 +15,7 @@ use picket_agent::{
 use picket_config::{Gravity, Resolved};
 use picket_layout::Layout;
 use picket_monitor::channel::Sender;
+use picket_transport::Network;
 use std::sync::Arc;
 
 /// The journal's name for this process.
@@ -89,6 +90,7 @@ fn config(layout: &Layout, process: &Process, settings: Settings, config_warning
     let sensor = SensorLink { socket: layout.sensor_socket(), mark: layout.sensor_mark() };
     let log = settings::log_options(&settings, process, IDENTIFIER);
     let data = settings::data(&settings);
+    let network = settings::network(&settings);
     Config {
         lock: layout.agent_lock(),
         state_dir: state.clone(),
@@ -124,6 +126,7 @@ fn config(layout: &Layout, process: &Process, settings: Settings, config_warning
             stream_note: layout.hub_stream(),
             user_agent: build::user_agent(),
             uplink: settings.uplink,
+            proxy: network.proxy.clone(),
         },
         watch: WatchConfig {
             files: settings.file_monitor,
@@ -137,6 +140,7 @@ fn config(layout: &Layout, process: &Process, settings: Settings, config_warning
             device_id: settings.device_id,
             hostname: hostname(),
             user_agent: build::user_agent(),
+            network,
             acks: layout.alert_acks(),
             memory: layout.alerts(),
             performance: settings.performance_monitoring,
@@ -149,9 +153,14 @@ fn config(layout: &Layout, process: &Process, settings: Settings, config_warning
     }
 }
 
-/// Who speaks in mails and to webhooks.
+/// Who speaks in mails and to webhooks; for looking at channels, not for speaking.
 pub(super) fn sender(device_id: &str) -> Sender {
-    Sender { device_id: device_id.to_owned(), hostname: hostname(), user_agent: build::user_agent() }
+    Sender {
+        device_id: device_id.to_owned(),
+        hostname: hostname(),
+        user_agent: build::user_agent(),
+        network: Network::default(),
+    }
 }
 
 pub(super) fn hostname() -> String {

@@ -9,7 +9,7 @@ use crate::output::{Tone, human};
 use crate::{settings, wiring};
 use picket_monitor::{MAX_BY, MAX_NOTE};
 use picket_protocol::event::AlertLevel;
-use picket_transport::{Client, SafeUrl, Timeouts};
+use picket_transport::{Client, Network, SafeUrl, Timeouts};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io;
@@ -77,6 +77,7 @@ fn ask(context: &Context<'_>) -> Result<Report, CommandError> {
     let client = Client::new(
         &build::user_agent(),
         Timeouts { connect: ANSWER_LIMIT, response: ANSWER_LIMIT, stall: ANSWER_LIMIT },
+        &Network::default(),
     );
     let bytes = client
         .get_bytes(&url, ANSWER_MAX_BYTES)

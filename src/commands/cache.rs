@@ -12,7 +12,7 @@ use picket_outbox::delivery::DeliveryStatus;
 use picket_outbox::{CleanRequest, QueueStatus};
 use picket_protocol::event::Priority;
 use picket_seal::Sealer;
-use picket_transport::{Client, Timeouts};
+use picket_transport::{Client, Network, Timeouts};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
@@ -78,7 +78,9 @@ fn ask_agent(context: &Context<'_>) -> Result<Option<Report>, CommandError> {
     let address = tool_settings(context)?.metrics.listen.get();
     let timeouts = Timeouts { connect: LIMIT, response: LIMIT, stall: LIMIT };
     let Ok(url) = format!("http://{address}/queue").parse() else { return Ok(None) };
-    let Ok(bytes) = Client::new(&build::user_agent(), timeouts).get_bytes(&url, MAX_BYTES) else { return Ok(None) };
+    let Ok(bytes) = Client::new(&build::user_agent(), timeouts, &Network::default()).get_bytes(&url, MAX_BYTES) else {
+        return Ok(None);
+    };
     // Another program may have the port.
     let report = serde_json::from_slice::<Report>(&bytes).ok();
     Ok(report.map(|report| Report { live: true, ..report }))

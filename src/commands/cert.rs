@@ -12,6 +12,7 @@ use jiff::Timestamp;
 use picket_agent::hub::{CertStore, Identity, IdentityError, Lost, UplinkSettings, renew};
 use picket_pki::{ChainPolicy, Renewal, check_agent_chain, renewal};
 use picket_store::StoreError;
+use picket_transport::hub::HubOptions;
 use serde_json::json;
 
 /// Runs `picket cert …`.
@@ -24,8 +25,18 @@ pub(super) fn run(context: &Context<'_>, command: CertCommand) -> Result<ExitCod
 }
 
 /// What the configuration says of the way to the hub.
-pub(super) fn uplink(context: &Context<'_>) -> Result<UplinkSettings, CommandError> {
-    Ok(settings::resolve(&context.layout, context.process, &ConfigArgs::default())?.0.uplink)
+pub(super) fn uplink(context: &Context<'_>) -> Result<Uplink, CommandError> {
+    let settings = settings::resolve(&context.layout, context.process, &ConfigArgs::default())?.0;
+    let options = settings.uplink.options(&build::user_agent(), &settings.network.proxy());
+    Ok(Uplink { settings: settings.uplink, options })
+}
+
+/// The way to the hub.
+pub(super) struct Uplink {
+    /// What is set.
+    pub(super) settings: UplinkSettings,
+    /// How the hub is called.
+    pub(super) options: HubOptions,
 }
 
 /// The identity of this machine, and whether the hub took it back.
@@ -123,7 +134,7 @@ fn check(context: &Context<'_>, json: &JsonArgs) -> Result<ExitCode, CommandErro
 
 fn renew_now(context: &Context<'_>, args: &RenewArgs) -> Result<ExitCode, CommandError> {
     context.require_root("renewing the certificate")?;
-    let options = uplink(context)?.options(&build::user_agent());
+    let options = uplink(context)?.options;
     identity(context)?;
     let store = CertStore::new(context.layout.certs_dir());
     // Held over the network, too: the agent must not renew the same certificate at the same time. What is renewed is read

@@ -301,7 +301,12 @@ fn configuration(context: &Context<'_>, findings: &mut Findings) {
     for problem in &channels {
         findings.warn("configuration", problem.to_string(), "correct it; the other channels work");
     }
-    if resolved.problems.0.is_empty() && channels.is_empty() {
+    let network = settings::network_problem(&resolved);
+    if let Some(problem) = &network {
+        let fix = "name a file of certificates (PEM) that the agent's user may read, too";
+        findings.warn("configuration", problem.to_string(), fix);
+    }
+    if resolved.problems.0.is_empty() && channels.is_empty() && network.is_none() {
         findings.ok("configuration", "every key is known and valid");
     }
 }
@@ -365,6 +370,14 @@ fn machine(context: &Context<'_>, findings: &mut Findings) {
             findings.error("clock", message, "set the clock; nothing that is signed can be checked with a wrong one");
         }
         _ => findings.ok("clock", format!("{today} (UTC)")),
+    }
+    match picket_transport::machine_authorities() {
+        0 => findings.warn(
+            "authorities",
+            "this machine has no certificate authorities of its own; those that Picket was built with are believed",
+            "install the package ca-certificates, or name a file with network.authorities or SSL_CERT_FILE",
+        ),
+        _ => findings.ok("authorities", "the certificate authorities of this machine are believed"),
     }
     let copies = find_copies(layout, &context.process.path(), &context.process.exe);
     for copy in &copies {

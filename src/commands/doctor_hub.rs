@@ -2,7 +2,7 @@
 //! asked; that is `picket test-connection`'s.
 
 use super::Context;
-use super::cert::{identity, uplink};
+use super::cert::{Uplink, identity, uplink};
 use super::doctor::Findings;
 use crate::error::CommandError;
 use jiff::Timestamp;
@@ -11,7 +11,7 @@ use picket_pki::{ChainPolicy, Renewal, check_agent_chain, renewal};
 
 /// Looks at the identity.
 pub(super) fn look(context: &Context<'_>, findings: &mut Findings) {
-    let Ok(settings) = uplink(context) else { return };
+    let Ok(Uplink { settings, .. }) = uplink(context) else { return };
     if settings.via == Via::None {
         return findings.ok("hub", "no hub is spoken to (uplink.via is none)");
     }

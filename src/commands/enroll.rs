@@ -30,8 +30,8 @@ const ASK: (u64, u64) = (2, 300);
 /// Runs `picket enroll`.
 pub(super) fn run(context: &Context<'_>, args: &EnrollArgs) -> Result<ExitCode, CommandError> {
     context.require_root("enrolling")?;
-    let settings = uplink(context)?;
-    if settings.via == Via::None {
+    let uplink = uplink(context)?;
+    if uplink.settings.via == Via::None {
         return Err(CommandError::NoHub);
     }
     let store = CertStore::new(context.layout.certs_dir());
@@ -41,7 +41,7 @@ pub(super) fn run(context: &Context<'_>, args: &EnrollArgs) -> Result<ExitCode, 
         let text = "a token is needed: give --token-file FILE (- is standard input), or PICKET_ENROLL_TOKEN in the environment";
         CommandError::Usage(text.to_owned())
     })?;
-    let options = settings.options(&build::user_agent());
+    let options = uplink.options;
     let about = about(args);
     context.output.say(format_args!("enrolling {} at {} …", about.name, token.hub));
     let outcome =
@@ -70,7 +70,7 @@ pub(super) fn silently(context: &Context<'_>, token: &str) -> Result<(), Command
     let token = EnrolmentToken::parse(token)?;
     let store = CertStore::new(context.layout.certs_dir());
     make_state_folder(context)?;
-    let options = uplink(context)?.options(&build::user_agent());
+    let options = uplink(context)?.options;
     let about = about(&EnrollArgs { agent_type: "server".to_owned(), ..EnrollArgs::default() });
     once(context, &Task { store: &store, token: &token, about: &about, options: &options }).map(drop)
 }

@@ -17,6 +17,7 @@ mod hook;
 mod hub;
 mod install;
 mod manual;
+mod portable;
 mod release;
 mod release_bundle;
 mod release_rollout;
@@ -31,6 +32,7 @@ mod uninstall;
 mod update;
 mod update_bundle;
 mod update_history;
+mod update_list;
 
 use crate::build;
 use crate::cli::{

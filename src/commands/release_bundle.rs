@@ -22,7 +22,7 @@ use std::path::Path;
 
 /// Runs `picket release bundle`.
 pub(super) fn run(context: &Context<'_>, args: &BundleArgs) -> Result<ExitCode, CommandError> {
-    let tree = Tree::parse(&args.tree)?;
+    let tree = Tree::parse(context, &args.tree)?;
     let root = tree.root(context, args.root.as_deref())?;
     let scratch = std::env::temp_dir().join(format!("picket-bundle-{}", picket_update::random_id()));
     let result = write(context, args, &tree, &root, &scratch);

@@ -2,7 +2,9 @@
 
 use super::Context;
 use crate::build;
+use crate::cli::ConfigArgs;
 use crate::error::CommandError;
+use crate::settings;
 use picket_transport::{Client, Timeouts, TransportError};
 use picket_update::fetch::{Location, Origin, Releases, target_place};
 use picket_update::trust::minisign::MAX_SIGNATURE_BYTES;
@@ -41,7 +43,7 @@ impl MetadataSource for Tree {
 
 impl Tree {
     /// Reads what a person calls a tree.
-    pub(super) fn parse(text: &str) -> Result<Self, CommandError> {
+    pub(super) fn parse(context: &Context<'_>, text: &str) -> Result<Self, CommandError> {
         let path = Path::new(text);
         if path.is_dir() {
             return Ok(Self::Folder(path.to_owned()));
@@ -55,7 +57,9 @@ impl Tree {
             let what = "neither a folder, nor a bundle, nor an address that machines follow";
             CommandError::Usage(format!("{text:?} is {what}: {error}"))
         })?;
-        let origin = releases.open(|| Client::new(&build::user_agent(), Timeouts::default()));
+        let configured = settings::read(&context.layout, context.process, &ConfigArgs::default()).settings;
+        let network = configured.network.resolve()?;
+        let origin = releases.open(|| Client::new(&build::user_agent(), Timeouts::default(), &network));
         Ok(Self::Origin(origin.map_err(TrustError::from)?))
     }
 

@@ -20,7 +20,7 @@ use std::path::Path;
 
 /// Runs `picket release verify`.
 pub(super) fn run(context: &Context<'_>, args: &VerifyArgs) -> Result<ExitCode, CommandError> {
-    let tree = Tree::parse(&args.tree)?;
+    let tree = Tree::parse(context, &args.tree)?;
     let root = tree.root(context, args.root.as_deref())?;
     let scratch = std::env::temp_dir().join(format!("picket-verify-{}", picket_update::random_id()));
     let result = verify(context, args, &tree, &root, &scratch);

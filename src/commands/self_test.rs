@@ -11,7 +11,7 @@ use picket_config::{Layers, Resolved, documentation};
 use picket_layout::{Role, Roles};
 use picket_protocol::{SelfTestCheck, SelfTestReport};
 use picket_service::units;
-use picket_transport::{Client, Timeouts};
+use picket_transport::{Client, Network, Timeouts};
 use picket_update::Clock;
 use picket_update::engine::fetch_release;
 use picket_update::fetch::Releases;
@@ -104,7 +104,9 @@ fn fetch(releases: &str, channel: &str, trust: &Path) -> Result<String, String> 
         return Err("this build was made unable to fetch (PICKET_BUILD_FAULT)".to_owned());
     }
     let releases = Releases::parse(releases).map_err(|e| e.to_string())?;
-    let opened = releases.open(|| Client::new(&build::user_agent(), Timeouts::default()));
+    // Who lets a version test itself says in its environment how servers are reached: its configuration is none of the
+    // confined process's business.
+    let opened = releases.open(|| Client::new(&build::user_agent(), Timeouts::default(), &Network::default()));
     let origin = opened.map_err(|e| e.to_string())?;
     let trusted = fetch_release(&origin, &TrustStore::new(trust), &Clock::system(), channel, &build::info().target)
         .map_err(|e| describe(&e))?;

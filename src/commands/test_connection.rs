@@ -1,9 +1,8 @@
 //! `picket test-connection`: walks the way to the hub and names the step that fails.
 
 use super::Context;
-use super::cert::{identity, uplink};
+use super::cert::{Uplink, identity, uplink};
 use super::enroll::token;
-use crate::build;
 use crate::cli::TestConnectionArgs;
 use crate::error::CommandError;
 use crate::exit_code::ExitCode;
@@ -14,11 +13,10 @@ use picket_agent::hub::{CertStore, IdentityError, Via};
 
 /// Runs `picket test-connection`.
 pub(super) fn run(context: &Context<'_>, args: &TestConnectionArgs) -> Result<ExitCode, CommandError> {
-    let settings = uplink(context)?;
+    let Uplink { settings, options } = uplink(context)?;
     if settings.via == Via::None {
         return Err(CommandError::NoHub);
     }
-    let options = settings.options(&build::user_agent());
     let mut steps = Vec::new();
     let mut tell = |step: Step| {
         if !args.json.json {

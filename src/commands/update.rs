@@ -1,7 +1,7 @@
 //! `picket update …`.
 
 use super::Context;
-use super::{follow, update_bundle, update_history};
+use super::{follow, portable, update_bundle, update_history, update_list};
 use crate::build;
 use crate::cli::{ApplyArgs, ConfigArgs, JsonArgs, UpdateCommand};
 use crate::error::CommandError;
@@ -28,9 +28,13 @@ use std::sync::atomic::AtomicBool;
 
 /// Runs `picket update …`.
 pub(super) fn run(context: &Context<'_>, command: UpdateCommand) -> Result<ExitCode, CommandError> {
+    if portable::is_meant(context, &command) {
+        return portable::run(context, command);
+    }
     CommandError::require_installed(&context.layout)?;
     match command {
-        UpdateCommand::Check(json) => check(context, &json),
+        UpdateCommand::Check(args) if args.releases => update_list::of_installation(context, &args),
+        UpdateCommand::Check(args) => check(context, &args.json),
         UpdateCommand::Apply(args) => apply(context, &args),
         UpdateCommand::Rollback { force, yes, json } => rollback(context, force, yes, &json),
         UpdateCommand::Status(json) => status(context, &json),
@@ -43,12 +47,12 @@ pub(super) fn run(context: &Context<'_>, command: UpdateCommand) -> Result<ExitC
     }
 }
 
-fn tool_settings(context: &Context<'_>) -> Result<Settings, CommandError> {
+pub(super) fn tool_settings(context: &Context<'_>) -> Result<Settings, CommandError> {
     Ok(settings::resolve(&context.layout, context.process, &ConfigArgs::default())?.0)
 }
 
 /// Lets `act` use the updater, as a short command does: silent, and not to be interrupted half-way.
-fn with_engine<T>(
+pub(super) fn with_engine<T>(
     context: &Context<'_>,
     act: impl FnOnce(&Engine<'_>) -> Result<T, CommandError>,
 ) -> Result<T, CommandError> {
@@ -88,7 +92,7 @@ fn check(context: &Context<'_>, json: &JsonArgs) -> Result<ExitCode, CommandErro
 }
 
 /// The four lines of the operations guide.
-fn show_offer(context: &Context<'_>, offer: &Offer) {
+pub(super) fn show_offer(context: &Context<'_>, offer: &Offer) {
     let output = context.output;
     match &offer.version {
         Some(version) => {

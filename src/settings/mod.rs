@@ -21,6 +21,7 @@ use picket_netwatch::NetworkMonitorSettings;
 use picket_outbox::OutboxSettings;
 use picket_store::DataSettings;
 use picket_telemetry::{LogFormat, LogLevel, LogOptions, LoggingSettings, OtlpSettings};
+use picket_transport::{Network, NetworkSettings};
 use picket_update::UpdateSettings;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -52,6 +53,8 @@ picket_config::settings! {
         pub network_monitor: NetworkMonitorSettings = NetworkMonitorSettings::default(),
         /// The way events take.
         pub events: EventSettings = EventSettings::default(),
+        /// How other machines are reached over HTTPS: release servers, web hooks, collectors and, through a proxy, the hub.
+        pub network: NetworkSettings = NetworkSettings::default(),
         /// The queue of events and their delivery.
         pub outbox: OutboxSettings = OutboxSettings::default(),
         /// The way to the hub.
@@ -166,13 +169,33 @@ fn sound(mut resolved: Resolved<Settings>) -> Resolved<Settings> {
         resolved.problems.0.extend(problems);
     }
     let settings = &resolved.settings;
-    let problems = [settings.otlp.problem(), settings.uplink.problem()];
+    let proxy = settings.network.problem().map(|error| (error.key, error.reason));
+    let problems = [settings.otlp.problem(), settings.uplink.problem(), proxy];
     for (key, reason) in problems.into_iter().flatten() {
         let entry = resolved.effective().into_iter().find(|entry| entry.key == key);
         let origin = entry.map_or(Origin::Default, |entry| entry.origin);
         resolved.problems.0.push(Problem::new(&origin, key, Gravity::Error, reason));
     }
     resolved
+}
+
+/// How other machines are reached by a process that has to go on in any case: without authorities that cannot be used,
+/// fewer are believed.
+pub(crate) fn network(settings: &Settings) -> Network {
+    let without = |error| {
+        tracing::warn!(%error, "only the machine's own authorities are believed");
+        Network { proxy: settings.network.proxy(), ..Network::default() }
+    };
+    settings.network.resolve().unwrap_or_else(without)
+}
+
+/// What keeps authorities from being believed on this machine. It keeps nothing from starting: who asks a server through
+/// them fails with the same words.
+pub(crate) fn network_problem(resolved: &Resolved<Settings>) -> Option<Problem> {
+    let error = resolved.settings.network.resolve().err().filter(|_| !resolved.problems.has_errors())?;
+    let entry = resolved.effective().into_iter().find(|entry| entry.key == error.key);
+    let origin = entry.map_or(Origin::Default, |entry| entry.origin);
+    Some(Problem::new(&origin, error.key, Gravity::Warning, error.reason))
 }
 
 /// What keeps channels for alerts from reaching anybody. Their secrets are looked for, so that who may not read them is

@@ -40,11 +40,13 @@ pub(crate) fn with_engine<T>(
     let build = build::info();
     Location::parse(&settings.update.releases).map_err(CommandError::Releases)?;
     let environment = inherited(process, layout.scope());
+    let network = settings.network.resolve();
     let fetcher = Fetcher {
         exe: process.exe.clone(),
         identity: lesser_user(layout),
         places: Places::new(layout.fetch_dir()),
         environment: environment.clone(),
+        network: network.clone(),
         releases: settings.update.releases.clone(),
         user_agent: build::user_agent(),
         stall: settings.update.stall_limit.get(),
@@ -65,7 +67,8 @@ pub(crate) fn with_engine<T>(
             identity: lesser_user(layout),
             scratch_root: layout.update_run_dir().to_owned(),
             scope: scope_options(layout),
-            environment,
+            environment: settings.network.proxy().tell(environment),
+            authorities: network.as_ref().ok().and_then(|network| network.authorities.bundle()),
         },
         config_check: &settings::check_folder,
         clock: Clock::system(),
@@ -89,7 +92,7 @@ fn lesser_user(layout: &Layout) -> Option<Identity> {
 /// The variables that a version under test gets: how this machine reaches the network (proxies and certificate
 /// authorities) and, for a user's own installation, where that user's folders are (XDG Base Directory Specification):
 /// the units that the version writes name its places.
-fn inherited(process: &Process, scope: &Scope) -> Vec<(String, String)> {
+pub(super) fn inherited(process: &Process, scope: &Scope) -> Vec<(String, String)> {
     const NETWORK: [&str; 6] = ["http_proxy", "https_proxy", "all_proxy", "no_proxy", "ssl_cert_file", "ssl_cert_dir"];
     const PLACES: [&str; 6] =
         ["HOME", "XDG_BIN_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_RUNTIME_DIR", "XDG_STATE_HOME"];

@@ -25,7 +25,8 @@ pub(crate) fn log_and_export(
         settings.device_id.clone()
     };
     let version = crate::build::info().version.to_string();
-    let asked = OtlpOptions::of(&settings.otlp, &options.identifier, &version, &device_id).map_err(failed)?;
+    let network = crate::settings::network(settings);
+    let asked = OtlpOptions::of(&settings.otlp, &options.identifier, &version, &device_id, network).map_err(failed)?;
     let Some(asked) = asked else {
         return Ok((logs::init_with(options, listeners)?, Export { exporter: None }));
     };

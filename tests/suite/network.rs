@@ -4,7 +4,7 @@
 use crate::update::Fleet;
 use picket_protocol::Sha256Digest;
 use picket_testkit::{Behaviour, FakeGitHub, Fault, Identity, Prefix, ReleaseServer, Vendor, Watched, build};
-use picket_transport::{Client, Timeouts, TransportError};
+use picket_transport::{Client, Network, Timeouts, TransportError};
 use picket_update::fetch::{Download, DownloadError};
 use picket_update::trust::VerifiedTarget;
 use proptest::prelude::*;
@@ -213,7 +213,7 @@ impl Shelf {
             hash_in_name: false,
         };
         let download = Download {
-            client: &Client::new("test", QUICK),
+            client: &Client::new("test", QUICK, &Network::default()),
             url: format!("{}/{FILE}", self.server.url()).parse().unwrap(),
             target: &target,
             dir: self.downloads.path(),

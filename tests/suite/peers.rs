@@ -3,7 +3,7 @@
 use crate::release::Desk;
 use picket_protocol::Sha256Digest;
 use picket_testkit::ReleaseServer;
-use picket_transport::{Client, Timeouts};
+use picket_transport::{Client, Network, Timeouts};
 use picket_update::Clock;
 use picket_update::fetch::{Download, Location, Server};
 use picket_update::trust::{TrustClient, TrustError, TrustStore};
@@ -65,7 +65,7 @@ fn ours(url: &str, root: &Path, ask: &[String]) -> Verdict {
     let client = TrustClient::new(&store, &clock);
     let address = |folder: &str| format!("{url}/{folder}").parse().unwrap();
     let location = Location::Apart { metadata: address("metadata"), targets: address("targets") };
-    let server = Server { client: Client::new("picket-test", Timeouts::default()), location };
+    let server = Server { client: Client::new("picket-test", Timeouts::default(), &Network::default()), location };
     let mut trusted = client.refresh(Some(&fs::read(root).unwrap()), &server).ok()?;
     let mut verdict = BTreeMap::new();
     for path in ask {

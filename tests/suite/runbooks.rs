@@ -3,7 +3,7 @@
 
 use picket_protocol::TargetTriple;
 use picket_testkit::{Build, Prefix, ReleaseServer};
-use picket_transport::{Client, Timeouts};
+use picket_transport::{Client, Network, Timeouts};
 use picket_update::engine::fetch_channel;
 use picket_update::fetch::{Location, Server};
 use picket_update::trust::minisign::trusted_comment;
@@ -99,7 +99,7 @@ impl Machine {
         let (store, clock) = (TrustStore::new(self.dir.path()), Clock::system());
         let client = TrustClient::new(&store, &clock);
         let location = Location::parse(&vendor.server.url()).unwrap();
-        let server = Server { client: Client::new("picket-test", Timeouts::default()), location };
+        let server = Server { client: Client::new("picket-test", Timeouts::default(), &Network::default()), location };
         let triple: TargetTriple = TARGET.parse().unwrap();
         let mut trusted = client.refresh(Some(&self.root), &server)?;
         let channel = fetch_channel(&client, &server, &mut trusted, "stable", &triple)?;

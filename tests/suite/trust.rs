@@ -6,7 +6,7 @@ use picket_testkit::{Behaviour, FakeGitHub, Fault, Prefix, ReleaseServer, Vendor
 use std::fs;
 use std::path::PathBuf;
 
-fn artifact(vendor: &Vendor, version: &str) -> PathBuf {
+pub(crate) fn artifact(vendor: &Vendor, version: &str) -> PathBuf {
     let name = format!("picket-{version}");
     let dir = vendor.tree().join("targets").join(version);
     let all: Vec<PathBuf> = fs::read_dir(&dir).unwrap().flatten().map(|entry| entry.path()).collect();

@@ -11,7 +11,7 @@
 //! ```
 
 use clap::{Parser, Subcommand};
-use picket_transport::{Client, Timeouts};
+use picket_transport::{Client, Network, Timeouts};
 use picket_update::Clock;
 use picket_update::fetch::{Download, Location, Server};
 use picket_update::trust::{TrustClient, TrustStore, VerifiedTarget, provider};
@@ -128,7 +128,7 @@ fn run(line: &Line) -> Result<(), Box<dyn Error>> {
     let metadata = line.metadata_url.as_deref().ok_or("--metadata-url is missing")?;
     let targets = line.target_base_url.as_deref().unwrap_or(metadata);
     let location = Location::Apart { metadata: metadata.parse()?, targets: targets.parse()? };
-    let server = Server { client: Client::new("tuf_client", Timeouts::default()), location };
+    let server = Server { client: Client::new("tuf_client", Timeouts::default(), &Network::default()), location };
     let mut trusted = client.refresh(None, &server)?;
     if matches!(line.verb, Verb::Download) {
         let dir = line.target_dir.as_deref().ok_or("--target-dir is missing")?;

@@ -65,6 +65,9 @@ picket_config::settings! {
         /// Where releases are: the address of a release tree (`https://…`, or `http://127.0.0.1…`), or of a GitHub
         /// repository.
         pub releases: String = env!("CARGO_PKG_REPOSITORY").to_owned(),
+        /// The address of the API of a GitHub repository's server, which only `update check --releases` asks; empty is
+        /// `https://api.github.com` for github.com, and `/api/v3` of the repository's host for any other.
+        pub releases_api: String = String::new(),
         /// Which of the vendor's channels this machine follows.
         pub channel: String = "stable".to_owned(),
         /// Which releases the daily check applies by itself; the others it only reports.

@@ -28,7 +28,13 @@ pub struct SelfTests {
     pub scope: Vec<OsString>,
     /// Variables that reach the confined process: how this machine reaches the network, where a user's folders are.
     pub environment: Vec<(String, String)>,
+    /// Authorities (PEM) to believe in the place of the machine's, where an operator named some beside those: a version under
+    /// test, old or new, knows `SSL_CERT_FILE` (OpenSSL's variable).
+    pub authorities: Option<String>,
 }
+
+/// The authorities' place in the scratch folder.
+const AUTHORITIES: &str = "authorities.pem";
 
 /// A self-test that did not bring a report.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +92,9 @@ impl SelfTests {
         let confinement = Confinement { scratch: scratch.to_owned(), network: matches!(test, Test::Fetch { .. }) };
         let mut command = sandbox::command(&self.judge, &confinement, self.identity, exe, &arguments);
         command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        if self.authorities.is_some() {
+            command.env_remove("SSL_CERT_DIR").env("SSL_CERT_FILE", scratch.join(AUTHORITIES));
+        }
         let outcome = child::run(command, limit, Keep::First(SELF_TEST_MAX_BYTES))
             .map_err(|e| SelfTestError::Failed(format!("{} cannot be started: {e}", self.judge.display())))?;
         // A self-test that found something says so in its report, and in its exit status.
@@ -106,6 +115,11 @@ impl SelfTests {
             picket_durable::write_atomic(&file, root, 0o600)?;
             self.give(&file)?;
             self.give(&trust)?;
+        }
+        if let Some(pem) = &self.authorities {
+            let file = scratch.join(AUTHORITIES);
+            picket_durable::write_atomic(&file, pem.as_bytes(), 0o600)?;
+            self.give(&file)?;
         }
         self.give(&scratch)?;
         Ok(scratch)

@@ -9,7 +9,7 @@
 
 use picket_protocol::TargetTriple;
 use picket_testkit::{Behaviour, ReleaseServer};
-use picket_transport::{Client, Timeouts, TransportError};
+use picket_transport::{Client, Network, Timeouts, TransportError};
 use picket_update::engine::fetch_channel;
 use picket_update::fetch::{Download, DownloadError, Location, Server};
 use picket_update::progress::Trouble;
@@ -113,7 +113,10 @@ impl Machine {
         let client = TrustClient::new(&store, &clock);
         // A stall of a second is one; everything else may take its time on a busy machine.
         let timeouts = Timeouts { stall: Duration::from_secs(1), ..Timeouts::default() };
-        let server = Server { client: Client::new("picket-test", timeouts), location: Location::parse(url).unwrap() };
+        let server = Server {
+            client: Client::new("picket-test", timeouts, &Network::default()),
+            location: Location::parse(url).unwrap(),
+        };
         let mut trusted = client.refresh(Some(&self.root), &server)?;
         let channel = fetch_channel(&client, &server, &mut trusted, "stable", &self.target)?;
         let version = channel.head.clone();

@@ -50,6 +50,7 @@ mod tests {
     use crate::hub::settings::UplinkSettings;
     use crate::hub::store::tests::Fleet;
     use picket_protocol::hub::WIRE;
+    use picket_transport::ProxyChoice;
 
     /// A hub that answers as many questions with these.
     fn hub(fleet: &Fleet, answers: Vec<WhoAmI>) -> (String, std::thread::JoinHandle<()>) {
@@ -83,11 +84,11 @@ mod tests {
         drop(lock);
         let settings = UplinkSettings { proxy: "none".into(), ..UplinkSettings::default() };
         for (round, known) in [false, false, true].into_iter().enumerate() {
-            assert_eq!(ask(&store, &settings.options("test")), known, "{round}");
+            assert_eq!(ask(&store, &settings.options("test", &ProxyChoice::none())), known, "{round}");
             assert_eq!(store.lost(&identity).is_none(), known, "{round}");
         }
         thread.join().unwrap();
-        assert!(!ask(&store, &settings.options("test")), "nobody is there");
+        assert!(!ask(&store, &settings.options("test", &ProxyChoice::none())), "nobody is there");
     }
 
     #[test]

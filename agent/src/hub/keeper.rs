@@ -9,7 +9,7 @@ use super::record::Identity;
 use super::relay::Relay;
 use super::renewing::{renew, renewal_reason};
 use super::schedule::{first_look, is_due, next_look};
-use super::settings::{UplinkSettings, Via};
+use super::settings::{UplinkSettings, Via, Way};
 use super::state::{HubState, Standing};
 use super::store::CertStore;
 use super::stream_note::StreamNote;
@@ -53,7 +53,7 @@ pub(crate) struct Parts {
     pub(crate) kept: Arc<Kept>,
     pub(crate) switch: Arc<Switch>,
     pub(crate) state: Arc<HubState>,
-    pub(crate) settings: Arc<Mutex<UplinkSettings>>,
+    pub(crate) settings: Arc<Mutex<Way>>,
     /// Somebody saw a refusal that costs the identity, or settings changed.
     pub(crate) recheck: Arc<AtomicBool>,
     pub(crate) wake: Arc<Notify>,
@@ -98,7 +98,7 @@ pub(crate) struct Keeper {
     standing: Standing,
     destination: Option<Destination>,
     stream: Uuid,
-    seen: (Option<u64>, UplinkSettings),
+    seen: (Option<u64>, Way),
     renewing: Option<Renewing>,
     renewal_backoff: Backoff,
     renew_not_before: Instant,
@@ -204,7 +204,10 @@ impl Keeper {
         }
         let Standing::Lost(lost) = &self.standing else { return };
         let now = Timestamp::now();
-        if self.asking.is_some() || self.seen.1.via == Via::None || !coming_back::is_due(lost.at, self.asked_at, now) {
+        if self.asking.is_some()
+            || self.seen.1.uplink.via == Via::None
+            || !coming_back::is_due(lost.at, self.asked_at, now)
+        {
             return;
         }
         self.asked_at = Some(now);
@@ -214,8 +217,9 @@ impl Keeper {
 
     /// Reads what is in force, and lets everything follow.
     fn adopt(&mut self) {
-        let settings = self.seen.1.clone();
-        let options = settings.options(&self.parts.config.user_agent);
+        let way = self.seen.1.clone();
+        let options = way.options(&self.parts.config.user_agent);
+        let settings = way.uplink;
         let (standing, live) = match self.store.load() {
             Ok(None) => (Standing::None, None),
             Err(error) => (Standing::Broken(told(&error)), None),
@@ -323,7 +327,7 @@ impl Keeper {
 
     fn renew_if_due(&mut self) {
         let Some(live) = self.live.clone().filter(|_| self.renewing.is_none()) else { return };
-        if self.seen.1.via == Via::None || Instant::now() < self.renew_not_before {
+        if self.seen.1.uplink.via == Via::None || Instant::now() < self.renew_not_before {
             return;
         }
         let now = Timestamp::now();

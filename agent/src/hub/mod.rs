@@ -42,6 +42,7 @@ pub use exchange::{About, Enrolment, ExchangeError, enrol, renew};
 pub use heartbeat::ledgers;
 pub use record::{CHAIN_FILE, HubRecord, Identity, IdentityError, KEY_FILE, NewSet, RECORD_FILE, ROOTS_FILE};
 pub use relay::{Relay, relay_failure};
+pub(crate) use settings::Way;
 pub use settings::{UplinkSettings, Via};
 pub use store::{CertStore, Counts, Lost};
 pub use uplink::uplink_error;
@@ -82,7 +83,7 @@ pub(crate) struct Needs {
 pub(crate) struct HubWorks {
     pub(crate) state: Arc<HubState>,
     pub(crate) certs: CertStore,
-    settings: Arc<Mutex<UplinkSettings>>,
+    settings: Arc<Mutex<Way>>,
     wake: Arc<Notify>,
     recheck: Arc<AtomicBool>,
     stop: watch::Sender<bool>,
@@ -97,7 +98,7 @@ impl HubWorks {
     pub(crate) fn start(needs: Needs) -> std::io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(4).build()?;
         let state = Arc::new(HubState::new(needs.config.uplink.via));
-        let settings = Arc::new(Mutex::new(needs.config.uplink.clone()));
+        let settings = Arc::new(Mutex::new(Way::of(&needs.config)));
         let (wake, recheck) = (Arc::new(Notify::new()), Arc::new(AtomicBool::new(false)));
         register(&needs.health, &state);
         let certs = CertStore::new(&needs.config.certs_dir);
@@ -137,8 +138,8 @@ impl HubWorks {
     }
 
     /// Takes over settings that changed.
-    pub(crate) fn configure(&self, settings: &UplinkSettings) {
-        *keeper::lock(&self.settings) = settings.clone();
+    pub(crate) fn configure(&self, way: Way) {
+        *keeper::lock(&self.settings) = way;
         self.wake.notify_one();
     }
 

@@ -2,10 +2,11 @@
 
 use super::record::{CHAIN_FILE, KEY_FILE};
 use super::store::CertStore;
+use crate::config::HubConfig;
 use picket_bus::{NatsAuth, NatsSettings, NatsTls};
 use picket_config::{Confidential, Interval};
-use picket_transport::Timeouts;
-use picket_transport::hub::{HubOptions, ProxyChoice};
+use picket_transport::hub::HubOptions;
+use picket_transport::{ProxyChoice, Timeouts};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -49,7 +50,7 @@ picket_config::settings! {
         pub nats: NatsUplinkSettings = NatsUplinkSettings::default(),
         /// Whether what goes to the hub is kept in the machine's own store, too.
         pub keep_local: bool = true,
-        /// The proxy on the way: `auto` is what `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` say, `none` is none, else `http://host:port`.
+        /// The proxy on the way: `auto` is what `network.proxy` and `network.no_proxy` say, `none` is none, else `http://host:port`.
         pub proxy: Confidential = "auto".into(),
         /// How long a connection with TLS may take.
         pub connect_timeout: Interval = Interval::seconds(15),
@@ -104,20 +105,44 @@ impl UplinkSettings {
         }
     }
 
-    /// How the hub is called.
-    pub fn options(&self, user_agent: &str) -> HubOptions {
+    /// The proxy on the way: the one of all requests where these settings name none.
+    fn proxy(&self, usual: &ProxyChoice) -> ProxyChoice {
+        match self.proxy.reveal() {
+            "auto" | "" => usual.clone(),
+            "none" => ProxyChoice::none(),
+            address => ProxyChoice::named(address),
+        }
+    }
+
+    /// How the hub is called, where `usual` is the proxy of all requests.
+    pub fn options(&self, user_agent: &str, usual: &ProxyChoice) -> HubOptions {
         let least = |interval: Interval| interval.get().max(Duration::from_millis(100));
         let (connect, response) = (least(self.connect_timeout), least(self.response_timeout));
         HubOptions {
             user_agent: user_agent.to_owned(),
             timeouts: Timeouts { connect, response, stall: response },
             limit: least(self.request_timeout),
-            proxy: match self.proxy.reveal() {
-                "auto" | "" => ProxyChoice::Environment,
-                "none" => ProxyChoice::None,
-                address => ProxyChoice::Named(address.to_owned()),
-            },
+            proxy: self.proxy(usual),
         }
+    }
+}
+
+/// The way to the hub, and the proxy of all requests, which it takes where it has none of its own.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Way {
+    pub(crate) uplink: UplinkSettings,
+    pub(crate) proxy: ProxyChoice,
+}
+
+impl Way {
+    /// As it is configured.
+    pub(crate) fn of(config: &HubConfig) -> Self {
+        Self { uplink: config.uplink.clone(), proxy: config.proxy.clone() }
+    }
+
+    /// How the hub is called.
+    pub(crate) fn options(&self, user_agent: &str) -> HubOptions {
+        self.uplink.options(user_agent, &self.proxy)
     }
 }
 
@@ -162,8 +187,17 @@ mod tests {
     #[test]
     fn the_proxys_password_is_not_shown_to_who_looks_for_faults() {
         let settings = UplinkSettings { proxy: "http://ada:hunter2@proxy:3128".into(), ..UplinkSettings::default() };
-        let options = settings.options("test");
-        assert!(matches!(&options.proxy, ProxyChoice::Named(address) if address.contains("hunter2")));
+        let options = settings.options("test", &ProxyChoice::none());
+        assert_eq!(options.proxy, ProxyChoice::named("http://ada:hunter2@proxy:3128"));
         assert!(!format!("{settings:?} {options:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn without_a_proxy_of_its_own_the_way_to_the_hub_takes_the_one_of_all_requests() {
+        let usual = ProxyChoice::named("http://proxy:3128");
+        let of = |proxy: &str| UplinkSettings { proxy: proxy.into(), ..UplinkSettings::default() }.options("t", &usual);
+        assert_eq!(of("auto").proxy, usual);
+        assert_eq!(of("none").proxy, ProxyChoice::none());
+        assert_eq!(of("http://other:1").proxy, ProxyChoice::named("http://other:1"));
     }
 }

@@ -270,6 +270,7 @@ mod tests {
     use picket_protocol::hub::{ConfigDocument, ConfigState, ConfigStatus, Heartbeat};
     use picket_protocol::{BuildInfo, StateFormat};
     use picket_telemetry::Health;
+    use picket_transport::ProxyChoice;
     use rustls::pki_types::CertificateDer;
     use semver::Version;
     use std::collections::BTreeMap;
@@ -352,6 +353,7 @@ mod tests {
             stream_note: dir.join("stream.json"),
             user_agent: "test".into(),
             uplink: UplinkSettings { via: Via::Auto, proxy: "none".into(), ..UplinkSettings::default() },
+            proxy: ProxyChoice::none(),
         };
         let in_force = Effective { sha256: "ab".into(), needs_restart: Vec::new() };
         Needs {

@@ -208,6 +208,7 @@ mod tests {
     use picket_outbox::delivery::{Courier, DeliverySettings, Step};
     use picket_outbox::{ManualClock, OutboxSettings};
     use picket_protocol::hub::{Problem, ProblemCode};
+    use picket_transport::ProxyChoice;
 
     fn kind(code: ProblemCode) -> UplinkErrorKind {
         uplink_error(&HubCallError::Problem(Box::new(Problem::new(code, "x")))).kind
@@ -276,7 +277,7 @@ mod tests {
         let (url, thread) = hub(&fleet, answers);
         let trust = picket_transport::hub::HubTrust { roots: vec![fleet.root.certificate().clone()], identity: None };
         let settings = UplinkSettings { proxy: "none".into(), ..UplinkSettings::default() };
-        let client = HubClient::new(&url, &trust, &settings.options("test")).unwrap();
+        let client = HubClient::new(&url, &trust, &settings.options("test", &ProxyChoice::none())).unwrap();
         let target = Target::Hub { client, relay: None, serial: String::new(), keep: true };
         let switch = Switch::new(target, Some(LocalUplink::new(&store)));
         let clock = ManualClock::new(jiff::Timestamp::now());

@@ -383,6 +383,7 @@ mod tests {
     use super::*;
     use crate::hub::settings::UplinkSettings;
     use crate::hub::store::tests::Fleet;
+    use picket_transport::ProxyChoice;
     use std::net::TcpListener;
 
     fn walked(hub: &str) -> (bool, Vec<Step>) {
@@ -390,7 +391,7 @@ mod tests {
         let mut steps = Vec::new();
         let settings = UplinkSettings { proxy: "none".into(), ..UplinkSettings::default() };
         let goal = Goal { hub, pins: &pins, identity: None, relay: None };
-        let all = walk(&goal, &settings.options("test"), &mut |step| steps.push(step));
+        let all = walk(&goal, &settings.options("test", &ProxyChoice::none()), &mut |step| steps.push(step));
         (all, steps)
     }
 

@@ -97,7 +97,7 @@ pub struct InForce {
 
 /// Keys that take effect at once; one that ends with a dot is a group. What is not here needs a restart: ports that are
 /// bound, names that are registered, files that are open.
-const LIVE: [&str; 17] = [
+const LIVE: [&str; 18] = [
     "alerting.",
     "collect.",
     "collection_interval",
@@ -109,6 +109,7 @@ const LIVE: [&str; 17] = [
     "log_level",
     "logging.components",
     "logging.level",
+    "network.",
     "network_monitor.",
     "smtp.",
     "thresholds",

@@ -12,7 +12,8 @@ use picket_protocol::OverallStatus;
 use picket_protocol::hub::{
     AgentHealth, CertificateState, FRAME_MAX_BYTES, Frame, Heartbeat, Hello, SOCKET_PATH, StreamLedger, WIRE, Welcome,
 };
-use picket_transport::hub::{Heard, HubSocket, ProxyChoice, Route, SocketLimits};
+use picket_transport::ProxyChoice;
+use picket_transport::hub::{Heard, HubSocket, Route, SocketLimits};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -80,7 +81,7 @@ impl Beating {
 
     /// Beats until `stop` turns true.
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
-        let route = Route::new(&self.machine.hub, &ProxyChoice::None).unwrap();
+        let route = Route::new(&self.machine.hub, &ProxyChoice::none()).unwrap();
         let mut life = Life {
             backoff: Backoff::new(CONNECT_RETRY.0, CONNECT_RETRY.1),
             breaker: Breaker::new(BREAKER.0, BREAKER.1),

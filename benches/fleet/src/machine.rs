@@ -3,6 +3,7 @@
 use picket_agent::hub::{About, Enrolment, NewSet, UplinkSettings, enrol};
 use picket_pki::{EnrolmentToken, PrivateKey};
 use picket_protocol::hub::Machine as MachineWords;
+use picket_transport::ProxyChoice;
 use picket_transport::hub::{ClientIdentity, HubOptions, HubTrust};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,7 +18,7 @@ const ATTEMPTS: u32 = 100;
 
 /// How the hub is called: as an agent with default settings calls it, never through a proxy.
 pub fn options() -> HubOptions {
-    UplinkSettings { proxy: "none".into(), ..UplinkSettings::default() }.options(USER_AGENT)
+    UplinkSettings { proxy: "none".into(), ..UplinkSettings::default() }.options(USER_AGENT, &ProxyChoice::none())
 }
 
 /// A machine that is enrolled.

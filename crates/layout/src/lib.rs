@@ -147,6 +147,12 @@ impl Layout {
         })
     }
 
+    /// Where an executable that is no installation keeps what it trusts, and meets its unprivileged half: a folder of the
+    /// caller's own, in the layout of [`Scope::User`].
+    pub fn portable_dir(&self) -> PathBuf {
+        self.update.with_file_name("picket-portable")
+    }
+
     /// The same places for an installation that has these roles. Without this it is an agent's.
     #[must_use]
     pub fn with_roles(self, roles: Roles) -> Self {

@@ -14,7 +14,7 @@ use opentelemetry_otlp::{ExporterBuildError, Protocol, SpanExporter, WithExportC
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, Sampler, SdkTracerProvider};
 use picket_protocol::TraceContext;
-use picket_transport::{Client, Post, SafeUrl, Timeouts, TransportError, UrlError};
+use picket_transport::{Client, Network, Post, SafeUrl, Timeouts, TransportError, UrlError};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -54,6 +54,8 @@ pub struct OtlpOptions {
     pub interval: Duration,
     /// How long one request may take.
     pub timeout: Duration,
+    /// How the collector is reached.
+    pub network: Network,
 }
 
 impl OtlpOptions {
@@ -66,6 +68,7 @@ impl OtlpOptions {
         service: &str,
         version: &str,
         device_id: &str,
+        network: Network,
     ) -> Result<Option<Self>, OtlpError> {
         let Some(endpoint) = &settings.endpoint else { return Ok(None) };
         Ok(Some(Self {
@@ -76,6 +79,7 @@ impl OtlpOptions {
             headers_file: settings.headers_file.as_ref().map(PathBuf::from),
             interval: settings.interval.get(),
             timeout: settings.timeout.get(),
+            network,
         }))
     }
 }
@@ -109,7 +113,7 @@ impl Exporter {
             .with_endpoint(url.as_uri().to_string())
             .with_timeout(limit)
             .with_http_client(Collector {
-                client: Client::new(&user_agent, timeouts),
+                client: Client::new(&user_agent, timeouts, &options.network),
                 url,
                 headers_file: options.headers_file.clone(),
                 limit,
@@ -311,7 +315,8 @@ mod tests {
             headers_file: Some(headers_file.to_str().unwrap().to_owned()),
             ..OtlpSettings::default()
         };
-        let options = OtlpOptions::of(&settings, "picket-agent", "1.0.0", "agent-123").unwrap().unwrap();
+        let options =
+            OtlpOptions::of(&settings, "picket-agent", "1.0.0", "agent-123", Network::default()).unwrap().unwrap();
         let exporter = Exporter::new(&options).unwrap();
         let trace = TraceContext::start();
         tracing::subscriber::with_default(tracing_subscriber::registry().with(exporter.layer()), || {

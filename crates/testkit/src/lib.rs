@@ -18,6 +18,7 @@ pub use machine::{Machine, inside};
 pub use nats::NatsServer;
 pub use prefix::{Prefix, Ran, Watched};
 pub use server::github::FakeGitHub;
+pub use server::proxy::ConnectProxy;
 pub use server::{Behaviour, Identity, ReleaseServer};
 pub use vendor::Vendor;
 

@@ -1,12 +1,14 @@
 //! The client: one request at a time, redirects by hand, bodies bounded.
 
 use crate::error::TransportError;
+use crate::network::Network;
 use crate::pace::Pace;
+use crate::proxy::ProxyChoice;
 use crate::url::SafeUrl;
 use crate::wait::asked_to_wait;
 use http::header::{
-    AUTHORIZATION, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, IF_NONE_MATCH, IF_RANGE, LOCATION,
-    RANGE,
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, IF_NONE_MATCH, IF_RANGE, LINK,
+    LOCATION, RANGE,
 };
 use picket_protocol::trace::{CORRELATION_HEADER, TRACEPARENT_HEADER, TraceContext};
 use std::io::{self, Read};
@@ -21,6 +23,9 @@ pub(crate) const MAX_HEADER_BYTES: usize = 64 << 10;
 
 /// The body that is awaited where nobody says how long it may be, in bytes.
 const MAX_UNSAID: u64 = 1 << 20;
+
+/// The longest `Link` that is kept, in bytes.
+const MAX_LINK: usize = 4 << 10;
 
 /// Limits on waiting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +51,7 @@ impl Default for Timeouts {
 pub struct Client {
     agent: ureq::Agent,
     stall: Duration,
+    proxy: ProxyChoice,
 }
 
 /// One GET.
@@ -61,6 +67,8 @@ pub struct Request<'a> {
     pub expects: Option<u64>,
     /// For which cause it is made: sent as `X-Correlation-ID` and, with a span of its own, as `traceparent`.
     pub trace: Option<&'a TraceContext>,
+    /// A secret to send as `Authorization`, to the server that is asked and to no other that it redirects to.
+    pub authorization: Option<&'a str>,
 }
 
 /// One POST.
@@ -89,6 +97,8 @@ pub struct Response {
     pub status: u16,
     /// The validator of this version of the file, for a later request.
     pub etag: Option<String>,
+    /// The documents that belong to it, as the header `Link` has them (RFC 8288).
+    pub link: Option<String>,
     url: SafeUrl,
     body: ureq::Body,
     stall: Duration,
@@ -96,15 +106,20 @@ pub struct Response {
 
 impl Client {
     /// A client that introduces itself as `user_agent`.
-    pub fn new(user_agent: &str, timeouts: Timeouts) -> Self {
-        Self::with_roots(user_agent, timeouts, root_certs())
+    pub fn new(user_agent: &str, timeouts: Timeouts, network: &Network) -> Self {
+        Self::with_roots(user_agent, timeouts, network.authorities.roots(), &network.proxy)
     }
 
     /// A client that trusts the authorities in `pem` (RFC 7468) and no other.
     ///
     /// # Errors
     /// [`TransportError::Authorities`] when there is no certificate in it.
-    pub fn trusting(user_agent: &str, timeouts: Timeouts, pem: &[u8]) -> Result<Self, TransportError> {
+    pub fn trusting(
+        user_agent: &str,
+        timeouts: Timeouts,
+        pem: &[u8],
+        proxy: &ProxyChoice,
+    ) -> Result<Self, TransportError> {
         let certificate = |item: Result<PemItem<'static>, ureq::Error>| match item {
             Ok(PemItem::Certificate(certificate)) => Some(certificate),
             _ => None,
@@ -113,10 +128,10 @@ impl Client {
         if found.is_empty() {
             return Err(TransportError::Authorities);
         }
-        Ok(Self::with_roots(user_agent, timeouts, RootCerts::Specific(Arc::new(found))))
+        Ok(Self::with_roots(user_agent, timeouts, RootCerts::Specific(Arc::new(found)), proxy))
     }
 
-    fn with_roots(user_agent: &str, timeouts: Timeouts, roots: RootCerts) -> Self {
+    fn with_roots(user_agent: &str, timeouts: Timeouts, roots: RootCerts, proxy: &ProxyChoice) -> Self {
         let agent = ureq::Agent::config_builder()
             .user_agent(user_agent)
             .http_status_as_error(false)
@@ -124,6 +139,10 @@ impl Client {
             .max_redirects(0)
             .max_redirects_will_error(false)
             .max_response_header_size(MAX_HEADER_BYTES)
+            // What is built in could decompress, on behalf of another crate; nothing is asked for that way.
+            .accept_encoding("identity")
+            // Chosen for each hop by its address.
+            .proxy(None)
             .timeout_resolve(Some(timeouts.connect))
             .timeout_connect(Some(timeouts.connect))
             .timeout_recv_response(Some(timeouts.response))
@@ -137,7 +156,7 @@ impl Client {
             )
             .build()
             .new_agent();
-        Self { agent, stall: timeouts.stall }
+        Self { agent, stall: timeouts.stall, proxy: proxy.clone() }
     }
 
     /// Sends `request` for `url` and returns once the header of the answer is there.
@@ -169,7 +188,8 @@ impl Client {
     ) -> Result<(SafeUrl, http::Response<ureq::Body>), TransportError> {
         let mut here = url.clone();
         for _ in 0..=MAX_REDIRECTS {
-            let response = self.send(&here, request)?;
+            let authorization = request.authorization.filter(|_| here.is_on_server_of(url));
+            let response = self.send(&here, &Request { authorization, ..request.clone() })?;
             if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
                 return Ok((here, response));
             }
@@ -207,7 +227,8 @@ impl Client {
 
     fn begun(&self, url: SafeUrl, etag: Option<String>, response: http::Response<ureq::Body>) -> Response {
         let status = response.status().as_u16();
-        Response { status, etag, url, body: response.into_body(), stall: self.stall }
+        let link = header(response.headers(), &LINK).filter(|link| link.len() <= MAX_LINK);
+        Response { status, etag, link, url, body: response.into_body(), stall: self.stall }
     }
 
     /// Gets a small document that comes with any status, as health reports do; follows no redirect.
@@ -223,6 +244,9 @@ impl Client {
         if let Some(etag) = request.if_none_match {
             builder = builder.header(IF_NONE_MATCH, etag);
         }
+        if let Some(secret) = request.authorization {
+            builder = builder.header(AUTHORIZATION, secret);
+        }
         if let Some((offset, validator)) = request.resume {
             builder = builder.header(RANGE, format!("bytes={offset}-")).header(IF_RANGE, validator);
         }
@@ -230,12 +254,9 @@ impl Client {
             builder = builder.header(name, value);
         }
         let longest = Pace::longest(self.stall, request.expects.unwrap_or(MAX_UNSAID));
-        let mut builder = builder.config().timeout_recv_body(Some(longest));
-        if url.is_loopback() {
-            // A proxy cannot reach this machine's loopback, and must not be asked to.
-            builder = builder.proxy(None);
-        }
-        builder.build().call().map_err(|e| TransportError::from_ureq(url, e))
+        let proxy = self.proxy.proxy_for(url)?;
+        let request = builder.config().timeout_recv_body(Some(longest)).proxy(proxy.clone()).build();
+        request.call().map_err(|error| TransportError::from_ureq(url, error).through(proxy.as_ref()))
     }
 
     /// Posts a small document and returns the answer; follows no redirect, which for a POST could change what is asked.
@@ -253,11 +274,10 @@ impl Client {
         for (name, value) in trace_headers(post.trace) {
             builder = builder.header(name, value);
         }
-        let mut builder = builder.config().timeout_global(Some(post.limit));
-        if url.is_loopback() {
-            builder = builder.proxy(None);
-        }
-        let response = builder.build().send(post.body).map_err(|e| TransportError::from_ureq(url, e))?;
+        let proxy = self.proxy.proxy_for(url)?;
+        let request = builder.config().timeout_global(Some(post.limit)).proxy(proxy.clone()).build();
+        let failed = |error| TransportError::from_ureq(url, error).through(proxy.as_ref());
+        let response = request.send(post.body).map_err(failed)?;
         if !response.status().is_success() {
             return Err(refused(url, &response));
         }
@@ -350,16 +370,6 @@ pub(crate) fn trace_headers(trace: Option<&TraceContext>) -> impl Iterator<Item 
 
 pub(crate) fn header(headers: &HeaderMap, name: &http::HeaderName) -> Option<String> {
     headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
-}
-
-/// The authorities to trust: the machine's own where it has any.
-fn root_certs() -> RootCerts {
-    if rustls_native_certs::load_native_certs().certs.is_empty() {
-        tracing::warn!("this machine has no certificate authorities (package ca-certificates); using those built in");
-        RootCerts::WebPki
-    } else {
-        RootCerts::PlatformVerifier
-    }
 }
 
 #[cfg(test)]

@@ -132,6 +132,11 @@ impl TransportError {
         matches!(self, Self::Status { status: 404 | 410, .. })
     }
 
+    /// The status that was answered, where that is the error.
+    pub fn status(&self) -> Option<u16> {
+        if let Self::Status { status, .. } = self { Some(*status) } else { None }
+    }
+
     /// Whether the server refused without a word on when to ask again. Object stores answer so where there is no such
     /// file and their names may not be listed; so do proxies that forbid an address.
     pub fn is_forbidden(&self) -> bool {
@@ -146,10 +151,10 @@ impl TransportError {
             }
             Self::UnknownHost { .. } => "check update.releases and this machine's DNS; nothing was changed",
             Self::Authorities | Self::Tls { .. } => {
-                "check this machine's clock and update.releases; behind a proxy that opens TLS, add its authority to this \
-                 machine's; nothing was changed"
+                "check this machine's clock and update.releases; behind a proxy that opens TLS, name its authority in \
+                 network.authorities; nothing was changed"
             }
-            Self::Proxy { .. } => "check the address of the proxy; nothing was changed",
+            Self::Proxy { .. } => "check network.proxy or HTTPS_PROXY, and what the proxy allows; nothing was changed",
             Self::Status { status: 403 | 429, retry_after: Some(_), .. } | Self::Status { status: 429, .. } => {
                 "many machines may share this one's address; try again then, or follow a mirror (update.releases); nothing \
                  was changed"
@@ -192,12 +197,25 @@ impl TransportError {
             ureq::Error::Tls(reason) => Self::Tls { url, reason: reason.to_owned() },
             ureq::Error::Rustls(reason) => Self::Tls { url, reason: reason.to_string() },
             ureq::Error::Io(source) => Self::from_io(url, source),
+            ureq::Error::ConnectProxyFailed(reason) => Self::Proxy { reason: told_by_proxy(&reason) },
             ureq::Error::ConnectionFailed => Self::Unreachable { url, source: io::ErrorKind::NotConnected.into() },
             // These show the whole address.
             ureq::Error::BadUri(_) | ureq::Error::RequireHttpsOnly(_) => {
                 Self::Broken { url, reason: "no request can be made of the address".to_owned() }
             }
             other => Self::Broken { url, reason: other.to_string() },
+        }
+    }
+
+    /// The same, where the way led through `proxy`: what was not found or not reached is the proxy then.
+    pub(crate) fn through(self, proxy: Option<&ureq::Proxy>) -> Self {
+        let Some(proxy) = proxy else { return self };
+        let place = format!("{}:{}", proxy.host(), proxy.port());
+        match self {
+            Self::UnknownHost { .. } => Self::Proxy { reason: format!("the host name of {place} is not known") },
+            Self::Unreachable { source, .. } => Self::Proxy { reason: format!("no connection to {place} ({source})") },
+            Self::Proxy { reason } => Self::Proxy { reason: format!("{place}: {reason}") },
+            other => other,
         }
     }
 
@@ -215,6 +233,14 @@ impl TransportError {
             _ => Self::Broken { url, reason: source.to_string() },
         }
     }
+}
+
+/// What a proxy said, which is a stranger's words: short, and without what could forge a line of a log.
+fn told_by_proxy(reason: &str) -> String {
+    let said: String = reason.chars().filter(|c| !c.is_control()).take(100).collect();
+    let asks =
+        if said.contains("407") { "; it asks for a user and a password (http://user:password@host:port)" } else { "" };
+    format!("it refuses the tunnel: {said}{asks}")
 }
 
 #[cfg(test)]

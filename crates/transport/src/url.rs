@@ -45,6 +45,15 @@ impl SafeUrl {
         self.uri.host().is_some_and(is_loopback_host)
     }
 
+    /// Whether it is on the same server as `other`: of one scheme, host and port (an origin, RFC 6454 §4).
+    pub fn is_on_server_of(&self, other: &Self) -> bool {
+        let port = |uri: &Uri| uri.port_u16().unwrap_or(if uri.scheme_str() == Some("http") { 80 } else { 443 });
+        let host = |uri: &Uri| uri.host().map(str::to_ascii_lowercase);
+        self.uri.scheme() == other.uri.scheme()
+            && host(&self.uri) == host(&other.uri)
+            && port(&self.uri) == port(&other.uri)
+    }
+
     /// The URL as a request needs it.
     pub fn as_uri(&self) -> &Uri {
         &self.uri
@@ -190,6 +199,16 @@ mod tests {
         assert!(url("http://127.0.0.1:1/").redirected("http://127.0.0.1:8000/z").is_ok());
         let login = from.redirected("/login?next=https://a.example/x").unwrap();
         assert_eq!(login.as_uri(), &"https://a.example/login?next=https://a.example/x".parse::<Uri>().unwrap());
+    }
+
+    #[test]
+    fn a_server_is_its_scheme_host_and_port() {
+        let here = url("https://a.example/x");
+        assert!(here.is_on_server_of(&url("https://A.example:443/y?z")));
+        for other in ["https://b.example/x", "https://a.example:444/x", "https://a.example.b/x"] {
+            assert!(!here.is_on_server_of(&url(other)), "{other}");
+        }
+        assert!(!url("http://127.0.0.1/").is_on_server_of(&url("https://127.0.0.1/")));
     }
 
     #[test]

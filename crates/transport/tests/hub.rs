@@ -6,10 +6,10 @@ use jiff::{SignedDuration, Timestamp};
 use picket_pki::{AgentIdentity, Authority, Certificate, ChainError, CsrKey, HubNames, PrivateKey, SpkiPin};
 use picket_protocol::hub::{Problem, ProblemCode, WIRE_HEADER};
 use picket_transport::hub::{
-    ClientIdentity, DoorError, Heard, HubCallError, HubClient, HubOptions, HubSocket, HubTrust, ProxyChoice, Route,
-    SocketLimits, fetch_root,
+    ClientIdentity, DoorError, Heard, HubCallError, HubClient, HubOptions, HubSocket, HubTrust, Route, SocketLimits,
+    fetch_root,
 };
-use picket_transport::{Timeouts, TransportError, provider};
+use picket_transport::{ProxyChoice, Timeouts, TransportError, provider};
 use rustls::pki_types::CertificateDer;
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig, ServerConnection, StreamOwned, SupportedProtocolVersion};
@@ -128,7 +128,7 @@ const WIRE_1: &str = "picket-wire: 1\r\nContent-Type: application/json\r\n";
 
 fn options(limit: Duration) -> HubOptions {
     let timeouts = Timeouts { connect: LIMIT, response: limit, stall: limit };
-    HubOptions { user_agent: "test".into(), timeouts, limit: LIMIT, proxy: ProxyChoice::None }
+    HubOptions { user_agent: "test".into(), timeouts, limit: LIMIT, proxy: ProxyChoice::none() }
 }
 
 fn client(url: &str, trust: &HubTrust) -> HubClient {
@@ -141,7 +141,7 @@ fn days(count: i64) -> SignedDuration {
 
 fn fetched(config: ServerConfig, pins: &[SpkiPin]) -> Result<Certificate, DoorError> {
     let (url, thread) = serve(config, 1, greet);
-    let outcome = fetch_root(&url, pins, &ProxyChoice::None, LIMIT);
+    let outcome = fetch_root(&url, pins, &ProxyChoice::none(), LIMIT);
     thread.join().unwrap();
     outcome.map(|greeting| greeting.root)
 }
@@ -185,15 +185,15 @@ fn a_port_that_speaks_no_tls_or_nothing_at_all_is_told_within_the_time() {
         let _ = silent.read_to_end(&mut all);
     });
     let pins = Fleet::new().pins();
-    let plain = fetch_root(&url, &pins, &ProxyChoice::None, LIMIT).unwrap_err();
+    let plain = fetch_root(&url, &pins, &ProxyChoice::none(), LIMIT).unwrap_err();
     assert!(matches!(&plain, DoorError::Tls { reason, .. } if reason.contains("does not speak TLS")), "{plain}");
     let began = Instant::now();
-    let silent = fetch_root(&url, &pins, &ProxyChoice::None, Duration::from_millis(300)).unwrap_err();
+    let silent = fetch_root(&url, &pins, &ProxyChoice::none(), Duration::from_millis(300)).unwrap_err();
     assert!(matches!(&silent, DoorError::Tls { reason, .. } if reason.contains("in time")), "{silent}");
     assert!(began.elapsed() < LIMIT);
     thread.join().unwrap();
     // Nobody listens any more.
-    let gone = fetch_root(&url, &pins, &ProxyChoice::None, LIMIT).unwrap_err();
+    let gone = fetch_root(&url, &pins, &ProxyChoice::none(), LIMIT).unwrap_err();
     assert!(matches!(gone, DoorError::Connect { .. }), "{gone}");
 }
 
@@ -308,7 +308,7 @@ fn the_socket_shows_the_certificate_speaks_text_and_takes_no_message_that_is_too
     let trust = HubTrust { roots: vec![fleet.root.certificate().clone()], identity: Some(shown) };
     runtime().block_on(async {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let route = Route::new(&format!("https://{}", listener.local_addr().unwrap()), &ProxyChoice::None).unwrap();
+        let route = Route::new(&format!("https://{}", listener.local_addr().unwrap()), &ProxyChoice::none()).unwrap();
         let server = tokio::spawn(echo(listener, fleet.hub()));
         let mut socket = HubSocket::connect(&route, "/agent/v1/socket", &trust, "test", limits(LIMIT)).await.unwrap();
         assert_eq!(socket.hear().await, Heard::Text(identity.to_string()));
@@ -343,7 +343,7 @@ fn a_hub_that_refuses_the_socket_says_why_and_one_that_says_nothing_is_left() {
         stream.conn.send_close_notify();
         let _ = stream.flush();
     });
-    let route = Route::new(&url, &ProxyChoice::None).unwrap();
+    let route = Route::new(&url, &ProxyChoice::none()).unwrap();
     let trust = fleet.trust();
     runtime().block_on(async {
         let refused = HubSocket::connect(&route, "/socket", &trust, "test", limits(LIMIT)).await.unwrap_err();
@@ -393,7 +393,7 @@ fn the_way_leads_through_a_proxy_where_one_is_named() {
             up.join().unwrap();
         }
     });
-    let choice = ProxyChoice::Named(format!("http://{address}"));
+    let choice = ProxyChoice::named(format!("http://{address}"));
     let greeting = fetch_root("https://hub.invalid:8444", &fleet.pins(), &choice, LIMIT).unwrap();
     assert_eq!(greeting.hub.names, ["hub.invalid"]);
     let client =

@@ -78,7 +78,8 @@ fn shown(key: &str, value: &Value) -> Value {
 fn check(context: &Context<'_>, config: &ConfigArgs, json: &JsonArgs) -> ExitCode {
     let mut resolved = settings::read(&context.layout, context.process, config);
     let channels = settings::channel_problems(&resolved, &super::agent::sender(&resolved.settings.device_id));
-    resolved.problems.0.extend(channels);
+    let network = settings::network_problem(&resolved);
+    resolved.problems.0.extend(channels.into_iter().chain(network));
     let problems = &resolved.problems.0;
     if json.json {
         let problems: Vec<_> = problems

@@ -166,7 +166,9 @@ impl From<FetcherError> for Failure {
             FetcherError::Refused(refusal) => Refusal::into(refusal),
             FetcherError::Trust(error) => error.into(),
             FetcherError::Start(error) => error.into(),
-            FetcherError::Broken(_) => Self::of_environment(error.chain(), error.hint().as_deref()),
+            FetcherError::Broken(_) | FetcherError::Network(_) => {
+                Self::of_environment(error.chain(), error.hint().as_deref())
+            }
         }
     }
 }

@@ -17,6 +17,7 @@ mod trial;
 pub use check::{Checked, Offer, fetch_channel, fetch_release};
 pub use error::EngineError;
 pub(crate) use error::{Failure, chain};
+pub(crate) use prepare::assert_written;
 pub use taken_back::rollback_obstacle;
 
 use crate::clock::Clock;

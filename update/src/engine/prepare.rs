@@ -254,7 +254,7 @@ fn unpack_here(archive: &Path, artifact: &Artifact, staging: &Path) -> Result<()
 }
 
 /// The files were checked while they were written. Whether the disk has them shows only when they are read again.
-fn assert_written(files: &BTreeMap<String, ReleaseFile>, staging: &Path) -> Result<(), Failure> {
+pub(crate) fn assert_written(files: &BTreeMap<String, ReleaseFile>, staging: &Path) -> Result<(), Failure> {
     let found = record_files(staging)?;
     let is_there = |(name, signed): (&String, &ReleaseFile)| {
         let same = |file: &FileRecord| file.length == signed.length && file.sha256 == signed.sha256;

@@ -2,15 +2,19 @@
 
 use crate::engine::Failure;
 use crate::gate::Fault;
+use crate::listing::{Listed, Token};
 use crate::progress::Trouble;
 use crate::trust::{TrustError, VerifiedTarget};
 use picket_protocol::TargetTriple;
+use picket_transport::Network;
 use semver::Version;
 use serde::{Deserialize, Serialize};
 use sigstore_tuf::Error as TufError;
 
-/// The longest line, in bytes: a job with sixteen keys and the longest path stays far below.
+/// The longest line of the fetcher, in bytes.
 pub(super) const MAX_LINE: u64 = 64 << 10;
+/// The longest job, in bytes: authorities are at most 1 MiB of PEM, and the rest stays far below as much again.
+pub(super) const MAX_JOB: u64 = 2 << 20;
 
 /// What the fetcher is to do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +25,9 @@ pub struct Job {
     pub user_agent: String,
     /// How long a line may be silent, in milliseconds.
     pub stall_ms: u64,
+    /// Through which proxy it goes, and whom it believes. It comes with the job and is no file that the fetcher would have to
+    /// be let to read, and a proxy's password is on no command line and in no environment.
+    pub network: Network,
     /// The task.
     pub task: Task,
 }
@@ -34,6 +41,17 @@ pub enum Task {
         /// The channel.
         channel: String,
         /// For which machines' builds delegated roles are followed.
+        target: TargetTriple,
+    },
+    /// List the releases of a repository.
+    List {
+        /// `update.releases_api`.
+        api: String,
+        /// What the API is to know the asker by.
+        token: Option<Token>,
+        /// How many at most.
+        limit: usize,
+        /// For which machines' builds it is looked.
         target: TargetTriple,
     },
     /// Download, verify and unpack one artifact.
@@ -59,6 +77,8 @@ pub enum Said {
     Confined {
         /// In words.
         how: String,
+        /// How many certificate authorities it finds on the machine.
+        authorities: usize,
     },
     /// Bytes of the artifact have arrived.
     Download {
@@ -67,6 +87,8 @@ pub enum Said {
         /// How many it will be.
         total: u64,
     },
+    /// A release was listed.
+    Listed(Listed),
     /// The task is done, and everything was as it should be.
     Accepted,
     /// It is not.

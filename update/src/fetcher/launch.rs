@@ -6,10 +6,12 @@ use super::{Job, Places, Refusal, Said, Task};
 use crate::clock::Clock;
 use crate::engine::{chain, fetch_channel};
 use crate::fetch::Releases;
+use crate::listing::{Listed, Token};
 use crate::sandbox::Identity;
 use crate::trust::{TrustClient, TrustError, TrustStore, Trusted};
 use picket_durable::Context;
 use picket_protocol::{Channel, TargetTriple};
+use picket_transport::{Network, NetworkError};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
@@ -44,6 +46,8 @@ pub struct Fetcher {
     pub user_agent: String,
     /// `update.stall_limit`.
     pub stall: Duration,
+    /// How servers are reached; where the configuration of it cannot be used, that is told as soon as one is to be asked.
+    pub network: Result<Network, NetworkError>,
 }
 
 /// A look that brought nothing to go by.
@@ -58,6 +62,9 @@ pub enum FetcherError {
     /// What it accepted does not hold.
     #[error(transparent)]
     Trust(#[from] TrustError),
+    /// It is not known how servers are reached.
+    #[error("the release server is not asked: {0}")]
+    Network(#[from] NetworkError),
     /// It could not be started.
     #[error("the fetcher cannot be started")]
     Start(#[from] picket_durable::Error),
@@ -89,7 +96,7 @@ impl Fetcher {
         self.prepare()?;
         store.show(&self.places.trust())?;
         let task = Task::Look { channel: channel.to_owned(), target: target.clone() };
-        match self.run(task, interrupted, &|_, _| {})? {
+        match self.run(task, interrupted, &mut |_| {})? {
             Ok(()) => {}
             // An expired timestamp must be remembered, and only this half's memory counts.
             Err(refusal) if refusal.expired => {}
@@ -118,7 +125,35 @@ impl Fetcher {
         progress: &dyn Fn(u64, u64),
     ) -> Result<Result<(), Refusal>, FetcherError> {
         self.prepare()?;
-        self.run(task, interrupted, progress)
+        self.run(task, interrupted, &mut |said| {
+            if let Said::Download { done, total } = said {
+                progress(done, total);
+            }
+        })
+    }
+
+    /// The newest releases of a repository, at most `limit`, as its server's API lists them at `api`
+    /// (`update.releases_api`).
+    ///
+    /// # Errors
+    /// When the API does not answer, or not with a list.
+    pub fn list(
+        &self,
+        api: &str,
+        token: Option<Token>,
+        limit: usize,
+        target: &TargetTriple,
+        interrupted: &AtomicBool,
+    ) -> Result<Vec<Listed>, FetcherError> {
+        self.prepare()?;
+        let task = Task::List { api: api.to_owned(), token, limit, target: target.clone() };
+        let mut listed = Vec::new();
+        let mut hear = |said| match said {
+            Said::Listed(release) if listed.len() < limit => listed.push(release.cleaned()),
+            _ => {}
+        };
+        self.run(task, interrupted, &mut hear)?.map_err(FetcherError::Refused)?;
+        Ok(listed)
     }
 
     /// Makes the places: empty ones for this time's results, the one of earlier downloads where it is missing.
@@ -145,12 +180,13 @@ impl Fetcher {
         &self,
         task: Task,
         interrupted: &AtomicBool,
-        progress: &dyn Fn(u64, u64),
+        told: &mut dyn FnMut(Said),
     ) -> Result<Result<(), Refusal>, FetcherError> {
         let stall_ms = u64::try_from(self.stall.as_millis()).unwrap_or(u64::MAX);
-        let job = Job { releases: self.releases.clone(), user_agent: self.user_agent.clone(), stall_ms, task };
+        let network = self.network.clone()?;
+        let job = Job { releases: self.releases.clone(), user_agent: self.user_agent.clone(), stall_ms, network, task };
         let mut child = self.start(&job).doing("start", &self.exe)?;
-        let heard = hear(&mut child, interrupted, progress);
+        let heard = hear(&mut child, interrupted, told);
         // It has said its last word, or is not waited for any longer.
         let _ = child.kill();
         let ended = child.wait().map_or_else(|error| error.to_string(), |status| status.to_string());
@@ -181,7 +217,7 @@ impl Fetcher {
 fn hear(
     child: &mut Child,
     interrupted: &AtomicBool,
-    progress: &dyn Fn(u64, u64),
+    told: &mut dyn FnMut(Said),
 ) -> Result<Result<(), Refusal>, String> {
     let (sender, lines) = mpsc::channel();
     let stdout = child.stdout.take();
@@ -213,10 +249,17 @@ fn hear(
         match lines.recv_timeout(LOOK) {
             Ok(Said::Accepted) => return Ok(Ok(())),
             Ok(Said::Refused(refusal)) => return Ok(Err(refusal.cleaned())),
-            Ok(Said::Confined { how }) => tracing::info!(how, "the fetcher is confined"),
-            Ok(Said::Download { done, total }) => {
+            Ok(Said::Confined { how, authorities }) => {
+                tracing::info!(how, "the fetcher is confined");
+                if authorities == 0 {
+                    tracing::warn!(
+                        "this machine has no certificate authorities of its own; those built in are believed"
+                    );
+                }
+            }
+            Ok(said) => {
                 since = Instant::now();
-                progress(done, total);
+                told(said);
             }
             Err(RecvTimeoutError::Disconnected) => {
                 let _ = child.kill();
@@ -240,6 +283,7 @@ impl FetcherError {
             Self::Refused(refusal) => refusal.hint.clone(),
             Self::Broken(_) => Some("try again; `picket doctor` shows how it is confined".to_owned()),
             Self::Trust(error) => Some(error.hint().to_owned()),
+            Self::Network(_) => Some("correct it; `picket config check` shows it, too; nothing was changed".to_owned()),
             Self::Start(error) if error.is_disk_full() => Some("free some space and try again".to_owned()),
             Self::Start(_) => Some("`picket doctor` shows what is missing; `picket install` makes it again".to_owned()),
         }

@@ -1,19 +1,20 @@
 //! The fetcher at work: confined from its first step, cut off from the network before it unpacks.
 
-use super::job::MAX_LINE;
+use super::job::MAX_JOB;
 use super::transcript::Recorder;
 use super::{Job, Places, Refusal, Said, Task};
 use crate::archive::{ArchiveError, Format, unpack};
 use crate::clock::Clock;
 use crate::engine::{Failure, chain, fetch_channel};
 use crate::fetch::{Download, DownloadError, ExtractError, Origin, Releases, Server, target_place};
+use crate::listing::{RepositoryApi, Token};
 use crate::sandbox::{self, Border};
 use crate::trust::minisign::{MAX_SIGNATURE_BYTES, trusted_comment};
 use crate::trust::source::MetadataSource;
 use crate::trust::{MinisignKeys, TrustClient, TrustError, TrustStore, VerifiedTarget};
 use picket_durable::Context;
 use picket_protocol::TargetTriple;
-use picket_transport::{Client, Timeouts, TransportError};
+use picket_transport::{Client, Timeouts, TransportError, machine_authorities};
 use semver::Version;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -30,7 +31,7 @@ use std::time::Duration;
 /// When it cannot be confined or cannot speak: nothing of the job was done then.
 pub fn work(places: &Places, trusted_files: &[&Path], input: impl Read, output: impl Write + Send) -> io::Result<()> {
     let mut line = String::new();
-    BufReader::new(input.take(MAX_LINE)).read_line(&mut line)?;
+    BufReader::new(input.take(MAX_JOB)).read_line(&mut line)?;
     let job: Job = serde_json::from_str(&line)?;
     let border = Border::of_fetcher(places, trusted_files, Path::new(&job.releases));
     let mut how = sandbox::shut_in(&border)?;
@@ -39,9 +40,10 @@ pub fn work(places: &Places, trusted_files: &[&Path], input: impl Read, output: 
         how.network = sandbox::cut_off()?;
     }
     let output = Output(Mutex::new(output));
-    output.say(&Said::Confined { how: how.describe() })?;
+    output.say(&Said::Confined { how: how.describe(), authorities: machine_authorities() })?;
     let done = match &job.task {
         Task::Look { channel, target } => look(places, &job, channel, target),
+        Task::List { api, token, limit, target } => list(&job, api, token.as_ref(), *limit, target, &output),
         Task::Fetch { artifact, version, target, minisign, unpacked } => {
             let keys = MinisignKeys::from_lines(minisign);
             let wanted = Wanted { artifact, version, target, keys, unpacked: *unpacked };
@@ -68,7 +70,7 @@ fn origin(job: &Job) -> Result<Origin, Refusal> {
     let releases = Releases::parse(&job.releases).map_err(|error| Refusal::of(&TransportError::from(error).into()))?;
     let (patience, usual) = (Duration::from_millis(job.stall_ms), Timeouts::default());
     let timeouts = Timeouts { connect: usual.connect.min(patience), response: patience, stall: patience };
-    let opened = releases.open(|| Client::new(&job.user_agent, timeouts));
+    let opened = releases.open(|| Client::new(&job.user_agent, timeouts, &job.network));
     opened.map_err(|error| Refusal::of(&error.into()))
 }
 
@@ -105,6 +107,46 @@ fn look_at(
     let mut trusted = client.refresh(None, source)?;
     fetch_channel(&client, source, &mut trusted, channel, target).map(drop)
 }
+
+fn list<W: Write>(
+    job: &Job,
+    api: &str,
+    token: Option<&Token>,
+    limit: usize,
+    target: &TargetTriple,
+    output: &Output<W>,
+) -> Result<(), Refusal> {
+    let no_list =
+        || Refusal::from(Failure::of_environment("there is no list but that of a repository".to_owned(), None));
+    let Origin::Server(server) = origin(job)? else { return Err(no_list()) };
+    let failed = |error: TransportError| {
+        let hint = LISTING.iter().find(|(status, _)| error.status() == Some(*status)).map(|(_, hint)| *hint);
+        let refused = Refusal::of(&error.into());
+        Refusal { hint: hint.map(str::to_owned).or(refused.hint), ..refused }
+    };
+    let api = RepositoryApi::of(&server.location, api).map_err(|error| failed(error.into()))?;
+    let Some(api) = api else { return Err(no_list()) };
+    let listed = api.list(&server.client, token, limit, target).map_err(failed)?;
+    listed
+        .into_iter()
+        .try_for_each(|release| output.say(&Said::Listed(release)))
+        .map_err(|error| Failure::of_environment(format!("the list cannot be told: {error}"), None).into())
+}
+
+/// What to do about an answer of the API that is none.
+const LISTING: [(u16, &str); 5] = [
+    (401, TOKEN_REFUSED),
+    (403, QUOTA),
+    (
+        404,
+        "see whether update.releases names a repository; a private one needs a token (GH_TOKEN, or GH_ENTERPRISE_TOKEN)",
+    ),
+    (429, QUOTA),
+    (422, "see update.releases and update.releases_api"),
+];
+const TOKEN_REFUSED: &str = "the token is not, or no longer, valid: see GH_TOKEN, GITHUB_TOKEN, or GH_ENTERPRISE_TOKEN";
+const QUOTA: &str = "the API counts requests, and many machines may share this one's address: try again then, or give a token \
+                     (GH_TOKEN; GH_ENTERPRISE_TOKEN for another host). `picket update check` needs no API";
 
 /// A copy of what is trusted, to go on from.
 fn own_store(places: &Places) -> Result<TrustStore, picket_durable::Error> {

@@ -1,7 +1,7 @@
 //! Asking an agent how it is, over its local API.
 
 use picket_protocol::{HealthReport, LivezReport};
-use picket_transport::{Client, SafeUrl, Timeouts};
+use picket_transport::{Client, Network, SafeUrl, Timeouts};
 use std::time::Duration;
 
 /// The largest answer that is read, in bytes.
@@ -28,7 +28,7 @@ impl HttpProbe {
     /// Asks the health server at `base` (`http://127.0.0.1:9091`).
     pub fn new(base: SafeUrl, user_agent: &str) -> Self {
         let timeouts = Timeouts { connect: LIMIT, response: LIMIT, stall: LIMIT };
-        Self { client: Client::new(user_agent, timeouts), base }
+        Self { client: Client::new(user_agent, timeouts, &Network::default()), base }
     }
 }
 

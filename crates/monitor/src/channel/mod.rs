@@ -15,6 +15,7 @@ pub use notifier::{Attempt, Hear, Notifier, NotifierOptions};
 use crate::settings::{AlertingSettings, ChannelKind, ChannelLevel, ChannelSettings, SmtpSettings};
 use email::Email;
 use picket_protocol::event::{AlertEvent, AlertLevel};
+use picket_transport::Network;
 use serde::Serialize;
 use std::path::Path;
 use std::time::Duration;
@@ -36,6 +37,8 @@ pub struct Sender {
     pub hostname: String,
     /// How HTTP requests introduce themselves: product and version.
     pub user_agent: String,
+    /// How web hooks are reached.
+    pub network: Network,
 }
 
 /// A channel that cannot be used, and why.

@@ -39,8 +39,8 @@ impl Webhook {
     fn client(&self) -> Result<Client, TransportError> {
         let timeouts = Timeouts { connect: LIMIT / 2, response: LIMIT, stall: LIMIT };
         match &self.authorities {
-            Some(pem) => Client::trusting(&self.sender.user_agent, timeouts, pem),
-            None => Ok(Client::new(&self.sender.user_agent, timeouts)),
+            Some(pem) => Client::trusting(&self.sender.user_agent, timeouts, pem, &self.sender.network.proxy),
+            None => Ok(Client::new(&self.sender.user_agent, timeouts, &self.sender.network)),
         }
     }
 

@@ -11,6 +11,7 @@ use picket_monitor::{
     SmtpSettings, SmtpTls,
 };
 use picket_protocol::event::{AlertAction, AlertEvent, AlertLevel};
+use picket_transport::Network;
 use smtp::{MailServer, Manner};
 use std::path::Path;
 use std::sync::Arc;
@@ -30,7 +31,12 @@ const OPTIONS: NotifierOptions = NotifierOptions {
 };
 
 fn sender() -> Sender {
-    Sender { device_id: "agent-123".into(), hostname: "web01".into(), user_agent: "picket/test".into() }
+    Sender {
+        device_id: "agent-123".into(),
+        hostname: "web01".into(),
+        user_agent: "picket/test".into(),
+        network: Network::default(),
+    }
 }
 
 fn event(level: AlertLevel, action: AlertAction) -> AlertEvent {

@@ -2,6 +2,7 @@
 
 pub(crate) mod github;
 pub(crate) mod http;
+pub(crate) mod proxy;
 mod tls;
 
 pub use tls::Identity;

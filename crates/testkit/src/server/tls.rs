@@ -8,7 +8,7 @@ use std::sync::Arc;
 pub enum Identity {
     /// One for `localhost` and 127.0.0.1 that is valid now.
     Own,
-    /// One for another host.
+    /// One for `releases.example.com`, which is nowhere but behind a proxy.
     OfAnotherHost,
     /// One that ended years ago.
     Expired,

@@ -1,8 +1,9 @@
 //! Requests to a hub: documents in JSON and batches of events, and what comes back.
 
-use super::{HubTrust, ProxyChoice, Route};
+use super::{HubTrust, Route};
 use crate::client::{MAX_HEADER_BYTES, Timeouts, header, trace_headers};
 use crate::error::TransportError;
+use crate::proxy::ProxyChoice;
 use crate::url::SafeUrl;
 use http::header::{ACCEPT, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderMap, HeaderName};
@@ -120,6 +121,7 @@ impl HubClient {
             .max_redirects(0)
             .max_redirects_will_error(false)
             .max_response_header_size(MAX_HEADER_BYTES)
+            .accept_encoding("identity")
             // One connection is kept between two batches; more would be kept for nothing.
             .max_idle_connections(1)
             .max_idle_connections_per_host(1)

@@ -1,8 +1,8 @@
 //! The first handshake with a hub of which nothing is known but pins, step by step.
 
-use super::proxy::{self, MAX_ANSWER, ProxyChoice};
 use super::route::Route;
 use crate::error::TransportError;
+use crate::proxy::{self, MAX_ANSWER, ProxyChoice};
 use jiff::Timestamp;
 use picket_pki::{Certificate, ChainError, SpkiPin, check_hub_chain};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};

@@ -11,13 +11,11 @@
 
 mod call;
 mod door;
-mod proxy;
 mod route;
 mod socket;
 
 pub use call::{HubCallError, HubClient, HubOptions};
 pub use door::{DoorError, Greeting, connect, fetch_root, shake_hands};
-pub use proxy::ProxyChoice;
 pub use route::Route;
 pub use socket::{Heard, HubSocket, SocketLimits};
 

@@ -1,7 +1,7 @@
 //! Where a hub is, and which way leads there.
 
-use super::proxy::ProxyChoice;
 use crate::error::TransportError;
+use crate::proxy::ProxyChoice;
 use crate::url::{SafeUrl, UrlError};
 use rustls::pki_types::ServerName;
 use std::net::{SocketAddr, ToSocketAddrs as _};
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     fn route(hub: &str) -> Result<Route, TransportError> {
-        Route::new(hub, &ProxyChoice::None)
+        Route::new(hub, &ProxyChoice::none())
     }
 
     #[test]
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn with_a_proxy_the_next_hop_is_the_proxy_and_its_password_is_not_shown() {
-        let choice = ProxyChoice::Named("http://ann:s3cret@proxy.example:3128".to_owned());
+        let choice = ProxyChoice::named("http://ann:s3cret@proxy.example:3128");
         let route = Route::new("https://hub.example", &choice).unwrap();
         assert_eq!(route.next_hop(), ("proxy.example", 3128));
         assert_eq!(route.shown_proxy().unwrap(), "proxy.example:3128");

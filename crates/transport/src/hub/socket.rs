@@ -1,9 +1,9 @@
 //! The WebSocket to a hub: over TLS with both certificates, through a proxy where there is one, in small buffers.
 
 use super::call::{HubCallError, common_headers, refusal};
-use super::proxy::{self, MAX_ANSWER};
 use super::{HubTrust, Route};
 use crate::error::TransportError;
+use crate::proxy::{self, MAX_ANSWER};
 use futures_util::{SinkExt as _, StreamExt as _};
 use http::Request;
 use http::header::{CONNECTION, HOST, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE, USER_AGENT};

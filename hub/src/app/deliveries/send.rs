@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use jiff::{SignedDuration, Timestamp};
 use picket_hub_db::{Delivery, FindingFilter, PageRequest, Result as DbResult};
-use picket_transport::{Client, Post, SafeUrl, Timeouts, TransportError};
+use picket_transport::{Client, Network, Post, SafeUrl, Timeouts, TransportError};
 use serde_json::json;
 use sha2::Sha256;
 use std::collections::HashMap;
@@ -214,7 +214,10 @@ async fn post(hub: &Hub, delivery: &Delivery) -> DbResult<Result<(), Failed>> {
     }
     let headers = signed(&delivery.delivery.id.to_string(), hub.clock.now(), &payload.to_string(), &secret);
     let user_agent = format!("picket-hub/{}", hub.build.version);
-    let sent = tokio::task::spawn_blocking(move || send(&user_agent, &url, &payload.to_string(), &headers)).await;
+    let network = hub.network.clone();
+    let sent =
+        tokio::task::spawn_blocking(move || send(&client(&user_agent, &network), &url, &payload.to_string(), &headers))
+            .await;
     Ok(match sent {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err((error.to_string(), retry(&error))),
@@ -222,8 +225,11 @@ async fn post(hub: &Hub, delivery: &Delivery) -> DbResult<Result<(), Failed>> {
     })
 }
 
-fn send(user_agent: &str, url: &SafeUrl, body: &str, headers: &[(String, String)]) -> Result<(), TransportError> {
-    let client = Client::new(user_agent, Timeouts { connect: LIMIT / 2, response: LIMIT, stall: LIMIT });
+fn client(user_agent: &str, network: &Network) -> Client {
+    Client::new(user_agent, Timeouts { connect: LIMIT / 2, response: LIMIT, stall: LIMIT }, network)
+}
+
+fn send(client: &Client, url: &SafeUrl, body: &str, headers: &[(String, String)]) -> Result<(), TransportError> {
     let post = Post {
         content_type: "application/json",
         body: body.as_bytes(),
