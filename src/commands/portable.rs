@@ -2,7 +2,7 @@
 
 use super::Context;
 use super::update::{show_offer, tool_settings};
-use super::{follow, update_list};
+use super::{follow, update_bundle, update_list};
 use crate::cli::{ApplyArgs, CheckArgs, UpdateCommand};
 use crate::error::CommandError;
 use crate::exit_code::ExitCode;
@@ -15,6 +15,7 @@ use picket_update::engine::Checked;
 use picket_update::portable::{NotReplaced, Portable};
 use picket_update::progress::Trouble;
 use semver::Version;
+use std::path::Path;
 
 /// Whether `command` is about this very file: there is no installation on this machine that it could be about, and nobody named
 /// one.
@@ -38,20 +39,29 @@ pub(super) fn run(context: &Context<'_>, command: UpdateCommand) -> Result<ExitC
     }
 }
 
-/// Lets `act` use the updater of this file, with other updaters of this user kept away.
+/// Lets `act` use the updater of this file, with other updaters of this user kept away; releases come from `bundle`, where
+/// there is one.
 pub(super) fn with_portable<T>(
     context: &Context<'_>,
+    bundle: Option<&Path>,
     act: impl FnOnce(&Portable<'_>) -> Result<T, CommandError>,
 ) -> Result<T, CommandError> {
+    bundle.map(update_bundle::look_at).transpose()?;
     let settings = tool_settings(context)?;
-    wiring::with_portable(&context.layout, &settings, context.process, |portable| {
+    wiring::with_portable(&context.layout, &settings, context.process, bundle.is_some(), |portable| {
         let _lock = portable.lock()?;
-        act(portable)
+        let Some(bundle) = bundle else { return act(portable) };
+        let places = &portable.fetcher.places;
+        picket_durable::create_dir(places.dir(), 0o755)?;
+        picket_durable::copy_file(bundle, &places.bundle(), 0o644)?;
+        let result = act(portable);
+        let _ = picket_durable::remove_if_present(&places.bundle());
+        result
     })
 }
 
 fn check(context: &Context<'_>, args: &CheckArgs) -> Result<ExitCode, CommandError> {
-    let offer = with_portable(context, |portable| {
+    let offer = with_portable(context, None, |portable| {
         Ok(portable.check(&Asked::ByPerson { version: None, now: false })?.offer(&portable.build.version))
     })?;
     if args.json.json {
@@ -72,7 +82,8 @@ fn apply(context: &Context<'_>, args: &ApplyArgs) -> Result<ExitCode, CommandErr
         return Err(CommandError::Owned { exe: exe.clone(), owner });
     }
     let asked = Asked::ByPerson { version: args.version.clone(), now: args.now };
-    let followed = with_portable(context, |portable| {
+    let bar = context.output.bar();
+    let followed = with_portable(context, args.bundle.as_deref(), |portable| {
         let checked = portable.check(&asked)?;
         let current = &portable.build.version;
         let version = match wanted(&checked) {
@@ -80,7 +91,9 @@ fn apply(context: &Context<'_>, args: &ApplyArgs) -> Result<ExitCode, CommandErr
             Err((reason, trouble)) => return Ok(follow::Followed { trouble, ..told(None, current, reason) }),
         };
         context.confirm(args.yes, &format!("Replace {} ({current}) with {version}?", exe.display()))?;
-        Ok(match portable.replace(&version, &checked, &|_, _| {}) {
+        let replaced = portable.replace(&version, &checked, &|done, total| bar.bytes(done, total));
+        bar.clear();
+        Ok(match replaced {
             Ok(replaced) => {
                 let (exe, old) = (exe.display(), replaced.old.display());
                 let reason = format!("{exe} is version {} now; the one before is {old}", replaced.version);

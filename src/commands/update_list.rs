@@ -32,8 +32,8 @@ pub(super) fn of_installation(context: &Context<'_>, args: &CheckArgs) -> Result
 
 /// Lists what an executable that is no installation could become.
 pub(super) fn of_executable(context: &Context<'_>, args: &CheckArgs) -> Result<ExitCode, CommandError> {
-    let of_repository = |ask: &Ask| with_portable(context, |portable| ask.of(portable.fetcher));
-    let of_channel = || with_portable(context, |portable| Ok(portable.check(&NEWEST)?.channel));
+    let of_repository = |ask: &Ask| with_portable(context, None, |portable| ask.of(portable.fetcher));
+    let of_channel = || with_portable(context, None, |portable| Ok(portable.check(&NEWEST)?.channel));
     run(context, args, of_repository, of_channel)
 }
 

@@ -14,11 +14,13 @@ use picket_update::portable::Portable;
 use picket_update::self_test::SelfTests;
 
 /// Builds the updater of this process' own executable and lets `act` use it. `layout` is the caller's own: there is the
-/// configuration, and beside it what the executable knows.
+/// configuration, and beside it what the executable knows. With `from_bundle`, releases come from the bundle that `act` puts
+/// where the fetcher finds it.
 pub(crate) fn with_portable<T>(
     layout: &Layout,
     settings: &Settings,
     process: &Process,
+    from_bundle: bool,
     act: impl FnOnce(&Portable<'_>) -> Result<T, CommandError>,
 ) -> Result<T, CommandError> {
     Location::parse(&settings.update.releases).map_err(CommandError::Releases)?;
@@ -44,6 +46,7 @@ pub(crate) fn with_portable<T>(
         stall: settings.update.stall_limit.get(),
         network,
     };
+    let fetcher = if from_bundle { fetcher.of_bundle() } else { fetcher };
     act(&Portable {
         exe: &process.exe,
         dir: &dir,

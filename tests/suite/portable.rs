@@ -2,7 +2,7 @@
 //! alone what is somebody else's.
 
 use crate::trust::artifact;
-use picket_testkit::{Build, FakeGitHub, Fault, Prefix, Ran, ReleaseServer, Vendor, build};
+use picket_testkit::{Behaviour, Build, FakeGitHub, Fault, Prefix, Ran, ReleaseServer, Vendor, build};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -66,6 +66,25 @@ impl Home {
 }
 
 const APPLY: [&str; 4] = ["update", "apply", "--yes", "--json"];
+
+#[test]
+fn it_takes_a_release_from_a_bundle_too() {
+    let home = Home::new();
+    let bundle = home.path("carried.tar");
+    let (tree, root) = (home.vendor.tree(), home.vendor.root_file());
+    let [tree, out, root] = [&tree, &bundle, &root].map(|path| path.to_str().unwrap());
+    home.picket(&["release", "bundle", tree, "--out", out, "--root", root]).expect(0);
+    home.server.misbehave("/", Behaviour::Status(500));
+    home.server.forget();
+    let missing = home.picket(&[&APPLY[..], &["--bundle", "/nonexistent.tar"]].concat()).expect(1);
+    assert!(missing.stderr.contains("/nonexistent.tar"), "{}", missing.stderr);
+    home.assert_untouched();
+    let applied = home.picket(&[&APPLY[..], &["--bundle", out]].concat()).expect(0).json();
+    assert_eq!(applied["version"], "2.0.0");
+    assert!(home.version().contains("2.0.0"), "{}", home.version());
+    assert!(home.server.requests().is_empty(), "the network was asked");
+    assert!(!home.path("state/picket-portable/fetch/bundle.tar").exists(), "the bundle takes up space");
+}
 
 #[test]
 fn it_becomes_the_next_version_and_the_one_before_is_kept_beside_it() {
