@@ -39,7 +39,8 @@ fn a_machine_without_a_network_takes_a_release_from_a_file_under_trial_and_gate(
     assert_eq!(fleet.prefix.previous(), "1.0.0");
     assert_eq!(fleet.server.requests(), Vec::<String>::new(), "the network was asked");
     let history = fleet.prefix.picket(&["update", "history", "--json"]).expect(0).json();
-    assert!(history[0]["evidence"].to_string().contains("fetch"), "the gate did not ask it to take another: {history}");
+    let candidate = &history[0]["evidence"]["release_server"]["candidate"];
+    assert_eq!(candidate["reached"], true, "the gate did not ask it to take another: {history}");
     assert!(!fleet.prefix.path("var/lib/picket-fetch/bundle.tar").exists(), "the bundle takes up space");
 
     // A second time there is nothing to do, and that is no failure.
