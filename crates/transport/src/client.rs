@@ -166,7 +166,7 @@ impl Client {
     ///
     /// # Errors
     /// Anything but 200, 206 and 304 at the end of at most [`MAX_REDIRECTS`] redirects; 206 and 304 where they were not
-    /// asked for; a body that was compressed on the way.
+    /// asked for; a body that was compressed on the way, but for gzip: see [`crate`].
     pub fn get(&self, url: &SafeUrl, request: &Request<'_>) -> Result<Response, TransportError> {
         let (here, response) = self.follow(url, request)?;
         if let Some((offset, _)) = request.resume

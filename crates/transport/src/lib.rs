@@ -8,8 +8,10 @@
 //!
 //! No request has a total time limit, because a large file on a slow line is not an error; each has limits on finding the
 //! host, on connecting, on the wait for the whole of the answer's header, on the silence between two reads and on the rate
-//! of the body ([`Pace`]), and whoever reads a body bounds its size. Nothing is asked for compressed, and what a
-//! GET brings so is refused: a small answer cannot become a large one.
+//! of the body ([`Pace`]), and whoever reads a body bounds its size. Nothing is asked for compressed. What
+//! comes in gzip all the same is unpacked while it is read (the HTTP client does so as soon as any crate of the build asks for
+//! its feature, and `self_update` does), and every bound is of what comes out: a small answer cannot become a large one. Any
+//! other encoding is refused.
 //!
 //! The way to a hub is in [`hub`]: its authorities are known by pins, and both sides show certificates.
 
