@@ -83,7 +83,7 @@ impl Vendor {
             version: build.version.parse().unwrap(),
             target: build.target.clone(),
             archive: archive.to_owned(),
-            unpacked: 100 << 20,
+            unpacked: std::fs::metadata(&build.exe).unwrap().len().max(100 << 20),
             files: files.into_iter().collect(),
             notes: Some(format!("What is new in {}", build.version)),
             critical,
