@@ -14,6 +14,7 @@ use picket_protocol::{BuildInfo, StateFormat};
 use picket_testkit::{NatsServer, stores};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use std::net::TcpListener;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -140,6 +141,10 @@ impl Fleet {
             settings.bus.nats = vec![server.url()];
             settings.bus.accept_unknown_sync = true;
         }
+        // While a hub was away, its port may have become the near end of somebody's connection.
+        let places = [settings.listen.api.clone(), settings.listen.agents.clone()];
+        let free = move || places.iter().all(|place| TcpListener::bind(place).is_ok());
+        tokio::task::spawn_blocking(|| picket_testkit::wait_until("the hub's ports to be free", free)).await.unwrap();
         let keys = KeysFolder::new(dir.path().join("keys"));
         keys.init("test", &settings.names, Timestamp::now()).unwrap();
         let clock = {
