@@ -26,10 +26,19 @@ const _: () = {
 
 static RELEASE_ROOT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/release-root.json"));
 
+/// The version of this build.
+pub(crate) fn version() -> &'static str {
+    #[cfg(feature = "faults")]
+    if let Some(version) = picket_agent::stamp::version() {
+        return version;
+    }
+    env!("BUILD_VERSION")
+}
+
 /// This build.
 pub(crate) fn info() -> BuildInfo {
     // build.rs writes both; what it writes is checked by every run of the test suite.
-    let version = Version::parse(env!("BUILD_VERSION")).unwrap_or_else(|_| Version::new(0, 0, 0));
+    let version = Version::parse(version()).unwrap_or_else(|_| Version::new(0, 0, 0));
     #[expect(clippy::expect_used, reason = "a constant of the build, not input")]
     let target = env!("BUILD_TARGET").parse().expect("cargo's TARGET is a target triple");
     BuildInfo {
@@ -48,5 +57,5 @@ pub(crate) fn release_root() -> Option<&'static [u8]> {
 
 /// How this product introduces itself to servers.
 pub(crate) fn user_agent() -> String {
-    format!("picket/{}", env!("BUILD_VERSION"))
+    format!("picket/{}", version())
 }

@@ -1,5 +1,5 @@
 //! Agents that are broken on purpose. Test builds only (feature `faults`), chosen when the binary is built with
-//! `PICKET_BUILD_FAULT=<name>`: the way to have a signed release that really fails.
+//! `PICKET_BUILD_FAULT=<name>`, or afterwards (see [`crate::stamp`]): the way to have a signed release that really fails.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ pub(crate) enum Fault {
 
 /// The fault this binary was built with.
 pub(crate) fn built_in() -> Option<Fault> {
-    match option_env!("PICKET_BUILD_FAULT")? {
+    match crate::stamp::fault()? {
         "crash" => Some(Fault::Crash),
         "hang" => Some(Fault::Hang),
         "unhealthy" => Some(Fault::Unhealthy),

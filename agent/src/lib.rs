@@ -20,6 +20,8 @@ mod local_api;
 mod monitoring;
 mod notify;
 pub mod reload;
+#[cfg(feature = "faults")]
+pub mod stamp;
 mod update_watch;
 mod watch;
 pub mod watchdog;

@@ -416,7 +416,7 @@ pub(crate) struct SelfTestArgs {
 
 /// The definition of the whole command line, with the product's version.
 pub(crate) fn definition() -> clap::Command {
-    Cli::command().version(env!("BUILD_VERSION"))
+    Cli::command().version(crate::build::version())
 }
 
 /// A version on the command line: a leading `v` is forgiven.

@@ -1,15 +1,21 @@
 //! Builds of the real binary: other versions, and versions that are broken on purpose.
 //!
-//! Each is built once by cargo (feature `faults`, the version and the fault from the environment), in a target folder of its
-//! own so that `target/debug` stays what it is, and kept in `target/test-builds/` until a source file changes.
+//! One executable is built by cargo (feature `faults`), in a target folder of its own so that `target/debug` stays what it is;
+//! each build is a copy of it that was told its version and its fault (the agent's module `stamp`). They are kept in
+//! `target/test-builds/` until a source file changes.
 
 use picket_protocol::TargetTriple;
 use std::collections::hash_map::DefaultHasher;
 use std::fs::{self, File};
 use std::hash::{Hash, Hasher};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Mutex;
+
+/// Before the place for the stamp, and how long that is, in bytes: see the agent's module `stamp`.
+const MARK: &[u8] = b"picket-test-build-stamp:";
+const STAMP_ROOM: usize = 72;
 
 /// How a build is broken. See the agent's `fault` module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,40 +89,66 @@ pub fn build(version: &str, fault: Fault) -> Build {
     let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let root = workspace();
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
-    let dir = target.join("test-builds").join(format!("{version}-{}", fault.word()));
+    let builds = target.join("test-builds");
+    let dir = builds.join(format!("{version}-{}", fault.word()));
     fs::create_dir_all(&dir).unwrap();
     // Test processes run side by side; the lock is between them.
-    let lock = File::create(target.join("test-builds/lock")).unwrap();
+    let lock = File::create(builds.join("lock")).unwrap();
     lock.lock().unwrap();
     let (exe, archive) = (dir.join("picket"), dir.join("picket.tar.xz"));
     let build = Build { version: version.to_owned(), exe, archive, target: this_target() };
     let fingerprint = fingerprint(&root);
-    if fs::read_to_string(dir.join("fingerprint")).is_ok_and(|known| known == fingerprint) {
+    let is_fresh = |dir: &Path| fs::read_to_string(dir.join("fingerprint")).is_ok_and(|known| known == fingerprint);
+    if is_fresh(&dir) {
         return build;
     }
-    let own = target.join("test-builds/cargo");
-    seed(&target.join("debug"), &own.join("debug"));
-    // The smallest test target of the workspace along with it, so that every dependency has the very features that
-    // `cargo test --workspace` gave it, and none is compiled again.
-    let status = Command::new(env!("CARGO"))
-        .current_dir(&root)
-        .args(["build", "--quiet", "--workspace", "--bin", "picket", "--test", "event_schema"])
-        .args(["--features", "picket/faults"])
-        .env("CARGO_TARGET_DIR", &own)
-        .env("PICKET_BUILD_VERSION", version)
-        .env("PICKET_BUILD_FAULT", fault.word())
-        .status()
-        .unwrap();
-    assert!(status.success(), "the build of {version} ({fault:?}) failed");
+    let base = builds.join("base");
+    if !is_fresh(&base) {
+        compile(&root, &target, &base.join("picket"));
+        fs::write(base.join("fingerprint"), &fingerprint).unwrap();
+    }
     // Under another name first: the one before may be running, and is not written to.
     let fresh = dir.join("picket.new");
-    let stripped = Command::new("strip").arg("-o").arg(&fresh).arg(own.join("debug/picket")).status().unwrap();
-    assert!(stripped.success(), "strip (binutils) failed");
+    fs::write(&fresh, stamped(&base.join("picket"), &format!("{version} {}", fault.word()))).unwrap();
+    fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755)).unwrap();
     fs::rename(&fresh, &build.exe).unwrap();
     let _ = fs::remove_file(&build.archive);
     picket_release::pack_executable(&build.exe, &build.archive, 0).unwrap();
     fs::write(dir.join("fingerprint"), fingerprint).unwrap();
     build
+}
+
+/// Compiles the executable that all builds are made of, and puts it at `to` without its symbols.
+fn compile(root: &Path, target: &Path, to: &Path) {
+    let own = target.join("test-builds/cargo");
+    seed(&target.join("debug"), &own.join("debug"));
+    // The smallest test target of the workspace along with it, so that every dependency has the very features that
+    // `cargo test --workspace` gave it, and none is compiled again.
+    let status = Command::new(env!("CARGO"))
+        .current_dir(root)
+        .args(["build", "--quiet", "--workspace", "--bin", "picket", "--test", "event_schema"])
+        .args(["--features", "picket/faults"])
+        .env("CARGO_TARGET_DIR", &own)
+        .env_remove("PICKET_BUILD_VERSION")
+        .env_remove("PICKET_BUILD_FAULT")
+        .status()
+        .unwrap();
+    assert!(status.success(), "the test builds cannot be compiled");
+    fs::create_dir_all(to.parent().unwrap()).unwrap();
+    let stripped = Command::new("strip").arg("-o").arg(to).arg(own.join("debug/picket")).status().unwrap();
+    assert!(stripped.success(), "strip (binutils) failed");
+}
+
+/// The executable at `base` with `words` written where the agent's module `stamp` reads them.
+fn stamped(base: &Path, words: &str) -> Vec<u8> {
+    let mut bytes = fs::read(base).unwrap();
+    let is_mark = |place: &usize| bytes[*place..].starts_with(MARK);
+    let places: Vec<usize> = (0..bytes.len()).filter(is_mark).collect();
+    let [place] = places[..] else { panic!("{} has {} places for a stamp, not one", base.display(), places.len()) };
+    let room = &mut bytes[place + MARK.len()..][..STAMP_ROOM];
+    assert!(room.iter().all(|byte| *byte == 0) && words.len() <= STAMP_ROOM, "{words:?} does not fit");
+    room[..words.len()].copy_from_slice(words.as_bytes());
+    bytes
 }
 
 /// Lets the test builds begin with the dependencies that the tests were built with. Without them they are compiled, which

@@ -320,7 +320,8 @@ fn update(layout: &Layout, user: bool) -> String {
 /// Starts the updater if a release that waited has its turn. A version that does not know the variable is the updater
 /// itself, and looks: no harm is done.
 fn update_if_due(layout: &Layout, user: bool) -> String {
-    let condition = format!("ConditionPathExists={}\n", layout.update_due().display());
+    // A look is not a failure to start, however often somebody looks.
+    let condition = format!("ConditionPathExists={}\nStartLimitIntervalSec=0\n", layout.update_due().display());
     let variable = "Environment=PICKET_UPDATE_IF_DUE=1\n";
     updater(layout, user, "Picket updater, if a release that waited has its turn", &condition, variable)
 }
