@@ -2,6 +2,7 @@
 
 use super::Context;
 use super::release_tree::{MAX_ROOT, Tree};
+use crate::build;
 use crate::cli::BundleArgs;
 use crate::error::CommandError;
 use crate::exit_code::ExitCode;
@@ -70,13 +71,13 @@ fn write(
     let witness = Witness { tree, seen: RefCell::default() };
     let mut trusted = client.refresh(Some(root), &witness)?;
     let mut writer = BundleWriter::create(&args.out)?;
-    let mut told = Vec::new();
+    let mut added = Vec::new();
     for name in &args.channel {
         let channel = channel(context, args, &client, &witness, &mut trusted, name)?;
         for build in chosen(args, &channel)? {
             let Build { version, target, artifact } = build;
             let signed = client.find(&mut trusted, &witness, &artifact.path)?;
-            if told.contains(&artifact.path) {
+            if added.contains(&artifact.path) {
                 continue;
             }
             context.output.say(format_args!("adding {} ({} MiB)", artifact.path, signed.length.div_ceil(1 << 20)));
@@ -85,7 +86,7 @@ fn write(
             let place = target_place(&signed);
             writer.add(&place, &bytes)?;
             writer.add(&format!("{place}.minisig"), &signature)?;
-            told.push(artifact.path.clone());
+            added.push(artifact.path.clone());
         }
         let document = client.find(&mut trusted, &witness, &Channel::target_path(name))?;
         let bytes = tree.fetch_target(&document, document.length).map_err(TrustError::from)?;
@@ -108,7 +109,7 @@ fn write(
     let (role, until) = trusted.expiry().first();
     if args.json.json {
         context.output.json(&json!({
-            "bundle": args.out, "bytes": length, "artifacts": told, "channels": args.channel,
+            "bundle": args.out, "bytes": length, "artifacts": added, "channels": args.channel,
             "valid_until": until, "first_to_expire": role,
         }));
         return Ok(ExitCode::Success);
@@ -128,8 +129,7 @@ fn channel(
     trusted: &mut Trusted,
     name: &str,
 ) -> Result<Channel, CommandError> {
-    let none = picket_protocol::TargetTriple::clone(&crate::build::info().target);
-    let channel = fetch_channel(client, witness, trusted, name, &none)?;
+    let channel = fetch_channel(client, witness, trusted, name, &build::info().target)?;
     if !args.releases.is_empty() && !args.releases.contains(&channel.head) {
         let head = &channel.head;
         context

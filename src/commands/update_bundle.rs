@@ -12,11 +12,11 @@ use std::path::{Path, PathBuf};
 
 /// Makes sure that there is a file that can be a bundle, before anything else is done.
 pub(super) fn look_at(file: &Path) -> Result<(), CommandError> {
-    let length = std::fs::metadata(file).map_err(|error| picket_durable::Error::new("read", file, error))?;
-    if !length.is_file() {
+    let meta = std::fs::metadata(file).map_err(|error| picket_durable::Error::new("read", file, error))?;
+    if !meta.is_file() {
         return Err(CommandError::Usage(format!("{} is no file", file.display())));
     }
-    if length.len() > MAX_BUNDLE {
+    if meta.len() > MAX_BUNDLE {
         let most = MAX_BUNDLE >> 20;
         return Err(CommandError::Usage(format!(
             "{} is larger than a bundle may be ({most} MiB): make one for fewer targets",

@@ -10,7 +10,7 @@ use crate::config::UpdateSettings;
 use crate::decide::{self, Asked, Facts};
 use crate::engine::{Checked, EngineError, Failure, assert_written, chain};
 use crate::fetcher::{Fetcher, Task, take_files, verified_archive};
-use crate::self_test::{SelfTests, Test};
+use crate::self_test::{SelfTests, Test, objection};
 use crate::state;
 use crate::trust::TrustStore;
 use picket_durable::{Lock, LockError};
@@ -143,13 +143,7 @@ impl Portable<'_> {
         picket_durable::remove_tree(staging)?;
         picket_durable::create_dir(staging, 0o700)?;
         let keys = checked.trusted.minisign_keys();
-        let task = Task::Fetch {
-            artifact: signed.clone(),
-            version: version.clone(),
-            target: target.clone(),
-            minisign: keys.lines().to_vec(),
-            unpacked: artifact.unpacked,
-        };
+        let task = Task::fetch(&artifact, &signed, version, target, &keys);
         self.fetcher.fetch(task, &AtomicBool::new(false), progress)?.map_err(Failure::from)?;
         let places = &self.fetcher.places;
         verified_archive(places, &signed, version, target, &keys, None)?;
@@ -168,19 +162,7 @@ impl Portable<'_> {
     fn test(&self, new: &Path, version: &Version) -> Result<(), Failure> {
         let report = self.self_tests.run(new, &Test::Offline);
         let report = report.map_err(|error| Failure::of_version(format!("version {version}: {}", chain(&error))))?;
-        if report.build.version != *version || report.build.target != self.build.target {
-            let (said, target) = (&report.build.version, &report.build.target);
-            return Err(Failure::of_version(format!(
-                "the executable of version {version} says that it is {said} for {target}"
-            )));
-        }
-        match report.failures().next() {
-            Some(check) => Err(Failure::of_version(format!(
-                "version {version} fails its self-test: {} ({})",
-                check.name, check.detail
-            ))),
-            None => Ok(()),
-        }
+        objection(&report, version, &self.build.target).map_or(Ok(()), |reason| Err(Failure::of_version(reason)))
     }
 
     /// Puts `new` in place; the one before gets another name first.

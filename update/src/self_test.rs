@@ -3,8 +3,9 @@
 use crate::child::{self, Keep};
 use crate::sandbox::{self, Confinement, Identity};
 use picket_durable::Context;
-use picket_protocol::SelfTestReport;
 use picket_protocol::self_test::SELF_TEST_MAX_BYTES;
+use picket_protocol::{SelfTestReport, TargetTriple};
+use semver::Version;
 use std::ffi::OsString;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
@@ -64,6 +65,19 @@ pub enum Test<'a> {
         /// The trusted root metadata.
         root: &'a [u8],
     },
+}
+
+/// Why a report speaks against the executable that is to be `version` for `target`, if it does.
+pub(crate) fn objection(report: &SelfTestReport, version: &Version, target: &TargetTriple) -> Option<String> {
+    let build = &report.build;
+    if build.version != *version || build.target != *target {
+        return Some(format!(
+            "the executable of version {version} says that it is {} for {}",
+            build.version, build.target
+        ));
+    }
+    let check = report.failures().next()?;
+    Some(format!("version {version} fails its self-test: {} ({})", check.name, check.detail))
 }
 
 impl SelfTests {

@@ -84,17 +84,7 @@ impl Certificate {
 
     /// The certificate in PEM (RFC 7468).
     pub fn to_pem(&self) -> String {
-        let mut pem = String::from("-----BEGIN CERTIFICATE-----\n");
-        let encoded = STANDARD.encode(&self.der);
-        let mut rest = encoded.as_str();
-        while !rest.is_empty() {
-            let (line, after) = rest.split_at(rest.len().min(64));
-            pem.push_str(line);
-            pem.push('\n');
-            rest = after;
-        }
-        pem.push_str("-----END CERTIFICATE-----\n");
-        pem
+        certificate_to_pem(&self.der)
     }
 
     /// Whether the holder of its key signed `message` ([`crate::PrivateKey::sign`]).
@@ -109,6 +99,21 @@ impl Certificate {
     pub fn holds_at(&self, now: Timestamp) -> bool {
         self.not_before <= now && now <= self.not_after
     }
+}
+
+/// A certificate in DER, whoever's, in PEM (RFC 7468).
+pub fn certificate_to_pem(der: &[u8]) -> String {
+    let mut pem = String::from("-----BEGIN CERTIFICATE-----\n");
+    let encoded = STANDARD.encode(der);
+    let mut rest = encoded.as_str();
+    while !rest.is_empty() {
+        let (line, after) = rest.split_at(rest.len().min(64));
+        pem.push_str(line);
+        pem.push('\n');
+        rest = after;
+    }
+    pem.push_str("-----END CERTIFICATE-----\n");
+    pem
 }
 
 /// Reads a chain or a bundle in PEM; what lies between the certificates is ignored, as RFC 7468 §2 asks.

@@ -19,7 +19,9 @@ mod pin;
 mod token;
 
 pub use authority::{Authority, HubNames, LEAF_DAYS, SKEW};
-pub use certificate::{Certificate, MAX_CHAIN, MAX_PEM_BYTES, certificates_from_pem, certificates_to_pem};
+pub use certificate::{
+    Certificate, MAX_CHAIN, MAX_PEM_BYTES, certificate_to_pem, certificates_from_pem, certificates_to_pem,
+};
 pub use check::{ChainError, ChainPolicy, Renewal, check_agent_chain, check_hub_chain, renewal};
 pub use identity::AgentIdentity;
 pub use key::{CsrKey, PrivateKey};

@@ -4,6 +4,7 @@ use crate::proxy::ProxyChoice;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use picket_config::Confidential;
+use picket_pki::certificate_to_pem;
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
@@ -134,8 +135,7 @@ impl Authorities {
         if self.certificates.is_empty() {
             return None;
         }
-        let ders = self.with_own().iter().map(|der| pem(&STANDARD.encode(der))).collect();
-        Some(ders)
+        Some(self.with_own().iter().map(|der| certificate_to_pem(der)).collect())
     }
 
     /// These and the machine's own; the compiled-in ones where the machine has none.
@@ -156,20 +156,6 @@ impl Authorities {
         let owned = |der: &CertificateDer<'_>| Certificate::from_der(der).to_owned();
         RootCerts::Specific(Arc::new(self.with_own().iter().map(owned).collect()))
     }
-}
-
-fn pem(base64: &str) -> String {
-    // RFC 7468 §2 has lines of 64 characters.
-    let mut text = "-----BEGIN CERTIFICATE-----\n".to_owned();
-    let mut rest = base64;
-    while !rest.is_empty() {
-        let (line, more) = rest.split_at(rest.len().min(64));
-        text.push_str(line);
-        text.push('\n');
-        rest = more;
-    }
-    text.push_str("-----END CERTIFICATE-----\n");
-    text
 }
 
 fn machine_certificates() -> Vec<CertificateDer<'static>> {

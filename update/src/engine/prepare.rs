@@ -9,7 +9,7 @@ use crate::gate::{Baseline, Fault, seen_checks};
 use crate::journal::{Journal, Mark, Step};
 use crate::machine::ViewState;
 use crate::progress::Event;
-use crate::self_test::{SelfTestError, Test};
+use crate::self_test::{SelfTestError, Test, objection};
 use crate::snapshot::Snapshots;
 use picket_protocol::channel::ReleaseFile;
 use picket_protocol::{Artifact, SelfTestReport, StateFormat};
@@ -85,13 +85,8 @@ impl Engine<'_> {
         if let Err(failure) = self.space_for(target.length, artifact.unpacked) {
             return Ok(Err(failure));
         }
-        let task = Task::Fetch {
-            artifact: target,
-            version: version.clone(),
-            target: self.build.target.clone(),
-            minisign: checked.trusted.minisign_keys().lines().to_vec(),
-            unpacked: artifact.unpacked,
-        };
+        let keys = checked.trusted.minisign_keys();
+        let task = Task::fetch(artifact, &target, version, &self.build.target, &keys);
         let told = |done, total| self.progress.tell(Event::Download { done, total });
         let fetched = self.fetcher.fetch(task, self.interrupted, &told);
         crate::failpoint::reach("fetch-downloaded");
@@ -213,14 +208,8 @@ impl Engine<'_> {
     /// Why the report speaks against the version.
     fn self_test_verdict(&self, journal: &Journal, report: &SelfTestReport, declared: Option<u32>) -> Option<String> {
         let to = &journal.to;
-        if report.build.version != *to || report.build.target != self.build.target {
-            return Some(format!(
-                "the executable of version {to} says that it is {} for {}",
-                report.build.version, report.build.target
-            ));
-        }
-        if let Some(check) = report.failures().next() {
-            return Some(format!("version {to} fails its self-test: {} ({})", check.name, check.detail));
+        if let Some(reason) = objection(report, to, &self.build.target) {
+            return Some(reason);
         }
         let range = report.build.state_format;
         if let Some(reason) = state_format_obstacle(self.build.state_format, range, self.state_format()) {

@@ -61,18 +61,12 @@ impl Engine<'_> {
         let target = &self.build.target;
         let (artifact, signed) = checked.artifact(version, target).map_err(|error| super::error::chain(&error))?;
         let keys = checked.trusted.minisign_keys();
-        let task = Task::Fetch {
-            artifact: signed.clone(),
-            version: version.clone(),
-            target: target.clone(),
-            minisign: keys.lines().to_vec(),
-            unpacked: artifact.unpacked,
-        };
-        let fetched = self.fetcher.fetch(task, self.interrupted, &|_, _| {}).map_err(|error| error.chain())?;
-        fetched.map_err(|refusal| refusal.reason)?;
         if artifact.files.is_empty() {
             return Err("the vendor did not list the files of this release".to_owned());
         }
+        let task = Task::fetch(&artifact, &signed, version, target, &keys);
+        let fetched = self.fetcher.fetch(task, self.interrupted, &|_, _| {}).map_err(|error| error.chain())?;
+        fetched.map_err(|refusal| refusal.reason)?;
         let places = &self.fetcher.places;
         verified_archive(places, &signed, version, target, &keys, None).map_err(|failure| failure.reason)?;
         let words = |error: picket_durable::Error| super::error::chain(&error);

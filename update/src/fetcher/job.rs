@@ -4,8 +4,8 @@ use crate::engine::Failure;
 use crate::gate::Fault;
 use crate::listing::{Listed, Token};
 use crate::progress::Trouble;
-use crate::trust::{TrustError, VerifiedTarget};
-use picket_protocol::TargetTriple;
+use crate::trust::{MinisignKeys, TrustError, VerifiedTarget};
+use picket_protocol::{Artifact, TargetTriple};
 use picket_transport::Network;
 use semver::Version;
 use serde::{Deserialize, Serialize};
@@ -67,6 +67,25 @@ pub enum Task {
         /// The most bytes it may unpack to.
         unpacked: u64,
     },
+}
+
+impl Task {
+    /// To fetch `artifact`, of which the vendor signed `signed` and one of `keys` signs the bytes.
+    pub(crate) fn fetch(
+        artifact: &Artifact,
+        signed: &VerifiedTarget,
+        version: &Version,
+        target: &TargetTriple,
+        keys: &MinisignKeys,
+    ) -> Self {
+        Self::Fetch {
+            artifact: signed.clone(),
+            version: version.clone(),
+            target: target.clone(),
+            minisign: keys.lines().to_vec(),
+            unpacked: artifact.unpacked,
+        }
+    }
 }
 
 /// What the fetcher says.
