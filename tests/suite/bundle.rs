@@ -81,7 +81,7 @@ fn a_changed_an_older_or_an_unfit_bundle_is_refused_and_it_is_said_what_to_do() 
     let bent = changed("bent.tar", &|bytes| bytes[100_000] ^= 1);
     refused(&bent, 30, &["not the ones that the vendor signed"]);
     let half = changed("half.tar", &|bytes| bytes.truncate(50_000));
-    refused(&half, 30, &["no release bundle that can be read", "copy it again"]);
+    refused(&half, 30, &["the bundle cannot be used", "no release bundle that can be read", "copy it again"]);
     let other = changed("other.tar", &|bytes| *bytes = b"not a bundle at all".repeat(100));
     refused(&other, 30, &["no release bundle that can be read", "picket release bundle"]);
     refused(&prefix.path("missing.tar"), 1, &["cannot read", "missing.tar"]);

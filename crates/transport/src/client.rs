@@ -1,6 +1,7 @@
 //! The client: one request at a time, redirects by hand, bodies bounded.
 
 use crate::error::TransportError;
+use crate::names::Names;
 use crate::network::Network;
 use crate::pace::Pace;
 use crate::proxy::ProxyChoice;
@@ -15,6 +16,7 @@ use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, TlsProvider, parse_pem};
+use ureq::unversioned::transport::DefaultConnector;
 
 /// How many redirects are followed: GitHub's releases need two.
 const MAX_REDIRECTS: u32 = 5;
@@ -132,7 +134,7 @@ impl Client {
     }
 
     fn with_roots(user_agent: &str, timeouts: Timeouts, roots: RootCerts, proxy: &ProxyChoice) -> Self {
-        let agent = ureq::Agent::config_builder()
+        let config = ureq::Agent::config_builder()
             .user_agent(user_agent)
             .http_status_as_error(false)
             // Redirects are followed in `get`, where every hop is held to the same rule.
@@ -154,8 +156,8 @@ impl Client {
                     .unversioned_rustls_crypto_provider(crate::provider())
                     .build(),
             )
-            .build()
-            .new_agent();
+            .build();
+        let agent = ureq::Agent::with_parts(config, DefaultConnector::default(), Names::default());
         Self { agent, stall: timeouts.stall, proxy: proxy.clone() }
     }
 

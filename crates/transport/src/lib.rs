@@ -18,6 +18,7 @@
 mod client;
 mod error;
 pub mod hub;
+mod names;
 mod network;
 mod pace;
 mod proxy;

@@ -47,8 +47,8 @@ pub enum TrustError {
     /// The server has no such file.
     #[error("the release server has no {0}")]
     Missing(String),
-    /// The server could not be reached or broke off.
-    #[error("the release server did not answer")]
+    /// The server could not be reached or broke off; or the bundle in its place cannot be read.
+    #[error("{}", unanswered(.0))]
     Transport(#[from] TransportError),
     /// The trusted metadata could not be kept.
     #[error("the trusted metadata cannot be stored")]
@@ -86,6 +86,13 @@ pub enum TrustError {
         /// What is wrong with it.
         detail: String,
     },
+}
+
+fn unanswered(error: &TransportError) -> &'static str {
+    match error {
+        TransportError::Bundle { .. } => "the bundle cannot be used",
+        _ => "the release server did not answer",
+    }
 }
 
 impl TrustError {
