@@ -1,15 +1,15 @@
 //! The only place that prints: results to standard output, talk to standard error, colours on terminals.
-#![expect(clippy::disallowed_macros, reason = "this is the one place that prints")]
 
 use crate::cli::{Color, Global};
 use crate::error::CommandError;
-use anstream::{print, println};
+use crate::exit_code::ExitCode;
 use anstyle::{AnsiColor, Style};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use std::error::Error;
 use std::fmt::Display;
-use std::io::{IsTerminal as _, Write};
+use std::io::{self, ErrorKind, IsTerminal as _, Write};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 const BOLD: Style = Style::new().bold();
@@ -25,6 +25,22 @@ macro_rules! tell {
     ($($text:tt)*) => {
         let _ = writeln!(anstream::stderr().lock(), $($text)*);
     };
+}
+
+/// Prints a line of a result. What is being done goes to its end even where nobody gets the result: that is told last.
+macro_rules! show {
+    ($($text:tt)*) => {
+        keep(writeln!(anstream::stdout().lock(), $($text)*));
+    };
+}
+
+/// What kept a result from being written first.
+static LOST: OnceLock<io::Error> = OnceLock::new();
+
+fn keep(written: io::Result<()>) {
+    if let Err(error) = written {
+        let _ = LOST.set(error);
+    }
 }
 
 /// Prints for one command.
@@ -62,13 +78,25 @@ impl Output {
 
     /// A result: to standard output.
     pub(crate) fn result(self, text: impl Display) {
-        println!("{text}");
+        show!("{text}");
     }
 
     /// A result that ends with its own newline, or needs none.
     pub(crate) fn raw(self, text: impl Display) {
-        print!("{text}");
-        let _ = std::io::stdout().flush();
+        keep(write!(anstream::stdout().lock(), "{text}"));
+    }
+
+    /// How the command ends that would end with `code`: badly, where its results could not be written. Who closes the pipe
+    /// has read enough.
+    pub(crate) fn delivered(self, code: ExitCode) -> ExitCode {
+        keep(io::stdout().flush());
+        match LOST.get() {
+            Some(error) if error.kind() != ErrorKind::BrokenPipe && code == ExitCode::Success => {
+                tell!("{RED}error:{RED:#} it is done, but the result could not be written: {error}");
+                ExitCode::Failure
+            }
+            _ => code,
+        }
     }
 
     /// Where results of any length are written, as bytes. On a terminal, control characters are replaced: what is
@@ -80,22 +108,24 @@ impl Output {
 
     /// A result as pretty JSON.
     pub(crate) fn json(self, value: &impl Serialize) {
-        println!("{}", serde_json::to_string_pretty(value).unwrap_or_default());
+        show!("{}", serde_json::to_string_pretty(value).unwrap_or_default());
     }
 
     /// A named value of a report: `Current version: 1.2.3`.
     pub(crate) fn field(self, name: &str, value: impl Display) {
-        println!("{BOLD}{name}:{BOLD:#} {value}");
+        show!("{BOLD}{name}:{BOLD:#} {value}");
     }
 
     /// A line of a report, marked.
     pub(crate) fn marked(self, tone: Tone, text: impl Display) {
-        match tone {
-            Tone::Good => println!("{GREEN}ok{GREEN:#}    {text}"),
-            Tone::Warn => println!("{YELLOW}warn{YELLOW:#}  {text}"),
-            Tone::Bad => println!("{RED}fail{RED:#}  {text}"),
-            Tone::Plain => println!("      {text}"),
-        }
+        let (style, word) = match tone {
+            Tone::Good => (GREEN, "ok"),
+            Tone::Warn => (YELLOW, "warn"),
+            Tone::Bad => (RED, "fail"),
+            Tone::Plain => (Style::new(), ""),
+        };
+        let gap = 6 - word.len();
+        show!("{style}{word}{style:#}{:gap$}{text}", "");
     }
 
     /// Talk: what is being done.

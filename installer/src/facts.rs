@@ -5,7 +5,7 @@ use crate::receipt::Receipt;
 use picket_durable::Error;
 use picket_layout::{Entry, Kind, Layout, Role, Roles};
 use picket_protocol::Sha256Digest;
-use picket_versions::VersionDirs;
+use picket_versions::{RecordError, VersionDirs};
 use semver::Version;
 use std::collections::BTreeMap;
 use std::fs::Metadata;
@@ -98,6 +98,9 @@ pub struct Facts {
 
 impl Facts {
     /// Looks at the machine. `files` are the paths whose content matters.
+    ///
+    /// # Errors
+    /// When something cannot be looked at that the plan rests on.
     pub fn gather(layout: &Layout, files: &[PathBuf], enabled: bool) -> Result<Self, Error> {
         let accounts = Accounts::of(layout);
         let mut places: Vec<(Entry, Found)> = Vec::new();
@@ -119,25 +122,35 @@ impl Facts {
             }
         }
         let dirs = VersionDirs::new(layout);
-        let versions = dirs.all().into_iter().filter_map(|version| {
+        let current = dirs.look_at_current()?;
+        let mut versions = BTreeMap::new();
+        for version in dirs.all().into_iter().chain(current.clone()) {
+            if versions.contains_key(&version) {
+                continue;
+            }
             // By its bytes: a removal that was cut short leaves a record beside nothing.
-            let record = dirs.intact(&version).ok()?;
-            let executable = record.files.iter().find(|file| file.path == picket_layout::EXECUTABLE)?;
-            Some((version, executable.sha256))
-        });
+            let record = match dirs.intact(&version) {
+                Ok(record) => record,
+                // It may well be whole, and what is put in the place of a whole one goes through a trial.
+                Err(RecordError::File(error)) if current.as_ref() == Some(&version) => return Err(error),
+                Err(_) => continue,
+            };
+            if let Some(executable) = record.files.iter().find(|file| file.path == picket_layout::EXECUTABLE) {
+                versions.insert(version, executable.sha256);
+            }
+        }
         let mut contents = BTreeMap::new();
         for path in files {
             if let Some(bytes) = picket_durable::read_if_present(path, MAX_FILE)? {
                 contents.insert(path.clone(), bytes);
             }
         }
-        let versions: BTreeMap<_, _> = versions.collect();
         Ok(Self {
             accounts,
             receipt: Receipt::load(layout)?,
             installed: layout.receipt().exists(),
             places,
-            current: dirs.current().filter(|current| versions.contains_key(current)),
+            current: current.filter(|current| versions.contains_key(current)),
             versions,
             files: contents,
             key_wanted: layout.roles().has(Role::Agent) && is_key_wanted(layout),

@@ -121,7 +121,7 @@ pub(crate) fn run(process: &Process) -> ExitCode {
     let output = Output::new(&cli.global, process.interactive);
     if cli.version {
         output.result(format_args!("picket {}", build::info().long_version()));
-        return ExitCode::Success;
+        return output.delivered(ExitCode::Success);
     }
     let Some(command) = cli.command else {
         output.say(crate::cli::definition().render_help());
@@ -132,10 +132,11 @@ pub(crate) fn run(process: &Process) -> ExitCode {
         let context = Context { process, layout, output, verbose: cli.global.verbose, hub };
         dispatch(&context, command)
     });
-    result.unwrap_or_else(|error| {
+    let code = result.unwrap_or_else(|error| {
         output.error(&error);
         error.exit_code()
-    })
+    });
+    output.delivered(code)
 }
 
 fn dispatch(context: &Context<'_>, command: Command) -> Result<ExitCode, CommandError> {

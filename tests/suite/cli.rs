@@ -4,7 +4,9 @@
 
 use picket_testkit::Prefix;
 use snapbox::{Data, assert_data_eq};
+use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 fn golden(name: &str) -> Data {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/suite/golden").join(format!("{name}.txt"));
@@ -106,6 +108,26 @@ fn without_arguments_it_shows_its_help_and_with_version_everything_of_the_build(
     assert!(words[2].len() == 13 || words[2] == "(unknown", "no commit in {version:?}");
     assert_eq!(words[3].len(), "2026-11-21".len(), "no day in {version:?}");
     assert!(words[4].contains("-linux-"), "no target in {version:?}");
+}
+
+#[test]
+fn a_result_that_nobody_gets_ends_nothing_early_and_is_told() {
+    let exe = PathBuf::from(env!("CARGO_BIN_EXE_picket"));
+    let run = |stdout: Stdio| Command::new(&exe).arg("--version").stdout(stdout).output().unwrap();
+    let full = run(fs::File::options().write(true).open("/dev/full").unwrap().into());
+    let said = String::from_utf8_lossy(&full.stderr);
+    assert_eq!(full.status.code(), Some(1), "{said}");
+    assert!(said.contains("the result could not be written: No space left on device"), "{said}");
+    // Who closes the pipe has read enough.
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let closed = run(writer.into());
+    assert_eq!(
+        (closed.status.code(), closed.stderr.len()),
+        (Some(0), 0),
+        "{}",
+        String::from_utf8_lossy(&closed.stderr)
+    );
 }
 
 #[test]

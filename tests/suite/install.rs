@@ -141,6 +141,25 @@ fn another_version_is_tried_beside_the_one_that_runs() {
 }
 
 #[test]
+fn no_version_takes_the_place_of_one_that_cannot_be_looked_at() {
+    let fleet = Fleet::new();
+    let second = build("2.0.0", Fault::None).exe;
+    let record = fleet.prefix.path("opt/picket/versions/1.0.0/version.json");
+    let aside = fleet.prefix.path("aside.json");
+    fs::rename(&record, &aside).unwrap();
+    // There is something, and nobody can say what: as with a disk that is busy, or rights that are missing.
+    symlink(&record, &record).unwrap();
+    let refused = fleet.prefix.run_with(&second, &["install"]).expect(1);
+    assert!(refused.stderr.contains("version.json"), "{}", refused.stderr);
+    fleet.assert_on("1.0.0");
+    fs::remove_file(&record).unwrap();
+    fs::rename(&aside, &record).unwrap();
+    fleet.prefix.run_with(&second, &["install"]).expect(0);
+    let history = fleet.prefix.picket(&["update", "history", "--json"]).expect(0).json();
+    assert_eq!(history[0]["outcome"], "committed", "it went without a trial: {history}");
+}
+
+#[test]
 fn somebody_elses_file_in_our_place_is_an_obstacle_and_stays() {
     let prefix = Prefix::new("http://127.0.0.1:9");
     fs::create_dir_all(prefix.path("usr/local/bin")).unwrap();

@@ -47,9 +47,9 @@ enum Command {
         /// Where failures are kept, and from where a run goes on that was broken off.
         #[arg(long)]
         dir: PathBuf,
-        /// Builds that are there already: `1.0.0/picket`, `2.0.0/picket`, `2.0.0-crash/picket`, `3.0.0/picket`.
+        /// The executable, a test build, that all versions are made of.
         #[arg(long)]
-        builds: Option<PathBuf>,
+        base: Option<PathBuf>,
     },
     /// Power cuts: every disk that one may leave.
     Power {
@@ -74,9 +74,9 @@ enum Command {
         /// Where failures are kept.
         #[arg(long)]
         dir: PathBuf,
-        /// Builds that are there already: `1.0.0/picket`, `2.0.0/picket`, `2.0.0-crash/picket`, `3.0.0/picket`.
+        /// The executable, a test build, that all versions are made of.
         #[arg(long)]
-        builds: Option<PathBuf>,
+        base: Option<PathBuf>,
     },
 }
 
@@ -94,28 +94,20 @@ fn main() -> ExitCode {
 fn obey(command: Command) -> ExitCode {
     let minutes = |minutes: Option<u64>| minutes.map(|minutes| Duration::from_secs(minutes * 60));
     let well = match command {
-        Command::Update { scenario, point, sample, seed, every_chunk, each, workers, minutes: most, dir, builds } => {
+        Command::Update { scenario, point, sample, seed, every_chunk, each, workers, minutes: most, dir, base } => {
             let Some(scenarios) = chosen(&scenario, |_| true) else { return ExitCode::from(2) };
             let (ends, between) = if every_chunk { (usize::MAX / 4, 0) } else { (2, 4) };
             let limit = minutes(most);
             let plan =
-                Plan { scenarios, builds, only: point, sample, seed, ends, between, each, workers, limit, folder: dir };
+                Plan { scenarios, base, only: point, sample, seed, ends, between, each, workers, limit, folder: dir };
             let outcome = run::run(&plan);
             run::tell(&plan, &outcome);
             outcome.failures.is_empty()
         }
-        Command::Power { scenario, state, sample, seed, workers, minutes: most, dir, builds } => {
+        Command::Power { scenario, state, sample, seed, workers, minutes: most, dir, base } => {
             let Some(scenarios) = chosen(&scenario, power::is_recorded) else { return ExitCode::from(2) };
-            let plan = power::Plan {
-                scenarios,
-                builds,
-                only: state,
-                sample,
-                seed,
-                workers,
-                limit: minutes(most),
-                folder: dir,
-            };
+            let plan =
+                power::Plan { scenarios, base, only: state, sample, seed, workers, limit: minutes(most), folder: dir };
             let outcome = power::run(&plan);
             power::tell(&plan, &outcome);
             outcome.failures.is_empty()

@@ -17,8 +17,8 @@ use std::time::{Duration, Instant};
 pub struct Plan {
     /// In which scenarios.
     pub scenarios: Vec<Scenario>,
-    /// Builds that are there already; the test builds where there are none. See [`crate::site::World::new`].
-    pub builds: Option<PathBuf>,
+    /// What all versions are made of; the test builds where there is none. See [`crate::site::World::new`].
+    pub base: Option<PathBuf>,
     /// This one point only.
     pub only: Option<Point>,
     /// So many points of all, chosen by the seed; every one where it is `None`.
@@ -149,7 +149,7 @@ fn dry_run(stage: &Stage, scenario: &Scenario) -> (Vec<Call>, String) {
 /// When a scenario does not even work without a fault.
 pub fn run(plan: &Plan) -> Outcome {
     let began = Instant::now();
-    let stage = Stage::new(&plan.scenarios, plan.builds.as_deref(), plan.each);
+    let stage = Stage::new(&plan.scenarios, plan.base.as_deref(), plan.each);
     println!("builds and starting states: {} s", began.elapsed().as_secs());
     let mut outcome = Outcome::default();
     let noted = noted(&plan.folder);

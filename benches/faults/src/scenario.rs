@@ -107,10 +107,10 @@ pub struct Stage {
 }
 
 impl Stage {
-    /// Makes what `scenarios` need, of the builds in `made` or of the test builds. `each`: every disk is started, even one
+    /// Makes what `scenarios` need, of the executable `base` or of the test builds. `each`: every disk is started, even one
     /// that was started before.
-    pub fn new(scenarios: &[Scenario], made: Option<&Path>, each: bool) -> Self {
-        let (good, bad) = (World::new(false, made), World::new(true, made));
+    pub fn new(scenarios: &[Scenario], base: Option<&Path>, each: bool) -> Self {
+        let (good, bad) = (World::new(false, base), World::new(true, base));
         let folder = tempfile::Builder::new().prefix("pkf").tempdir().unwrap();
         let mut saved = BTreeMap::new();
         for scenario in scenarios {

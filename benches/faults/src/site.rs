@@ -29,24 +29,27 @@ pub struct World {
 }
 
 impl World {
-    /// A world whose 2.0.0 crashes at its start, or does not. Its builds are those in `made`, one folder each
-    /// (`2.0.0-crash/picket`), or the test builds.
-    pub fn new(crashes: bool, made: Option<&Path>) -> Self {
+    /// A world whose 2.0.0 crashes at its start, or does not. Its builds are made of the executable `base`, or the test
+    /// builds.
+    pub fn new(crashes: bool, base: Option<&Path>) -> Self {
         let (vendor, folder) = (Vendor::new(), tempfile::tempdir().unwrap());
         let mut builds = BTreeMap::new();
         for (version, crashes) in [("1.0.0", false), ("2.0.0", crashes), ("3.0.0", false)] {
-            let exe = match made {
-                Some(folder) => {
-                    let name = if crashes { format!("{version}-crash") } else { version.to_owned() };
-                    folder.join(name).join("picket")
+            let fault = if crashes { Fault::Crash } else { Fault::None };
+            let exe = match base {
+                Some(base) => {
+                    let exe = folder.path().join(version);
+                    fs::write(&exe, Build::stamped(base, version, fault)).unwrap();
+                    fs::set_permissions(&exe, fs::Permissions::from_mode(0o755)).unwrap();
+                    exe
                 }
-                None => build(version, if crashes { Fault::Crash } else { Fault::None }).exe,
+                None => build(version, fault).exe,
             };
             let archive = folder.path().join(format!("{version}.tar.xz"));
             stored::pack(&exe, &archive);
             let build = Build { version: version.to_owned(), exe, archive, target: this_target() };
             vendor.release(&build);
-            let sha256 = hex(&Sha256::digest(fs::read(&build.exe).unwrap()));
+            let sha256 = sha256_of(&build.exe);
             builds.insert(version.to_owned(), (build, sha256));
         }
         let server = ReleaseServer::start(&vendor.tree());
@@ -69,8 +72,10 @@ impl World {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
+/// The hash of a file, in hex.
+pub fn sha256_of(path: &Path) -> String {
+    let hash = Sha256::digest(fs::read(path).unwrap());
+    hash.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
 
 /// A tree as it was at some moment, with the roots that its files name.

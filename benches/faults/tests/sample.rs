@@ -34,7 +34,7 @@ fn a_machine_survives_faults_at_system_calls_of_an_update_and_power_cuts_after_t
     run::quiet_panics();
     let calls = run::Plan {
         scenarios: scenarios(&["update", "recover-commit", "install", "purge"]),
-        builds: None,
+        base: None,
         only: None,
         sample: Some(60),
         seed: SEED,
@@ -49,7 +49,7 @@ fn a_machine_survives_faults_at_system_calls_of_an_update_and_power_cuts_after_t
     run::tell(&calls, &broken);
     let cuts = power::Plan {
         scenarios: scenarios(&["recover-commit", "install"]),
-        builds: None,
+        base: None,
         only: None,
         sample: Some(30),
         seed: SEED,

@@ -47,6 +47,11 @@ impl Error {
         matches!(self.source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
     }
 
+    /// Whether the disk could not bring or take the bytes (`EIO`).
+    pub fn is_disk_failure(&self) -> bool {
+        self.source.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+    }
+
     /// Whether the path does not exist.
     pub fn is_not_found(&self) -> bool {
         self.source.kind() == io::ErrorKind::NotFound
@@ -93,7 +98,18 @@ pub fn write_json<T: serde::Serialize>(path: &Path, value: &T, mode: u32) -> Res
 fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
     let mut file = create_new(path, mode)?;
     file.write_all(bytes).doing("write", path)?;
-    file.sync_all().doing("sync", path)
+    file.sync_all().doing("sync", path)?;
+    check_length(&file, bytes.len() as u64).doing("write", path)
+}
+
+/// Whether a file has all that was written to it, as a disk or a file system that loses bytes does not say by itself. What
+/// takes the place of another file, a key for one, must not be less than it.
+fn check_length(file: &File, written: u64) -> io::Result<()> {
+    let length = file.metadata()?.len();
+    if length == written {
+        return Ok(());
+    }
+    Err(io::Error::other(format!("{length} bytes arrived of {written} that the disk took")))
 }
 
 /// Creates `path` as a new, empty file with exactly `mode`; what an interrupted attempt left under the name is removed.
@@ -114,8 +130,9 @@ pub fn copy_file(from: &Path, to: &Path, mode: u32) -> Result<()> {
     let mut source = File::open(from).doing("open", from)?;
     let result = (|| {
         let mut target = create_new(&temporary, mode)?;
-        io::copy(&mut source, &mut target).doing("write", to)?;
+        let copied = io::copy(&mut source, &mut target).doing("write", to)?;
         target.sync_all().doing("sync", to)?;
+        check_length(&target, copied).doing("write", to)?;
         drop(target);
         fs_rename(&temporary, to)
     })();
@@ -330,6 +347,17 @@ pub fn temporary_name(path: &Path) -> PathBuf {
 mod tests {
     use super::*;
     use std::os::unix::fs::MetadataExt;
+
+    #[test]
+    fn a_file_that_lost_bytes_on_the_way_is_not_taken_for_a_whole_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        write_atomic(&path, &[7; 9], 0o600).unwrap();
+        let file = File::open(&path).unwrap();
+        check_length(&file, 9).unwrap();
+        let error = check_length(&file, 10).unwrap_err();
+        assert_eq!(error.to_string(), "9 bytes arrived of 10 that the disk took");
+    }
 
     #[test]
     fn a_write_replaces_the_whole_file_and_leaves_no_temporary_behind() {

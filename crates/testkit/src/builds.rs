@@ -70,6 +70,11 @@ impl Build {
         picket_release::pack_executable(exe, &archive, 0).unwrap();
         Self { version: version.to_owned(), exe: exe.to_owned(), archive, target: target.parse().unwrap() }
     }
+
+    /// What the executable at `base`, a test build, becomes when it is told its version and how it is broken.
+    pub fn stamped(base: &Path, version: &str, fault: Fault) -> Vec<u8> {
+        stamped(base, &format!("{version} {}", fault.word()))
+    }
 }
 
 /// The target triple that the test builds are for.
@@ -109,7 +114,7 @@ pub fn build(version: &str, fault: Fault) -> Build {
     }
     // Under another name first: the one before may be running, and is not written to.
     let fresh = dir.join("picket.new");
-    fs::write(&fresh, stamped(&base.join("picket"), &format!("{version} {}", fault.word()))).unwrap();
+    fs::write(&fresh, Build::stamped(&base.join("picket"), version, fault)).unwrap();
     fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755)).unwrap();
     fs::rename(&fresh, &build.exe).unwrap();
     let _ = fs::remove_file(&build.archive);

@@ -7,6 +7,7 @@ use picket_protocol::TargetTriple;
 use semver::Version;
 use std::collections::BTreeSet;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -43,6 +44,14 @@ impl<'a> VersionDirs<'a> {
     /// The version behind the `current` link.
     pub fn current(&self) -> Option<Version> {
         linked(&self.layout.current_link())
+    }
+
+    /// The same, where it matters whether there is no such link, or whether it cannot be looked at.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    pub fn look_at_current(&self) -> Result<Option<Version>, picket_durable::Error> {
+        look_at(&self.layout.current_link())
     }
 
     /// The version behind the `previous` link, if its folder is complete and it is another than the current one: a switch
@@ -109,15 +118,24 @@ impl<'a> VersionDirs<'a> {
         let record =
             VersionRecord { schema: 1, version: version.clone(), target: target.clone(), source, files, staged: now };
         for (link, linked) in [("current", self.current()), ("previous", self.previous())] {
-            let known = linked.filter(|linked| linked == version).and_then(|linked| self.record(&linked).ok());
-            let Some(known) = known else { continue };
+            if linked.as_ref() != Some(version) {
+                continue;
+            }
+            let known = match self.record(version) {
+                Ok(known) => known,
+                // It may well be whole.
+                Err(RecordError::File(error)) => return Err(error.into()),
+                Err(_) => continue,
+            };
             if known.files != record.files {
                 let sha256 = known.source.sha256();
                 return Err(PlaceError::InUse { version: version.clone(), link, sha256 });
             }
-            if known.check(&place).is_err() {
+            match known.check(&place) {
+                Ok(()) => {}
+                Err(RecordError::File(error)) => return Err(error.into()),
                 // Its files were these and are damaged: there is nothing in the way that could run.
-                continue;
+                Err(_) => continue,
             }
             // The same bytes. A copy that a person installed is known as the signed release from now on.
             if known.source != record.source {
@@ -165,8 +183,8 @@ impl<'a> VersionDirs<'a> {
         now: jiff::Timestamp,
     ) -> Result<Vec<Version>, picket_durable::Error> {
         picket_durable::remove_tree(&self.layout.staging_dir())?;
-        let mut needed: BTreeSet<Version> =
-            self.current().into_iter().chain(linked(&self.layout.previous_link())).collect();
+        let links = [look_at(&self.layout.current_link())?, look_at(&self.layout.previous_link())?];
+        let mut needed: BTreeSet<Version> = links.into_iter().flatten().collect();
         // Without a proven version there is nothing that could tell what is needed.
         if needed.is_empty() {
             return Ok(Vec::new());
@@ -188,11 +206,8 @@ impl<'a> VersionDirs<'a> {
 
     /// Removes one version, unless it is linked or runs; says whether it did.
     pub fn remove(&self, version: &Version) -> Result<bool, picket_durable::Error> {
-        let linked_to = |link: &Path| linked(link).as_ref() == Some(version);
-        if linked_to(&self.layout.current_link())
-            || linked_to(&self.layout.previous_link())
-            || self.running().contains(version)
-        {
+        let links = [look_at(&self.layout.current_link())?, look_at(&self.layout.previous_link())?];
+        if links.iter().flatten().any(|linked| linked == version) || self.running().contains(version) {
             return Ok(false);
         }
         picket_durable::remove_tree(&self.layout.version_dir(version))
@@ -214,7 +229,20 @@ impl<'a> VersionDirs<'a> {
 
 /// The version that a link names.
 fn linked(link: &Path) -> Option<Version> {
-    let target = std::fs::read_link(link).ok()?;
+    look_at(link).ok().flatten()
+}
+
+/// The version that a link names, if there is such a link.
+fn look_at(link: &Path) -> Result<Option<Version>, picket_durable::Error> {
+    match std::fs::read_link(link) {
+        Ok(target) => Ok(named(&target)),
+        // It is not there, or is no link.
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidInput) => Ok(None),
+        Err(error) => Err(picket_durable::Error::new("read", link, error)),
+    }
+}
+
+fn named(target: &Path) -> Option<Version> {
     Version::parse(target.file_name()?.to_str()?).ok()
 }
 
@@ -298,6 +326,36 @@ mod tests {
         picket_durable::remove_if_present(&layout.version_exe(&version(0))).unwrap();
         place(&layout, 0, b"one", now).unwrap();
         assert!(VersionDirs::new(&layout).intact(&version(0)).is_ok());
+    }
+
+    #[test]
+    fn a_linked_version_that_cannot_be_looked_at_is_not_taken_for_a_damaged_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = layout(dir.path());
+        let dirs = VersionDirs::new(&layout);
+        let now = jiff::Timestamp::now();
+        place(&layout, 0, b"one", now).unwrap();
+        point(&layout.current_link(), 0);
+        let record = layout.version_dir(&version(0)).join("version.json");
+        let aside = dir.path().join("aside");
+        picket_durable::rename(&record, &aside).unwrap();
+        // A link to itself: there is something, and nobody can read it.
+        std::os::unix::fs::symlink(&record, &record).unwrap();
+        assert!(place(&layout, 0, b"two", now).is_err(), "it was replaced");
+        std::fs::remove_file(&record).unwrap();
+        picket_durable::rename(&aside, &record).unwrap();
+        assert!(dirs.intact(&version(0)).is_ok());
+    }
+
+    #[test]
+    fn nothing_is_pruned_or_removed_where_the_links_cannot_be_looked_at() {
+        let dir = tempfile::tempdir().unwrap();
+        let top = dir.path().join("loop");
+        std::os::unix::fs::symlink(&top, &top).unwrap();
+        let layout = Layout::of(Scope::Prefix(top)).unwrap();
+        let dirs = VersionDirs::new(&layout);
+        assert!(dirs.prune(&BTreeSet::new(), Duration::ZERO, jiff::Timestamp::now()).is_err());
+        assert!(dirs.remove(&version(1)).is_err());
     }
 
     #[test]

@@ -83,7 +83,7 @@ pub enum RecordError {
         /// What differs.
         detail: String,
     },
-    /// The folder could not be read.
+    /// The folder could not be read now. That says nothing about what is in it.
     #[error("a version folder cannot be read")]
     File(#[from] picket_durable::Error),
 }
@@ -112,11 +112,21 @@ impl VersionRecord {
     }
 
     /// Compares every recorded file in `dir` with its length and hash.
+    ///
+    /// # Errors
+    /// [`RecordError::Damaged`] also where the disk itself cannot bring a file; [`RecordError::File`] where nobody can say
+    /// what is in it.
     pub fn check(&self, dir: &Path) -> Result<(), RecordError> {
         for file in &self.files {
             let path = dir.join(&file.path);
             let damaged = |detail: String| RecordError::Damaged { path: path.display().to_string(), detail };
-            let found = record_file(dir, Path::new(&file.path)).map_err(|e| damaged(e.source.to_string()))?;
+            let found = match record_file(dir, Path::new(&file.path)) {
+                Ok(found) => found,
+                Err(error) if error.is_not_found() || error.is_disk_failure() => {
+                    return Err(damaged(error.source.to_string()));
+                }
+                Err(error) => return Err(error.into()),
+            };
             if found != *file {
                 return Err(damaged(format!("{} bytes, SHA-256 {}", found.length, found.sha256)));
             }

@@ -28,8 +28,8 @@ const RANDOM: usize = 12;
 pub struct Plan {
     /// In which scenarios.
     pub scenarios: Vec<Scenario>,
-    /// Builds that are there already; the test builds where there are none. See [`crate::site::World::new`].
-    pub builds: Option<PathBuf>,
+    /// What all versions are made of; the test builds where there is none. See [`crate::site::World::new`].
+    pub base: Option<PathBuf>,
     /// This state only, as a failure names it.
     pub only: Option<usize>,
     /// So many states of all, chosen by the seed; every one where it is `None`.
@@ -112,7 +112,7 @@ fn record(stage: &Stage, scenario: &Scenario, seed: u64) -> Recorded {
 /// When a scenario cannot be recorded.
 pub fn run(plan: &Plan) -> Outcome {
     let began = Instant::now();
-    let stage = Stage::new(&plan.scenarios, plan.builds.as_deref(), true);
+    let stage = Stage::new(&plan.scenarios, plan.base.as_deref(), true);
     let mut outcome = Outcome::default();
     let mut queue = Vec::new();
     let recorded: Vec<Recorded> = plan
