@@ -31,10 +31,10 @@ fn add(folder: &Path, root: &Path, hasher: &mut DefaultHasher) {
             continue;
         }
         let meta = fs::symlink_metadata(&path).unwrap();
-        let named_by_id =
-            inside.parent().is_some_and(|parent| parent.ends_with("history") || parent.ends_with("snapshots"));
-        if !named_by_id {
-            inside.hash(hasher);
+        // What is called by its id lies in these two.
+        let by_id = |above: &Path| above.ends_with("history") || above.ends_with("snapshots");
+        for part in inside.ancestors().filter(|part| !part.parent().is_some_and(by_id)) {
+            part.file_name().hash(hasher);
         }
         if inside.starts_with("var/lib/picket") {
             if inside == Path::new("var/lib/picket") || inside.parent() == Some(Path::new("var/lib/picket")) {
@@ -69,12 +69,24 @@ fn add_file(path: &Path, root: &Path, hasher: &mut DefaultHasher) {
     let bytes = fs::read(path).unwrap();
     match serde_json::from_slice::<Value>(&bytes) {
         Ok(mut value) => {
-            plain(&mut value, &root.display().to_string());
+            plain(&mut value, root.display().to_string().trim_end_matches('/'));
             value.to_string().hash(hasher);
         }
+        // Each installation has ports of its own.
+        Err(_) if path.ends_with("config.yaml") => {
+            String::from_utf8_lossy(&bytes).replace(|c: char| c.is_ascii_digit(), "").hash(hasher);
+        }
+        // Each start writes them anew.
+        Err(_) if is_time(&bytes) => "time".hash(hasher),
         // Executables: this hash is one that processors compute.
         Err(_) => Sha256::digest(&bytes).hash(hasher),
     }
+}
+
+/// Whether it looks like `2026-11-22T04:00:00.123Z`, with a newline or without.
+fn is_time(text: &[u8]) -> bool {
+    let text = text.trim_ascii_end();
+    (20..=30).contains(&text.len()) && text[4] == b'-' && text[10] == b'T' && text.ends_with(b"Z")
 }
 
 /// Sets aside ids, times, and words.
@@ -91,8 +103,7 @@ fn plain(value: &mut Value, root: &str) {
         }
         Value::Array(items) => items.iter_mut().for_each(|item| plain(item, root)),
         Value::String(text) => {
-            let is_time = text.len() >= 20 && text.as_bytes()[4] == b'-' && text.contains('T') && text.ends_with('Z');
-            if is_time {
+            if is_time(text.as_bytes()) {
                 "time".clone_into(text);
             } else if text.contains(root) {
                 *text = text.replace(root, "");
@@ -112,6 +123,24 @@ mod tests {
         fs::create_dir_all(&update).unwrap();
         fs::write(update.join("journal.json"), journal).unwrap();
         fingerprint(dir.path())
+    }
+
+    #[test]
+    fn where_an_installation_lies_its_ports_ids_and_the_time_do_not_make_its_disk_another() {
+        let disk = |port: u16| {
+            let dir = tempfile::tempdir().unwrap();
+            let root = dir.path().join("");
+            let scope = dir.path().display();
+            fs::create_dir_all(root.join("etc")).unwrap();
+            fs::write(root.join("receipt.json"), format!(r#"{{"scope": {{"prefix": "{scope}"}}}}"#)).unwrap();
+            fs::write(root.join("etc/config.yaml"), format!("health: 127.0.0.1:{port}")).unwrap();
+            let snapshot = root.join("snapshots").join(port.to_string());
+            fs::create_dir_all(&snapshot).unwrap();
+            fs::write(snapshot.join("config.yaml"), "same").unwrap();
+            fs::write(root.join("last-look"), format!("2026-11-22T04:00:0{}Z\n", port % 7)).unwrap();
+            fingerprint(&root)
+        };
+        assert_eq!(disk(1234), disk(56_789));
     }
 
     #[test]
